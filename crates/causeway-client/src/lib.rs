@@ -1,0 +1,1 @@
+//! The gateway's client for interfaces and the command line

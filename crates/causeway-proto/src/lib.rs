@@ -1,0 +1,1 @@
+//! The wire contract: generated types, conversions, status and error, both ways

@@ -1,0 +1,1 @@
+//! Test harness: a real nats-server on a free port, wire-level fakes

@@ -1,0 +1,1 @@
+//! The AI processor: a turn with tools, as events

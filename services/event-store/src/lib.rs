@@ -1,0 +1,1 @@
+//! The gateway: gRPC and HTTP over the log, with a local read model
