@@ -1,1 +1,29 @@
-//! The log on JetStream: append, read, subscribe, fold
+//! The log on JetStream: append, read, follow, fold.
+//!
+//! The only crate that names a subject, a stream or a header of NATS. Rules it keeps, each from a measurement of what the server
+//! really does: a fence stands on the exact subject that is published; a lost acknowledgement is settled by looking for one's
+//! own message; an atomic batch is used only where atomicity is asked for. It holds no business rule and no state that the
+//! server does not have.
+
+mod append;
+mod config;
+mod connection;
+mod consumer;
+mod dead_letter;
+mod direct;
+mod error;
+mod fold;
+mod live;
+mod message;
+mod names;
+mod subscribe;
+
+pub use append::{Append, Appended, EVENTS_MAX, Fence, Receipt};
+pub use config::Config;
+pub use connection::Log;
+pub use consumer::{Consumer, ConsumerConfig, Delivery, Seen};
+pub use dead_letter::DeadLetter;
+pub use error::LogError;
+pub use fold::Folded;
+pub use message::{Record, Stored};
+pub use subscribe::Subscription;

@@ -1,1 +1,82 @@
-//! The shell around a pure fold and decide: deliveries, claims, marks, retry, dead letters
+//! The shell that all processors share: how work is taken, carried on after a crash, and given up.
+//!
+//! ```text
+//! delivery (a hint) -> fold the aggregate from the log -> act: the one thing that is due -> fold again -> ... -> nothing due -> ack
+//! ```
+//!
+//! A delivery is only a hint; the log is the truth. Decisions are appended under a fence, so a stale twin is refused by the log
+//! itself; outcomes are facts and are recorded without one. A crash anywhere is healed by redelivery: whoever gets an event
+//! *again* knows that its owner is gone, since a living owner sends in-progress marks. There is no business rule here.
+
+mod cache;
+mod config;
+mod dispatch;
+mod hook;
+mod run;
+mod tenure;
+mod work;
+
+use std::future::Future;
+
+use causeway_event::{Category, Event};
+pub use causeway_log::Seen;
+use causeway_log::LogError;
+
+pub use config::Config;
+pub use dispatch::run;
+pub use hook::reached;
+pub use run::{Origin, Run};
+
+/// A processor: a pure fold, and what to do with the state it gives.
+pub trait Processor: Send + Sync + 'static {
+    /// Its name: of the durable consumer, the source of its events, the service.
+    const NAME: &'static str;
+    /// The categories whose events wake it.
+    const CATEGORIES: &'static [Category];
+    /// What the log says about one aggregate. Cheap to clone.
+    type State: Clone + Default + Send + Sync + 'static;
+    /// What lives only as long as one run, and which no decision may depend on: spans, open connections.
+    type Scratch: Default + Send;
+
+    /// Takes account of one event. Pure; leaves alone what it does not know.
+    fn fold(state: Self::State, event: &Event) -> Self::State;
+
+    /// Does the one thing that is due, and appends what came of it. It is asked again until nothing is due.
+    fn act(
+        &self,
+        run: &Run<'_>,
+        state: &Self::State,
+        scratch: &mut Self::Scratch,
+    ) -> impl Future<Output = Result<Next, ActError>> + Send;
+}
+
+/// What an action came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// The log knows more than before: fold again.
+    Again,
+    /// Nothing is due for this hint.
+    Done,
+    /// A failure event was appended; the hint is parked as a dead letter. Fold again, for whatever else is due.
+    GivenUp {
+        /// Why, for a person.
+        reason: String,
+    },
+}
+
+/// Why an action stopped short.
+#[derive(Debug, thiserror::Error)]
+pub enum ActError {
+    /// The log did not take what was appended. After a conflict it knows more than we do: the shell folds again.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The marks did not get through for so long that somebody else may have taken over: no effect may be started.
+    #[error("the claim may have been taken over")]
+    TenureLost,
+    /// The processor is shutting down.
+    #[error("shutting down")]
+    ShuttingDown,
+    /// Something else; the event is delivered again after a while.
+    #[error("{0}")]
+    Failed(String),
+}

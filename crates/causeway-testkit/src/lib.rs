@@ -1,1 +1,13 @@
-//! Test harness: a real nats-server on a free port, wire-level fakes
+//! Test harness: real nats-servers on free ports, a model server that plays a script, and waiting without sleeping.
+//!
+//! Only ever a dev-dependency. Nothing here knows Causeway's own crates: tests of any of them may use it.
+
+mod cluster;
+mod model;
+mod nats;
+mod wait;
+
+pub use cluster::NatsCluster;
+pub use model::{FakeModel, Reply, tool_results};
+pub use nats::{Durability, NatsServer, binary};
+pub use wait::{wait_until, workspace_root};

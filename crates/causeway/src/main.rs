@@ -1,1 +1,60 @@
-fn main() {}
+//! The one binary: every service, all of them at once (`up`), and the clients of the command line.
+//!
+//! Wiring only. What a command prints goes through `output`, what it failed with through `failure`.
+
+mod chat;
+mod cli;
+mod config;
+mod data_dir;
+mod events;
+mod failure;
+mod nats;
+mod output;
+mod services;
+mod trace;
+mod up;
+mod view;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+use crate::output::Output;
+
+/// How long tasks that nobody waits for any more may keep the process.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
+
+fn main() -> ExitCode {
+    if let Some(guarded) = nats::guard::requested() {
+        return nats::guard::run(guarded);
+    }
+    let cli = Cli::parse();
+    let out = Output::new(cli.common.json);
+    causeway_runtime::install_crypto();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failure::report(&out, &error.into()),
+    };
+    let outcome = runtime.block_on(run(cli, &out));
+    runtime.shutdown_timeout(LEAVE_TIMEOUT);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&out, &error),
+    }
+}
+
+async fn run(cli: Cli, out: &Output) -> anyhow::Result<()> {
+    let common = cli.common;
+    match cli.command {
+        Command::Up(args) => up::run(&common, &args, out).await,
+        Command::EventStore(args) => services::event_store(&common, &args, out).await,
+        Command::AiProcessor(args) => services::ai_processor(&common, &args, out).await,
+        Command::Chat(args) => chat::run(&common, args, out).await,
+        Command::Events(args) => events::run(&common, args, out).await,
+        Command::View(args) => view::run(&common, args, out).await,
+        Command::Trace(args) => trace::run(&common, args, out).await,
+        Command::Config(args) => config::run(&common, &args, out),
+    }
+}

@@ -1,0 +1,76 @@
+//! What a call may fail with.
+
+use causeway_event::Invalid;
+use causeway_proto::{Kind, Problem};
+use tonic::{Code, Status};
+
+/// What went wrong, by who can do something about it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The server's address cannot be used.
+    #[error("`{server}` is not an address such as http://127.0.0.1:8470: {reason}")]
+    Address {
+        /// As it was given.
+        server: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No gateway answers there; nothing was done.
+    #[error("cannot reach {server}: {reason}")]
+    Unreachable {
+        /// Where.
+        server: String,
+        /// The transport's words.
+        reason: String,
+    },
+    /// The gateway's own words.
+    #[error(transparent)]
+    Problem(#[from] Problem),
+    /// The answer cannot be read: the gateway speaks another version.
+    #[error("the gateway's answer cannot be read: {0}")]
+    Unreadable(Invalid),
+    /// What was to be sent is not valid; nothing was sent.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+}
+
+impl ClientError {
+    /// The kind of the gateway's problem, if it is one.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Problem(problem) => Some(problem.kind),
+            Self::Address { .. } | Self::Unreachable { .. } | Self::Unreadable(_) | Self::Invalid(_) => None,
+        }
+    }
+
+    /// Whether the same call may succeed later, and did nothing or only read. A lost answer to an append is not among these
+    /// kinds unless the append carries a key.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Problem(problem) => matches!(problem.kind, Kind::Unavailable | Kind::Behind | Kind::Overloaded | Kind::TimedOut),
+            Self::Address { .. } | Self::Unreadable(_) | Self::Invalid(_) => false,
+        }
+    }
+
+    pub(crate) fn from_status(server: &str, status: &Status) -> Self {
+        // A gateway explains itself in the details. Without them, the transport speaks.
+        match status.code() {
+            Code::Unavailable if status.details().is_empty() => {
+                Self::Unreachable { server: server.to_owned(), reason: reason(status) }
+            }
+            _ => Self::Problem(status.into()),
+        }
+    }
+}
+
+/// The innermost cause: `Connection refused` instead of `transport error`.
+fn reason(status: &Status) -> String {
+    let mut reason = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        reason = cause.to_string();
+        source = cause.source();
+    }
+    reason
+}

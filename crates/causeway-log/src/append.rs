@@ -1,0 +1,93 @@
+//! Append: one event by one publish, several by an atomic batch.
+//!
+//! ```text
+//! publish -> acknowledged                         done
+//!         -> refused: wrong last sequence         ours already stands behind the fence? done : conflict
+//!         -> no answer (timeout, lost leader)     the same message again, until append_timeout; then unknown
+//! ```
+//!
+//! Every message has an id, so the same message again is never a second event within the duplicate window. A server answers a
+//! retry whose fence has become stale by the fence (one server) or by the id (three): so a refusal is a conflict only if the
+//! first message behind the expected position is not ours.
+
+mod answer;
+mod batch;
+mod prepare;
+mod single;
+
+use causeway_event::{AggregateId, Category, CorrelationId, EventId, IdempotencyKey, NewEvent, Position};
+
+use crate::{Log, LogError};
+
+/// The most events of one append: what the server takes in one atomic batch.
+pub const EVENTS_MAX: usize = 1000;
+
+/// Events to append, all or none.
+#[derive(Clone, Debug, Default)]
+pub struct Append {
+    /// 1 to [`EVENTS_MAX`] events.
+    pub events: Vec<NewEvent>,
+    /// What must hold; each of a subject that one of the events has.
+    pub expected: Vec<Fence>,
+    /// The append happens at most once under this key (and the aggregate of its first event).
+    pub idempotency_key: Option<IdempotencyKey>,
+}
+
+/// Optimistic concurrency: the last event of this aggregate in this category stands at this position.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fence {
+    /// The aggregate.
+    pub aggregate_id: AggregateId,
+    /// The category.
+    pub category: Category,
+    /// The last position that was seen; the start for none.
+    pub position: Position,
+}
+
+/// What an append did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Appended {
+    /// One for each event, in order.
+    pub receipts: Vec<Receipt>,
+    /// Whether an earlier append under the same key did it.
+    pub duplicate: bool,
+}
+
+/// Where an event went.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Receipt {
+    /// The id that the log gave it.
+    pub id: EventId,
+    /// Its place.
+    pub position: Position,
+    /// The chain it belongs to.
+    pub correlation_id: CorrelationId,
+}
+
+impl Log {
+    /// Appends. Answers only after JetStream acknowledged; what that means is the stream's durability.
+    ///
+    /// [`LogError::Unknown`] means that it may have happened or not: the same append with the same key settles it, within the
+    /// server's duplicate window or with an index by key beyond it. Every other error means that nothing was written.
+    pub async fn append(&self, append: Append) -> Result<Appended, LogError> {
+        let prepared = prepare::prepare(&self.inner.names, append)?;
+        self.require_connection()?;
+        match prepared.messages.len() {
+            1 => self.append_single(&prepared).await,
+            _ => self.append_batch(&prepared).await,
+        }
+    }
+
+    /// What an earlier append of the same key left at `first`, or our own if it is ours.
+    async fn found_at(&self, first: Position, prepared: &prepare::Prepared) -> Result<Appended, LogError> {
+        let mut receipts = Vec::with_capacity(prepared.messages.len());
+        let mut position = first;
+        for _ in &prepared.messages {
+            let stored = self.get(position).await?.ok_or_else(|| LogError::unavailable(format!("position {position} cannot be read")))?;
+            receipts.push(Receipt { id: stored.event.id, position, correlation_id: stored.event.metadata.correlation_id });
+            position = position.next();
+        }
+        let ours = receipts.first().is_some_and(|receipt| receipt.id == prepared.messages[0].id);
+        Ok(Appended { receipts, duplicate: !ours })
+    }
+}

@@ -1,0 +1,142 @@
+//! What the server answers to a publish, and what that means.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Request};
+use async_nats::client::RequestErrorKind;
+use bytes::Bytes;
+use causeway_event::Position;
+use serde::Deserialize;
+
+use crate::{Log, LogError};
+
+/// The meaning of one answer, or of none.
+#[derive(Debug, PartialEq)]
+pub(super) enum Answer {
+    /// Stored, or stored before under the same message id. For a batch `last` is its last position.
+    Stored { last: Position, duplicate: bool },
+    /// The fence does not hold; sometimes the server says what would.
+    WrongLast { actual: Option<Position> },
+    /// A message id of the batch was used before.
+    DuplicateInBatch,
+    /// Messages of the batch were lost on the way: nothing is stored.
+    Incomplete,
+    /// The server cannot take it right now: nothing is stored.
+    Unavailable(String),
+    /// The server will not take it.
+    Refused { code: u64, reason: String },
+    /// No answer came.
+    Silence,
+}
+
+#[derive(Deserialize)]
+struct Ack {
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    error: Option<AckError>,
+}
+
+#[derive(Deserialize)]
+struct AckError {
+    code: u64,
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+pub(super) fn parse(payload: &[u8]) -> Answer {
+    let ack: Ack = match serde_json::from_slice(payload) {
+        Ok(ack) => ack,
+        Err(error) => return Answer::Refused { code: 0, reason: format!("the acknowledgement cannot be read: {error}") },
+    };
+    let Some(error) = ack.error else {
+        return Answer::Stored { last: Position::new(ack.seq), duplicate: ack.duplicate };
+    };
+    match (error.err_code, error.code) {
+        // 10071 ends in the number that would have held; 10164 (a write in flight) has none.
+        (10071 | 10164, _) => {
+            let actual = error.description.rsplit(' ').next().and_then(|number| number.parse().ok());
+            Answer::WrongLast { actual: actual.map(Position::new) }
+        }
+        (10201, _) => Answer::DuplicateInBatch,
+        (10176, _) => Answer::Incomplete,
+        // A full disk is for an operator; every other 503 passes.
+        (10077, _) => Answer::Refused { code: 10077, reason: error.description },
+        (_, 503) => Answer::Unavailable(error.description),
+        (code, _) => Answer::Refused { code, reason: error.description },
+    }
+}
+
+impl Log {
+    /// Publishes one message and waits for the answer; gives up early when the connection was replaced meanwhile, since what
+    /// was in flight on the old one is never answered.
+    pub(super) async fn publish(&self, subject: &str, headers: HeaderMap, payload: Bytes) -> Answer {
+        let mut connections = self.inner.connections.clone();
+        connections.mark_unchanged();
+        let request = Request::new().headers(headers).payload(payload).timeout(Some(self.inner.config.request_timeout));
+        let answer = tokio::select! {
+            answer = self.inner.client.send_request(subject.to_owned(), request) => answer,
+            _ = connections.changed() => return Answer::Silence,
+        };
+        match answer {
+            Ok(message) => parse(&message.payload),
+            Err(error) => match error.kind() {
+                RequestErrorKind::TimedOut | RequestErrorKind::Other => Answer::Silence,
+                RequestErrorKind::NoResponders => Answer::Unavailable("the stream has no leader".into()),
+                RequestErrorKind::MaxPayloadExceeded => {
+                    Answer::Refused { code: 10054, reason: "the message is larger than the server takes".into() }
+                }
+                RequestErrorKind::InvalidSubject => Answer::Refused { code: 0, reason: "the subject is invalid".into() },
+            },
+        }
+    }
+}
+
+/// How often and how long a silent server is asked again.
+pub(super) struct Patience {
+    deadline: tokio::time::Instant,
+}
+
+impl Patience {
+    const PAUSE: Duration = Duration::from_millis(50);
+
+    pub(super) fn of(log: &Log) -> Self {
+        Self { deadline: tokio::time::Instant::now() + log.inner.config.append_timeout }
+    }
+
+    /// Waits a little; fails with `error` once it has lasted too long.
+    pub(super) async fn pause_or(&self, error: LogError) -> Result<(), LogError> {
+        if tokio::time::Instant::now() + Self::PAUSE > self.deadline {
+            return Err(error);
+        }
+        tokio::time::sleep(Self::PAUSE).await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_mean_what_the_server_was_seen_to_mean() {
+        let check = |json: &str, expected: Answer| assert_eq!(parse(json.as_bytes()), expected, "{json}");
+        let at = Position::new;
+        check(r#"{"stream":"E","seq":1}"#, Answer::Stored { last: at(1), duplicate: false });
+        check(r#"{"stream":"E","seq":1041,"duplicate":true}"#, Answer::Stored { last: at(1041), duplicate: true });
+        check(r#"{"stream":"E","seq":14,"batch":"x","count":3}"#, Answer::Stored { last: at(14), duplicate: false });
+        let error = |code: u64, err_code: u64, text: &str| {
+            format!(r#"{{"error":{{"code":{code},"err_code":{err_code},"description":"{text}"}},"stream":"E","seq":0}}"#)
+        };
+        check(&error(400, 10071, "wrong last sequence: 1042"), Answer::WrongLast { actual: Some(at(1042)) });
+        check(&error(400, 10164, "wrong last sequence"), Answer::WrongLast { actual: None });
+        check(&error(400, 10201, "atomic publish batch contains duplicate message id"), Answer::DuplicateInBatch);
+        check(&error(400, 10176, "atomic publish batch is incomplete"), Answer::Incomplete);
+        check(&error(503, 10077, "maximum bytes exceeded"), Answer::Refused { code: 10077, reason: "maximum bytes exceeded".into() });
+        check(&error(503, 10008, "temporarily unavailable"), Answer::Unavailable("temporarily unavailable".into()));
+        assert!(matches!(parse(b"+OK"), Answer::Refused { .. }));
+    }
+}

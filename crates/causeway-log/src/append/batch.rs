@@ -1,0 +1,123 @@
+//! Several events, all or none: an atomic batch.
+//!
+//! A refused batch costs a single server as much as a stored one (an fsync), so fences are looked at first. The id stands on
+//! the first message only; the server names no position for a batch it knows already, so ours is looked for behind the place
+//! where it can stand earliest.
+
+use causeway_event::Position;
+use uuid::Uuid;
+
+use super::answer::{Answer, Patience};
+use super::prepare::Prepared;
+use super::{Appended, Receipt};
+use crate::{Log, LogError};
+
+/// How many messages of one subject are looked through for a batch whose acknowledgement was lost.
+const SEARCH_MAX: usize = 1000;
+
+impl Log {
+    pub(super) async fn append_batch(&self, prepared: &Prepared) -> Result<Appended, LogError> {
+        let patience = Patience::of(self);
+        let first = &prepared.messages[0];
+        let earliest = match first.fence {
+            Some(expected) => expected,
+            None => self.last_position().await?,
+        };
+        if let Some(appended) = self.check_fences(prepared).await? {
+            return Ok(appended);
+        }
+        let mut unsettled = false;
+        loop {
+            match self.publish_batch(prepared).await {
+                Answer::Stored { last, .. } => return Ok(done(prepared, last)),
+                Answer::WrongLast { .. } => match self.check_fences(prepared).await? {
+                    Some(appended) => return Ok(appended),
+                    None => patience.pause_or(LogError::Unknown).await?,
+                },
+                Answer::DuplicateInBatch => {
+                    return match self.find_ours(prepared, earliest).await? {
+                        Some(position) => self.found_at(position, prepared).await,
+                        None => Err(LogError::AlreadyAppended),
+                    };
+                }
+                // Lost messages, or an answer lost: the same again; the id tells a second copy from the first.
+                Answer::Incomplete => patience.pause_or(if unsettled { LogError::Unknown } else { incomplete() }).await?,
+                Answer::Silence => {
+                    unsettled = true;
+                    patience.pause_or(LogError::Unknown).await?;
+                }
+                Answer::Unavailable(_) if unsettled => patience.pause_or(LogError::Unknown).await?,
+                Answer::Unavailable(reason) => return Err(LogError::Unavailable { reason }),
+                Answer::Refused { code, reason } => return Err(LogError::Refused { code, reason }),
+            }
+        }
+    }
+
+    /// Fails with the conflict if a fence does not hold, unless the cause is this very batch, stored before.
+    async fn check_fences(&self, prepared: &Prepared) -> Result<Option<Appended>, LogError> {
+        for fence in &prepared.fences {
+            let actual = self.last_of(&fence.aggregate_id, fence.category).await?;
+            if actual == fence.position {
+                continue;
+            }
+            let first = &prepared.messages[0];
+            if let Some(expected) = first.fence
+                && let Some((position, Some(id))) = self.next_id(&first.subject, expected).await?
+                && id == prepared.message_id
+            {
+                return self.found_at(position, prepared).await.map(Some);
+            }
+            let (aggregate_id, category) = (fence.aggregate_id.clone(), fence.category);
+            return Err(LogError::Conflict { aggregate_id, category, expected: fence.position, actual });
+        }
+        Ok(None)
+    }
+
+    /// All but the last message go out without waiting; the answer to the last one is the batch's.
+    async fn publish_batch(&self, prepared: &Prepared) -> Answer {
+        let batch_id = Uuid::now_v7().simple().to_string();
+        let count = prepared.messages.len();
+        for (index, message) in prepared.messages.iter().enumerate() {
+            let mut headers = message.headers.clone();
+            headers.insert("Nats-Batch-Id", batch_id.as_str());
+            headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
+            if index + 1 == count {
+                headers.insert("Nats-Batch-Commit", "1");
+                return self.publish(&message.subject, headers, message.payload.clone()).await;
+            }
+            let sent = self.inner.client.publish_with_headers(message.subject.clone(), headers, message.payload.clone()).await;
+            if let Err(error) = sent {
+                return Answer::Unavailable(error.to_string());
+            }
+        }
+        Answer::Incomplete
+    }
+
+    /// Where our first message stands, looking from `earliest` on.
+    async fn find_ours(&self, prepared: &Prepared, earliest: Position) -> Result<Option<Position>, LogError> {
+        let mut after = earliest;
+        for _ in 0..SEARCH_MAX {
+            match self.next_id(&prepared.messages[0].subject, after).await? {
+                Some((position, Some(id))) if id == prepared.message_id => return Ok(Some(position)),
+                Some((position, _)) => after = position,
+                None => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn incomplete() -> LogError {
+    LogError::unavailable("messages of the batch were lost on the way")
+}
+
+/// The server stores a batch without a gap; `last` is the place of its last message.
+fn done(prepared: &Prepared, last: Position) -> Appended {
+    let first = last.get() + 1 - prepared.messages.len() as u64;
+    let receipts = prepared.messages.iter().zip(first..).map(|(message, position)| Receipt {
+        id: message.id,
+        position: Position::new(position),
+        correlation_id: message.correlation.clone(),
+    });
+    Appended { receipts: receipts.collect(), duplicate: false }
+}

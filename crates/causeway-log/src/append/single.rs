@@ -1,0 +1,73 @@
+//! One event: one publish, its fence in the same message.
+
+use causeway_event::Position;
+
+use super::answer::{Answer, Patience};
+use super::prepare::{Message, Prepared};
+use super::{Appended, Receipt};
+use crate::{Log, LogError};
+
+impl Log {
+    pub(super) async fn append_single(&self, prepared: &Prepared) -> Result<Appended, LogError> {
+        let message = &prepared.messages[0];
+        let patience = Patience::of(self);
+        // Once an attempt has gone unanswered, "not now" no longer means "nothing is stored".
+        let mut unsettled = false;
+        loop {
+            match self.publish(&message.subject, message.headers.clone(), message.payload.clone()).await {
+                Answer::Stored { last, duplicate: false } => return Ok(done(message, last)),
+                Answer::Stored { last, duplicate: true } => return self.found_at(last, prepared).await,
+                Answer::WrongLast { actual } => match self.settle_refusal(prepared, message, actual).await? {
+                    Some(appended) => return Ok(appended),
+                    // Somebody's write is in flight under this fence: what it was shows in a moment.
+                    None => patience.pause_or(LogError::Unknown).await?,
+                },
+                Answer::Silence => {
+                    unsettled = true;
+                    patience.pause_or(LogError::Unknown).await?;
+                }
+                Answer::Unavailable(_) if unsettled => patience.pause_or(LogError::Unknown).await?,
+                Answer::Unavailable(reason) => return Err(LogError::Unavailable { reason }),
+                Answer::DuplicateInBatch | Answer::Incomplete => {
+                    return Err(LogError::Refused { code: 0, reason: "a single publish was answered as a batch".into() });
+                }
+                Answer::Refused { code, reason } => return Err(LogError::Refused { code, reason }),
+            }
+        }
+    }
+
+    /// A fence was refused: is it because our own message stands there already? None means: ask again.
+    pub(super) async fn settle_refusal(
+        &self,
+        prepared: &Prepared,
+        message: &Message,
+        actual: Option<Position>,
+    ) -> Result<Option<Appended>, LogError> {
+        let Some(fence) = prepared.fences.iter().find(|fence| Some(fence.position) == message.fence) else {
+            return Err(LogError::Refused { code: 10071, reason: "a fence was refused that nobody set".into() });
+        };
+        let expected = fence.position;
+        let actual = match actual {
+            Some(actual) => actual,
+            None => self.last_of(&fence.aggregate_id, fence.category).await?,
+        };
+        if actual == expected {
+            return Ok(None);
+        }
+        if actual > expected {
+            match self.next_id(&message.subject, expected).await? {
+                Some((position, Some(id))) if id == prepared.message_id => return self.found_at(position, prepared).await.map(Some),
+                Some(_) => {}
+                // A replica that lags behind the leader that refused.
+                None => return Ok(None),
+            }
+        }
+        let (aggregate_id, category) = (fence.aggregate_id.clone(), fence.category);
+        Err(LogError::Conflict { aggregate_id, category, expected, actual })
+    }
+}
+
+fn done(message: &Message, position: Position) -> Appended {
+    let receipt = Receipt { id: message.id, position, correlation_id: message.correlation.clone() };
+    Appended { receipts: vec![receipt], duplicate: false }
+}

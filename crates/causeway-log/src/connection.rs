@@ -1,0 +1,204 @@
+//! Reaching the log: connecting, and checking that what is there is what this program was made for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::jetstream::{self, stream};
+use async_nats::{Client, ConnectOptions};
+use causeway_event::Position;
+use tokio::sync::watch;
+
+use crate::names::Names;
+use crate::{Config, LogError};
+
+/// The oldest server that has everything the log needs (atomic batches).
+const SERVER_MIN: (i64, i64, i64) = (2, 12, 0);
+/// How long the server remembers message ids. Beyond it an index of the log does.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// The longest pause between two attempts to reconnect.
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// The log. Cloning is cheap; all clones share one connection.
+#[derive(Clone)]
+pub struct Log {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) client: Client,
+    pub(crate) jetstream: jetstream::Context,
+    pub(crate) names: Names,
+    pub(crate) config: Config,
+    /// Grows with each (re)connection: readers start their pulls again at once instead of waiting for a missed heartbeat.
+    pub(crate) connections: watch::Receiver<u64>,
+}
+
+impl Log {
+    /// Connects, checks the server, and creates or checks the streams.
+    ///
+    /// Fails with [`LogError::Unavailable`] when nobody answers, and with [`LogError::Mismatch`] when the server is too old, has
+    /// no JetStream, or has a stream of the same name that is configured otherwise.
+    pub async fn connect(config: &Config) -> Result<Self, LogError> {
+        let names = Names::new(&config.namespace)?;
+        let (connected, connections) = watch::channel(0);
+        let mut options = ConnectOptions::new()
+            .name("causeway")
+            .request_timeout(Some(config.request_timeout))
+            .connection_timeout(config.request_timeout)
+            .reconnect_delay_callback(|attempts| {
+                let exponent = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(6);
+                (Duration::from_millis(25) * 2_u32.pow(exponent)).min(RECONNECT_DELAY_MAX)
+            })
+            .event_callback(move |event| {
+                match event {
+                    async_nats::Event::Connected => connected.send_modify(|count| *count += 1),
+                    async_nats::Event::Disconnected => tracing::warn!("the connection to NATS is lost"),
+                    ref other => tracing::debug!(event = %other, "NATS connection event"),
+                }
+                async {}
+            });
+        if let Some(path) = &config.credentials {
+            let unreadable = |error| LogError::Mismatch { what: format!("the credentials file {} cannot be read: {error}", path.display()) };
+            options = options.credentials_file(path).await.map_err(unreadable)?;
+        }
+        let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
+        let client = tokio::time::timeout(config.request_timeout, options.connect(servers))
+            .await
+            .map_err(|_| LogError::unavailable(format!("no answer from {} within {:?}", config.url, config.request_timeout)))?
+            .map_err(|error| LogError::unavailable(format!("{}: {error}", config.url)))?;
+        let mut jetstream = jetstream::new(client.clone());
+        jetstream.set_timeout(config.request_timeout);
+        let log = Self { inner: Arc::new(Inner { client, jetstream, names, config: config.clone(), connections }) };
+        log.check_server()?;
+        log.ensure_stream(log.events_config()).await?;
+        log.ensure_stream(log.dead_letters_config()).await?;
+        Ok(log)
+    }
+
+    /// Whether the connection is up at this moment.
+    pub fn is_connected(&self) -> bool {
+        self.inner.client.connection_state() == State::Connected
+    }
+
+    /// The last position of the log, never older than any append acknowledged before the call: the stream's leader answers.
+    pub async fn last_position(&self) -> Result<Position, LogError> {
+        Ok(Position::new(self.events_info().await?.state.last_sequence))
+    }
+
+    /// Which log this is: the stream's name and creation time. Another value means another log, whatever its positions.
+    pub async fn identity(&self) -> Result<String, LogError> {
+        let info = self.events_info().await?;
+        Ok(format!("{}@{}", info.config.name, info.created.unix_timestamp_nanos()))
+    }
+
+    /// Fails at once when the connection is down, instead of queueing what would be sent much later.
+    pub(crate) fn require_connection(&self) -> Result<(), LogError> {
+        match self.is_connected() {
+            true => Ok(()),
+            false => Err(LogError::unavailable(format!("not connected to {}", self.inner.config.url))),
+        }
+    }
+
+    async fn events_info(&self) -> Result<stream::Info, LogError> {
+        self.require_connection()?;
+        let name = self.inner.names.events_stream();
+        let stream = self.inner.jetstream.get_stream(&name).await;
+        stream.map(|stream| stream.cached_info().clone()).map_err(|error| LogError::unavailable(format!("stream {name}: {error}")))
+    }
+
+    fn check_server(&self) -> Result<(), LogError> {
+        let (major, minor, patch) = SERVER_MIN;
+        let info = self.inner.client.server_info();
+        if !self.inner.client.is_server_compatible(major, minor, patch) {
+            let what = format!("nats-server {} is too old: Causeway needs {major}.{minor} or newer", info.version);
+            return Err(LogError::Mismatch { what });
+        }
+        match info.jetstream {
+            true => Ok(()),
+            false => Err(LogError::Mismatch { what: "this nats-server runs without JetStream: start it with -js".into() }),
+        }
+    }
+
+    fn events_config(&self) -> stream::Config {
+        stream::Config {
+            name: self.inner.names.events_stream(),
+            subjects: vec![self.inner.names.all_events()],
+            storage: stream::StorageType::File,
+            retention: stream::RetentionPolicy::Limits,
+            num_replicas: self.inner.config.replicas,
+            duplicate_window: DUPLICATE_WINDOW,
+            deny_delete: true,
+            deny_purge: true,
+            allow_direct: true,
+            allow_atomic_publish: true,
+            ..unlimited()
+        }
+    }
+
+    fn dead_letters_config(&self) -> stream::Config {
+        stream::Config {
+            name: self.inner.names.dead_letters_stream(),
+            subjects: vec![self.inner.names.all_dead_letters()],
+            storage: stream::StorageType::File,
+            retention: stream::RetentionPolicy::Limits,
+            num_replicas: self.inner.config.replicas,
+            duplicate_window: DUPLICATE_WINDOW,
+            allow_direct: true,
+            ..unlimited()
+        }
+    }
+
+    /// Creates the stream, or checks that the one of this name is what we would have created.
+    async fn ensure_stream(&self, wanted: stream::Config) -> Result<(), LogError> {
+        let name = wanted.name.clone();
+        let found = match self.inner.jetstream.get_stream(&name).await {
+            Ok(stream) => stream.cached_info().config.clone(),
+            Err(error) if not_found(&error) => match self.inner.jetstream.create_stream(wanted.clone()).await {
+                Ok(stream) => stream.cached_info().config.clone(),
+                Err(error) => return Err(LogError::Mismatch { what: format!("the stream {name} cannot be created: {error}") }),
+            },
+            Err(error) => return Err(LogError::unavailable(format!("stream {name}: {error}"))),
+        };
+        match difference(&wanted, &found) {
+            None => Ok(()),
+            Some(difference) => Err(LogError::Mismatch {
+                what: format!("the stream {name} exists and is configured otherwise: {difference}; change it, or choose another namespace"),
+            }),
+        }
+    }
+}
+
+/// Limits retention without limits, as the server says it: nothing is ever dropped.
+fn unlimited() -> stream::Config {
+    stream::Config { max_messages: -1, max_bytes: -1, max_messages_per_subject: -1, max_message_size: -1, ..stream::Config::default() }
+}
+
+fn not_found(error: &jetstream::context::GetStreamError) -> bool {
+    use jetstream::{ErrorCode, context::GetStreamErrorKind};
+    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// The first setting that matters and differs.
+fn difference(wanted: &stream::Config, found: &stream::Config) -> Option<String> {
+    let settings = |config: &stream::Config| {
+        [
+            ("subjects", format!("{:?}", config.subjects)),
+            ("retention", format!("{:?}", config.retention)),
+            ("storage", format!("{:?}", config.storage)),
+            ("num_replicas", config.num_replicas.to_string()),
+            ("duplicate_window", format!("{:?}", config.duplicate_window)),
+            ("deny_delete", config.deny_delete.to_string()),
+            ("deny_purge", config.deny_purge.to_string()),
+            ("allow_direct", config.allow_direct.to_string()),
+            ("allow_atomic", config.allow_atomic_publish.to_string()),
+            ("max_msgs", config.max_messages.to_string()),
+            ("max_bytes", config.max_bytes.to_string()),
+            ("max_age", format!("{:?}", config.max_age)),
+            ("max_msgs_per_subject", config.max_messages_per_subject.to_string()),
+            ("max_msg_size", config.max_message_size.to_string()),
+        ]
+    };
+    let differing = settings(wanted).into_iter().zip(settings(found)).find(|(wanted, found)| wanted != found);
+    differing.map(|((name, wanted), (_, found))| format!("{name} is {found}, Causeway needs {wanted}"))
+}

@@ -1,0 +1,143 @@
+//! Direct gets: single lookups and tails, answered by any replica without state on the server.
+//!
+//! A replica may lag: whoever needs to have read up to a position says so and reads again until it has.
+
+use std::time::Duration;
+
+use async_nats::Message;
+use bytes::Bytes;
+use causeway_event::{AggregateId, Category, Position};
+use futures::StreamExt as _;
+use serde_json::json;
+
+use crate::message::{self, Place, Record, Stored};
+use crate::{Log, LogError};
+
+/// Messages of one page of a tail: bounds what is held in memory at a time.
+const PAGE_MESSAGES_MAX: usize = 512;
+/// Pause before a lagging replica is asked again.
+const LAG_PAUSE: Duration = Duration::from_millis(20);
+
+impl Log {
+    /// The event at this position; none if nothing, or nothing readable, stands there.
+    pub async fn get(&self, position: Position) -> Result<Option<Stored>, LogError> {
+        let found = self.lookup(&json!({ "seq": position.get() })).await?;
+        Ok(found.and_then(|record| match record {
+            Record::Event(stored) => Some(stored),
+            Record::Unreadable { .. } => None,
+        }))
+    }
+
+    /// The last position of this aggregate in this category; the start if there is none.
+    pub(crate) async fn last_of(&self, aggregate: &AggregateId, category: Category) -> Result<Position, LogError> {
+        let subject = self.inner.names.event(aggregate, category);
+        Ok(self.lookup(&json!({ "last_by_subj": subject })).await?.map_or(Position::START, |record| record.position()))
+    }
+
+    /// The message id of the first message on `subject` behind `after`, with its position.
+    pub(crate) async fn next_id(&self, subject: &str, after: Position) -> Result<Option<(Position, Option<String>)>, LogError> {
+        let request = json!({ "seq": after.next().get(), "next_by_subj": subject });
+        let Some(message) = self.ask(&request).await? else { return Ok(None) };
+        let id = header(&message, "Nats-Msg-Id").map(str::to_owned);
+        Ok(Some((Position::new(sequence(&message)?), id)))
+    }
+
+    async fn lookup(&self, request: &serde_json::Value) -> Result<Option<Record>, LogError> {
+        self.ask(request).await?.map(|message| self.record_of(&message)).transpose()
+    }
+
+    async fn ask(&self, request: &serde_json::Value) -> Result<Option<Message>, LogError> {
+        self.require_connection()?;
+        let answer = self.inner.client.request(self.direct_subject(), Bytes::from(request.to_string())).await;
+        let message = answer.map_err(|error| LogError::unavailable(format!("direct get: {error}")))?;
+        match message.status.map(|status| status.as_u16()) {
+            None => Ok(Some(message)),
+            Some(404) => Ok(None),
+            Some(status) => Err(refused(status, &message)),
+        }
+    }
+
+    /// Hands every readable event of the aggregate behind `after` to `each`, in order, until the replica's end has been reached
+    /// and at least `at_least` has been seen or passed. Returns the last position seen.
+    pub(crate) async fn tail(
+        &self,
+        aggregate: &AggregateId,
+        after: Position,
+        at_least: Position,
+        mut each: impl FnMut(&Stored),
+    ) -> Result<Position, LogError> {
+        let deadline = tokio::time::Instant::now() + self.inner.config.request_timeout;
+        let mut seen = after;
+        loop {
+            let more = self.page(aggregate, &mut seen, &mut each).await?;
+            match more {
+                true => {}
+                false if seen >= at_least => return Ok(seen),
+                false if tokio::time::Instant::now() > deadline => {
+                    return Err(LogError::unavailable(format!("no replica has position {at_least} yet")));
+                }
+                false => tokio::time::sleep(LAG_PAUSE).await,
+            }
+        }
+    }
+
+    /// Reads one page; says whether there is more.
+    async fn page(&self, aggregate: &AggregateId, seen: &mut Position, each: &mut impl FnMut(&Stored)) -> Result<bool, LogError> {
+        self.require_connection()?;
+        let client = &self.inner.client;
+        let request = json!({
+            "seq": seen.next().get(), "next_by_subj": self.inner.names.aggregate(aggregate), "batch": PAGE_MESSAGES_MAX,
+        });
+        let inbox = client.new_inbox();
+        let mut answers = client.subscribe(inbox.clone()).await.map_err(LogError::unavailable)?;
+        client
+            .publish_with_reply(self.direct_subject(), inbox, Bytes::from(request.to_string()))
+            .await
+            .map_err(LogError::unavailable)?;
+        loop {
+            let next = tokio::time::timeout(self.inner.config.request_timeout, answers.next()).await;
+            let Ok(Some(message)) = next else { return Err(LogError::unavailable("a direct get was not answered")) };
+            match message.status.map(|status| status.as_u16()) {
+                None => {
+                    let record = self.record_of(&message)?;
+                    *seen = record.position();
+                    match record {
+                        Record::Event(stored) => each(&stored),
+                        Record::Unreadable { position, reason } => tracing::warn!(%position, %reason, "not an event of ours, left out"),
+                    }
+                }
+                // End of batch.
+                Some(204) => return Ok(header(&message, "Nats-Num-Pending").is_some_and(|pending| pending != "0")),
+                Some(404) => return Ok(false),
+                Some(status) => return Err(refused(status, &message)),
+            }
+        }
+    }
+
+    fn direct_subject(&self) -> String {
+        format!("$JS.API.DIRECT.GET.{}", self.inner.names.events_stream())
+    }
+
+    fn record_of(&self, message: &Message) -> Result<Record, LogError> {
+        let time: jiff::Timestamp = header(message, "Nats-Time-Stamp")
+            .and_then(|time| time.parse().ok())
+            .ok_or_else(|| LogError::unavailable("a direct get answered without a time"))?;
+        let subject = header(message, "Nats-Subject").unwrap_or_default();
+        let place = Place { subject, sequence: sequence(message)?, time_ns: time.as_nanosecond() };
+        Ok(message::record(&self.inner.names, &place, message.headers.as_ref(), &message.payload))
+    }
+}
+
+fn header<'m>(message: &'m Message, name: &str) -> Option<&'m str> {
+    message.headers.as_ref().and_then(|headers| headers.get(name)).map(async_nats::HeaderValue::as_str)
+}
+
+fn sequence(message: &Message) -> Result<u64, LogError> {
+    header(message, "Nats-Sequence")
+        .and_then(|sequence| sequence.parse().ok())
+        .ok_or_else(|| LogError::unavailable("a direct get answered without a sequence"))
+}
+
+fn refused(status: u16, message: &Message) -> LogError {
+    LogError::Refused { code: status.into(), reason: message.description.clone().unwrap_or_default() }
+}

@@ -1,0 +1,26 @@
+//! Live deltas: what a model is saying while it says it. Core NATS, never stored; whoever is not listening misses them.
+
+use bytes::Bytes;
+use causeway_event::{AggregateId, Delta};
+use futures::{Stream, StreamExt as _};
+
+use crate::{Log, LogError};
+
+impl Log {
+    /// Tells whoever listens to this aggregate. Best effort: the log gets the whole message later.
+    pub async fn publish_delta(&self, aggregate: &AggregateId, delta: &Delta) {
+        let Ok(json) = serde_json::to_vec(delta) else { return };
+        if self.is_connected() {
+            let subject = self.inner.names.live(aggregate);
+            if let Err(error) = self.inner.client.publish(subject, Bytes::from(json)).await {
+                tracing::debug!(%error, "a live delta was not sent");
+            }
+        }
+    }
+
+    /// Deltas of this aggregate from now on. The connection's reconnects are invisible; what was said meanwhile is missed.
+    pub async fn deltas(&self, aggregate: &AggregateId) -> Result<impl Stream<Item = Delta> + Send + Unpin + use<>, LogError> {
+        let messages = self.inner.client.subscribe(self.inner.names.live(aggregate)).await.map_err(LogError::unavailable)?;
+        Ok(messages.filter_map(|message| std::future::ready(serde_json::from_slice(&message.payload).ok())))
+    }
+}

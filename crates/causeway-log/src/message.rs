@@ -1,0 +1,88 @@
+//! Messages of the stream as events, and back.
+
+use async_nats::HeaderMap;
+use causeway_event::{Category, Event, EventId, IdempotencyKey, Invalid, NewEvent, Position, cloudevents};
+use causeway_event::CorrelationId;
+use jiff::Timestamp;
+
+use crate::names::Names;
+
+/// An event with the idempotency key it was appended under.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// The event.
+    pub event: Event,
+    /// The client's key, on the first event of its append.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// What stands at a position of the stream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// An event.
+    Event(Stored),
+    /// Something that is not an event of ours: whoever has access to the stream can publish anything.
+    Unreadable {
+        /// Where it stands.
+        position: Position,
+        /// Why it cannot be read.
+        reason: Invalid,
+    },
+}
+
+impl Record {
+    /// Its place in the log.
+    pub fn position(&self) -> Position {
+        match self {
+            Self::Event(stored) => stored.event.position,
+            Self::Unreadable { position, .. } => *position,
+        }
+    }
+}
+
+/// Where and when a message was stored.
+pub(crate) struct Place<'m> {
+    pub(crate) subject: &'m str,
+    pub(crate) sequence: u64,
+    pub(crate) time_ns: i128,
+}
+
+pub(crate) fn record(names: &Names, place: &Place<'_>, headers: Option<&HeaderMap>, payload: &[u8]) -> Record {
+    match read(names, place, headers, payload) {
+        Ok(stored) => Record::Event(stored),
+        Err(reason) => Record::Unreadable { position: Position::new(place.sequence), reason },
+    }
+}
+
+fn read(names: &Names, place: &Place<'_>, headers: Option<&HeaderMap>, payload: &[u8]) -> Result<Stored, Invalid> {
+    let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(async_nats::HeaderValue::as_str);
+    let stored = cloudevents::read(header, payload)?;
+    // A fold reads by subject: an event under a foreign one would be in some views and not in others.
+    if place.subject != names.event(&stored.aggregate_id, Category::of(&stored.event_type)) {
+        return Err(Invalid::new("ce-subject", format!("does not belong on the subject {}", place.subject)));
+    }
+    let microseconds = i64::try_from(place.time_ns / 1000).map_err(|_| Invalid::new("time", "is out of range"))?;
+    let timestamp = Timestamp::from_microsecond(microseconds).map_err(|_| Invalid::new("time", "is out of range"))?;
+    let key = header("Nats-Msg-Id")
+        .and_then(|id| Names::key_of(&stored.aggregate_id, id))
+        .and_then(|key| key.parse::<IdempotencyKey>().ok());
+    let event = Event {
+        id: stored.id,
+        position: Position::new(place.sequence),
+        timestamp,
+        event_type: stored.event_type,
+        aggregate_id: stored.aggregate_id,
+        data: stored.data,
+        metadata: stored.metadata,
+    };
+    Ok(Stored { event, key })
+}
+
+/// The headers of an event that is about to be published.
+pub(crate) fn headers(event: &NewEvent, id: EventId, correlation: &CorrelationId) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in cloudevents::headers(event, id, correlation) {
+        headers.insert(name, value);
+    }
+    headers
+}

@@ -1,0 +1,147 @@
+//! Names of subjects, streams and consumers, each computed in one place.
+//!
+//! `<namespace>.ev.<aggregate>.<category>` is the subject of an event; the aggregate is escaped into one token. The server does
+//! not validate filters, and a fence on a wrong one silently holds, so nobody else writes a subject.
+
+use std::fmt::Write as _;
+
+use causeway_event::{AggregateId, Category};
+
+use crate::LogError;
+
+/// Everything that the namespace prefixes.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    namespace: String,
+}
+
+impl Names {
+    pub(crate) fn new(namespace: &str) -> Result<Self, LogError> {
+        let fits = (1..=32).contains(&namespace.len())
+            && namespace.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        match fits {
+            true => Ok(Self { namespace: namespace.to_owned() }),
+            false => Err(LogError::Mismatch {
+                what: format!("the namespace {namespace:?} must be 1 to 32 letters, digits, - or _"),
+            }),
+        }
+    }
+
+    pub(crate) fn events_stream(&self) -> String {
+        format!("{}_EVENTS", self.namespace)
+    }
+
+    pub(crate) fn dead_letters_stream(&self) -> String {
+        format!("{}_DLQ", self.namespace)
+    }
+
+    pub(crate) fn consumer(&self, processor: &str) -> String {
+        format!("{}_{processor}", self.namespace)
+    }
+
+    /// The exact subject of an event: what is published and what is fenced.
+    pub(crate) fn event(&self, aggregate: &AggregateId, category: Category) -> String {
+        format!("{}.ev.{}.{category}", self.namespace, token(aggregate))
+    }
+
+    /// All events of one aggregate.
+    pub(crate) fn aggregate(&self, aggregate: &AggregateId) -> String {
+        format!("{}.ev.{}.*", self.namespace, token(aggregate))
+    }
+
+    /// All events of one category.
+    pub(crate) fn category(&self, category: Category) -> String {
+        format!("{}.ev.*.{category}", self.namespace)
+    }
+
+    /// All events.
+    pub(crate) fn all_events(&self) -> String {
+        format!("{}.ev.>", self.namespace)
+    }
+
+    pub(crate) fn dead_letter(&self, processor: &str, aggregate: &AggregateId) -> String {
+        format!("{}.dlq.{processor}.{}", self.namespace, token(aggregate))
+    }
+
+    pub(crate) fn all_dead_letters(&self) -> String {
+        format!("{}.dlq.>", self.namespace)
+    }
+
+    /// Live deltas of one aggregate: core NATS, never stored.
+    pub(crate) fn live(&self, aggregate: &AggregateId) -> String {
+        format!("{}.live.{}", self.namespace, token(aggregate))
+    }
+
+    /// What the server deduplicates by. Ids are stream-wide, so a client's key is prefixed with its aggregate.
+    pub(crate) fn message_id(aggregate: &AggregateId, key: &str) -> String {
+        format!("{}:{}", token(aggregate), escape(key))
+    }
+
+    /// The client's key in a message id of this aggregate, if that is what it is.
+    pub(crate) fn key_of(aggregate: &AggregateId, message_id: &str) -> Option<String> {
+        let escaped = message_id.strip_prefix(&token(aggregate))?.strip_prefix(':')?;
+        unescape(escaped)
+    }
+}
+
+/// The aggregate as one subject token: letters, digits, `_` and `-` as they are, every other byte as `%XX`.
+fn token(aggregate: &AggregateId) -> String {
+    escape(aggregate.as_str())
+}
+
+fn escape(text: &str) -> String {
+    let mut token = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => token.push(char::from(byte)),
+            // Writing to a String cannot fail.
+            _ => drop(write!(token, "%{byte:02X}")),
+        }
+    }
+    token
+}
+
+fn unescape(token: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(token.len());
+    let mut rest = token.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            _ => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_subject_is_computed_from_the_event() {
+        let names = Names::new("causeway").unwrap();
+        let aggregate = "telegram:4.2 *>é".parse().unwrap();
+        assert_eq!(names.event(&aggregate, Category::Input), "causeway.ev.telegram%3A4%2E2%20%2A%3E%C3%A9.input");
+        assert!(Names::new("a.b").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn different_aggregates_have_different_tokens_of_one_part(a in "\\PC{1,40}", b in "\\PC{1,40}") {
+            let (Ok(a), Ok(b)) = (a.parse::<AggregateId>(), b.parse::<AggregateId>()) else { return Ok(()) };
+            prop_assert_eq!(a == b, token(&a) == token(&b));
+            prop_assert!(token(&a).bytes().all(|byte| byte.is_ascii_alphanumeric() || b"%_-".contains(&byte)));
+        }
+
+        #[test]
+        fn a_key_reads_back_from_its_message_id(aggregate in "\\PC{1,20}", key in "\\PC{1,40}") {
+            let Ok(aggregate) = aggregate.parse::<AggregateId>() else { return Ok(()) };
+            prop_assert_eq!(Names::key_of(&aggregate, &Names::message_id(&aggregate, &key)), Some(key));
+        }
+    }
+}

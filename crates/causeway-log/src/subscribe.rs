@@ -1,0 +1,124 @@
+//! Following the log: catch up, then live, without gap or repeat, across reconnects and restarts of the server.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use causeway_event::Position;
+use futures::StreamExt as _;
+use tokio::sync::watch;
+
+use crate::connection::Log;
+use crate::message::{self, Place, Record};
+
+/// Messages asked for at a time.
+const BATCH: usize = 1000;
+/// A pull is renewed after this long; a silent server is noticed after twice the heartbeat.
+const EXPIRES: Duration = Duration::from_secs(30);
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// The server forgets a consumer that nobody has pulled from for this long.
+const INACTIVE: Duration = Duration::from_secs(60);
+/// Pause before a consumer that could not be made or broke is made again.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Events from a position on, for ever.
+///
+/// Made of one ephemeral consumer after another: whenever one breaks, the next starts behind the last message that came
+/// through, and a message that is not the next of its consumer breaks it.
+pub struct Subscription {
+    log: Log,
+    seen: Position,
+    connections: watch::Receiver<u64>,
+    current: Option<Pull>,
+}
+
+struct Pull {
+    messages: pull::Stream,
+    /// Sequence of the last message within this consumer, which has no gaps.
+    delivered: u64,
+}
+
+impl Log {
+    /// Everything behind `after`, then what is appended.
+    pub fn subscribe(&self, after: Position) -> Subscription {
+        Subscription { log: self.clone(), seen: after, connections: self.inner.connections.clone(), current: None }
+    }
+}
+
+impl Subscription {
+    /// The next record. Waits as long as it takes, across outages. Cancel-safe: a record is either returned or comes again.
+    pub async fn next(&mut self) -> Record {
+        loop {
+            let Some(pull) = &mut self.current else {
+                self.connect().await;
+                continue;
+            };
+            let message = tokio::select! {
+                message = pull.messages.next() => message,
+                // What was asked of the old connection will not be answered on the new one.
+                _ = self.connections.changed() => {
+                    self.current = None;
+                    continue;
+                }
+            };
+            match message {
+                Some(Ok(message)) => {
+                    if let Some(record) = self.accept(&message) {
+                        return record;
+                    }
+                }
+                Some(Err(error)) => self.broken(&error),
+                None => self.broken(&"the pull ended"),
+            }
+        }
+    }
+
+    fn accept(&mut self, message: &async_nats::jetstream::Message) -> Option<Record> {
+        let pull = self.current.as_mut()?;
+        let info = match message.info() {
+            Ok(info) => info,
+            Err(error) => {
+                self.broken(&error);
+                return None;
+            }
+        };
+        if info.consumer_sequence != pull.delivered + 1 {
+            self.broken(&"a message was lost on the way");
+            return None;
+        }
+        pull.delivered = info.consumer_sequence;
+        self.seen = Position::new(info.stream_sequence);
+        let place =
+            Place { subject: &message.subject, sequence: info.stream_sequence, time_ns: info.published.unix_timestamp_nanos() };
+        Some(message::record(&self.log.inner.names, &place, message.headers.as_ref(), &message.payload))
+    }
+
+    fn broken(&mut self, reason: &dyn std::fmt::Display) {
+        tracing::debug!(position = %self.seen, %reason, "a pull on the log broke and is made again");
+        self.current = None;
+    }
+
+    async fn connect(&mut self) {
+        self.connections.mark_unchanged();
+        let config = pull::Config {
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.seen.next().get() },
+            ack_policy: AckPolicy::None,
+            memory_storage: true,
+            num_replicas: 1,
+            inactive_threshold: INACTIVE,
+            ..pull::Config::default()
+        };
+        let stream = self.log.inner.names.events_stream();
+        let made = async {
+            let consumer = self.log.inner.jetstream.create_consumer_on_stream(config, stream).await.map_err(|error| error.to_string())?;
+            let pull = consumer.stream().max_messages_per_batch(BATCH).expires(EXPIRES).heartbeat(HEARTBEAT);
+            pull.messages().await.map_err(|error| error.to_string())
+        };
+        match made.await {
+            Ok(messages) => self.current = Some(Pull { messages, delivered: 0 }),
+            Err(error) => {
+                tracing::debug!(error, "the log cannot be followed yet");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What a chain shows, and what holds for every chain, also for one that nobody would write.
+
+use causeway_event::Event;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::sample::{caused, event, id};
+
+fn chain(events: &[Event]) -> Chain {
+    events.iter().fold(Chain::default(), fold)
+}
+
+/// Events at the positions 1, 2, 3, .., each with the position of its cause, 0 for none.
+fn links(causes: &[u64]) -> Vec<Event> {
+    let of = |position, cause| match cause {
+        0 => event(position, "SomethingHappened", &Value::Null),
+        cause => caused(event(position, "SomethingHappened", &Value::Null), cause),
+    };
+    causes.iter().zip(1..).map(|(cause, position)| of(position, *cause)).collect()
+}
+
+fn turn() -> Vec<Event> {
+    let call = |call_id| json!({"turn": "t", "step": 1, "call_id": call_id, "tool": "calculate", "effect": "pure"});
+    let tokens = json!({"input_tokens": 250, "output_tokens": 30});
+    let claim = json!({"turn": "t", "inputs": [id(1)], "owner": "run-1", "attempt": 1, "agent": "a", "model": "demo"});
+    vec![
+        event(1, "MessageReceived", &json!({"content": "Hello"})),
+        caused(event(2, "AIProcessingStarted", &claim), 1),
+        caused(event(3, "ThinkingGenerated", &json!({"turn": "t", "step": 1, "text": "Hm", "usage": {"input_tokens": 100}})), 2),
+        caused(event(4, "ToolCalled", &call("1")), 2),
+        caused(event(5, "ToolCalled", &call("2")), 2),
+        caused(event(6, "ToolCompleted", &call("2")), 5),
+        caused(
+            event(7, "ToolFailed", &json!({"turn": "t", "step": 1, "call_id": "1", "tool": "calculate", "error": "no\nway"})),
+            4,
+        ),
+        caused(event(8, "MessageGenerated", &json!({"turn": "t", "content": "Hi", "model": "demo-1", "usage": tokens})), 2),
+        caused(event(9, "AIProcessingCompleted", &json!({"turn": "t", "usage": tokens})), 2),
+    ]
+}
+
+fn node(tree: &Tree, position: u64) -> &Node {
+    tree.nodes.iter().find(|node| node.link.position.get() == position).unwrap()
+}
+
+#[test]
+fn a_turn_is_a_tree_with_the_time_between() {
+    let tree = chain(&turn()).tree();
+    assert_eq!(tree.nodes.iter().map(|node| node.link.position.get()).collect::<Vec<_>>(), [1, 2, 3, 4, 7, 5, 6, 8, 9]);
+    assert_eq!((tree.events, tree.unfinished, tree.orphans, tree.duration_us), (9, 0, 0, 4_000_000));
+    assert_eq!(tree.usage, Usage { input_tokens: 250, output_tokens: 30 });
+    assert_eq!((&tree.roots[..], &node(&tree, 5).children[..]), (&[id(1)][..], &[id(6)][..]));
+    assert_eq!((node(&tree, 7).depth, node(&tree, 7).gap_us), (3, Some(1_500_000)));
+    assert_eq!((node(&tree, 2).duration_us, node(&tree, 5).duration_us), (Some(3_500_000), Some(500_000)));
+    insta::assert_snapshot!(tree.render().join("\n"), @r"
+    chain 0af7651916cd43dd8448eb211c80319c: 9 events, 4.00 s, 250 tokens in, 30 out
+    MessageReceived                            #1  test
+    └─ AIProcessingStarted demo       +500 ms  #2  test  took 3.50 s
+       ├─ ThinkingGenerated           +500 ms  #3  test  100 tokens in, 0 out
+       ├─ ToolCalled calculate        +1.00 s  #4  test  took 1.50 s
+       │  └─ ToolFailed calculate     +1.50 s  #7  test  error: no way
+       ├─ ToolCalled calculate        +1.50 s  #5  test  took 500 ms
+       │  └─ ToolCompleted calculate  +500 ms  #6  test
+       ├─ MessageGenerated demo-1     +3.00 s  #8  test  250 tokens in, 30 out
+       └─ AIProcessingCompleted       +3.50 s  #9  test  250 tokens in, 30 out
+    ");
+}
+
+#[test]
+fn what_waits_for_its_end_is_unfinished() {
+    let tree = chain(&turn()[..6]).tree();
+    assert_eq!(tree.unfinished, 2);
+    assert!(node(&tree, 2).unfinished && node(&tree, 4).unfinished && !node(&tree, 5).unfinished);
+    assert_eq!(tree.usage, Usage { input_tokens: 100, output_tokens: 0 });
+    insta::assert_snapshot!(tree.render().join("\n"), @r"
+    chain 0af7651916cd43dd8448eb211c80319c: 6 events, 2.50 s, 100 tokens in, 0 out, 2 unfinished
+    MessageReceived                            #1  test
+    └─ AIProcessingStarted demo       +500 ms  #2  test  unfinished
+       ├─ ThinkingGenerated           +500 ms  #3  test  100 tokens in, 0 out
+       ├─ ToolCalled calculate        +1.00 s  #4  test  unfinished
+       └─ ToolCalled calculate        +1.50 s  #5  test  took 500 ms
+          └─ ToolCompleted calculate  +500 ms  #6  test
+    ");
+}
+
+#[test]
+fn a_cause_that_is_not_before_its_effect_makes_an_orphan() {
+    // Event 2 names itself, 3 a later one, 5 one that is not there; 4 hangs under the orphan 3.
+    let tree = chain(&links(&[0, 2, 4, 3, 99])).tree();
+    assert_eq!(tree.roots, [id(1), id(2), id(3), id(5)]);
+    let orphans = tree.nodes.iter().filter(|node| node.orphan).map(|node| node.link.position.get());
+    assert_eq!((orphans.collect::<Vec<_>>(), tree.orphans), (vec![2, 3, 5], 3));
+    assert_eq!((node(&tree, 4).depth, node(&tree, 2).gap_us), (1, None));
+    insta::assert_snapshot!(tree.render().join("\n"), @r"
+    chain 0af7651916cd43dd8448eb211c80319c: 5 events, 2.00 s, 3 without their cause
+    SomethingHappened              #1  test
+    SomethingHappened              #2  test  its cause evt_00000000000000000000000002 is not before it in this chain
+    SomethingHappened              #3  test  its cause evt_00000000000000000000000004 is not before it in this chain
+    └─ SomethingHappened  +500 ms  #4  test
+    SomethingHappened              #5  test  its cause evt_00000000000000000000000099 is not before it in this chain
+    ");
+}
+
+#[test]
+fn nothing_is_an_empty_tree() {
+    let tree = Chain::default().tree();
+    assert_eq!((&tree.nodes[..], tree.render().len()), (&[][..], 1));
+}
+
+#[test]
+fn a_chain_of_ten_thousand_causes_is_shown_in_bounded_lines() {
+    let causes: Vec<u64> = (0..10_000).collect();
+    let tree = chain(&links(&causes)).tree();
+    assert_eq!(tree.nodes.last().map(|node| node.depth), Some(9_999));
+    let lines = tree.render();
+    assert_eq!(lines.len(), 10_001);
+    assert!(lines.iter().all(|line| line.chars().count() < 200));
+    let json = serde_json::to_string(&tree).unwrap();
+    assert_eq!(serde_json::from_str::<Tree>(&json).unwrap(), tree);
+}
+
+#[test]
+fn a_claim_after_a_failure_waits_for_its_own_end() {
+    let claim = |attempt| json!({"turn": "t", "inputs": [], "owner": "o", "attempt": attempt, "agent": "a", "model": "demo"});
+    let events = [
+        event(1, "AIProcessingStarted", &claim(1)),
+        caused(event(2, "AIProcessingFailed", &json!({"turn": "t", "reason": "model_error"})), 1),
+        caused(event(3, "AIProcessingStarted", &claim(2)), 1),
+    ];
+    let tree = chain(&events).tree();
+    assert_eq!((node(&tree, 1).duration_us, node(&tree, 3).duration_us), (Some(500_000), None));
+    assert!(node(&tree, 3).unfinished);
+}
+
+proptest! {
+    #[test]
+    fn every_event_stands_in_the_tree_once_under_its_cause(causes in prop::collection::vec(0..25_u64, 0..25)) {
+        let chain = chain(&links(&causes));
+        let tree = chain.tree();
+        let mut positions: Vec<_> = tree.nodes.iter().map(|node| node.link.position.get()).collect();
+        positions.sort_unstable();
+        prop_assert_eq!(positions, (1..=causes.len() as u64).collect::<Vec<_>>());
+        prop_assert_eq!(tree.render().len(), causes.len() + 1);
+        let roots: Vec<_> = chain.roots().iter().map(|link| link.id).collect();
+        prop_assert_eq!(roots, tree.roots.clone());
+        for node in &tree.nodes {
+            let cause = causes[node.link.position.get() as usize - 1];
+            let under = tree.nodes.iter().find(|parent| parent.children.contains(&node.link.id));
+            let expected = (0 < cause && cause < node.link.position.get()).then(|| id(cause));
+            prop_assert_eq!(under.map(|parent| parent.link.id), expected);
+            prop_assert_eq!(under.map_or(0, |parent| parent.depth + 1), node.depth);
+        }
+    }
+
+    #[test]
+    fn folding_twice_or_resuming_changes_nothing(causes in prop::collection::vec(0..25_u64, 1..25), cut in 0..25_usize) {
+        let events = links(&causes);
+        let whole = chain(&events);
+        prop_assert_eq!(&events.iter().flat_map(|event| [event, event]).fold(Chain::default(), fold), &whole);
+        let (first, rest) = events.split_at(cut.min(events.len()));
+        let json = serde_json::to_string(&chain(first)).unwrap();
+        let resumed = rest.iter().fold(serde_json::from_str(&json).unwrap(), fold);
+        prop_assert_eq!(&resumed, &whole);
+    }
+}

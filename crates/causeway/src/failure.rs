@@ -1,0 +1,106 @@
+//! What a command failed with: the words for a person, the exit code for a program.
+
+use std::process::ExitCode;
+
+use anyhow::Error;
+use causeway_client::{ClientError, Kind};
+use causeway_runtime::config::ConfigError;
+use causeway_runtime::telemetry::TelemetryError;
+
+use crate::output::Output;
+
+/// The command was not used as it must be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// What was asked for cannot be done, and how it could; `hint` is what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub(crate) struct Hinted {
+    pub(crate) what: String,
+    pub(crate) hint: String,
+}
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const CONFLICT: u8 = 3;
+const UNREACHABLE: u8 = 4;
+
+/// Prints why, and gives the exit code.
+pub(crate) fn report(out: &Output, error: &Error) -> ExitCode {
+    let code = code(error);
+    out.failure(&words(error), hint(error).as_deref(), code);
+    ExitCode::from(code)
+}
+
+fn code(error: &Error) -> u8 {
+    if error.is::<Usage>() || error.is::<ConfigError>() || error.is::<TelemetryError>() {
+        return USAGE;
+    }
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Unreachable { .. }) => UNREACHABLE,
+        Some(ClientError::Address { .. } | ClientError::Invalid(_)) => USAGE,
+        Some(ClientError::Problem(problem)) => match problem.kind {
+            Kind::Conflict => CONFLICT,
+            // The gateway answers, but what it stands for does not.
+            Kind::Unavailable => UNREACHABLE,
+            _ => FAILED,
+        },
+        Some(ClientError::Unreadable(_)) | None => FAILED,
+    }
+}
+
+/// The error and its causes in one line; a cause that its effect has quoted already is not said twice.
+fn words(error: &Error) -> String {
+    let mut words = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if words.is_empty() {
+            words = cause;
+        } else if !words.contains(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
+}
+
+fn hint(error: &Error) -> Option<String> {
+    if let Some(hinted) = error.downcast_ref::<Hinted>() {
+        return Some(hinted.hint.clone());
+    }
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Unreachable { .. }) => {
+            Some("start it with `causeway up`, or name another with --server or CAUSEWAY_SERVER".to_owned())
+        }
+        Some(ClientError::Problem(problem)) if problem.kind == Kind::OutcomeUnknown => {
+            Some("append again with the same --idempotency-key to settle it".to_owned())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+    use causeway_client::Problem;
+
+    use super::*;
+
+    #[test]
+    fn each_failure_has_its_exit_code() {
+        let problem = |kind| Error::from(ClientError::from(Problem::new(kind, "no")));
+        let unreachable = ClientError::Unreachable { server: "http://x".to_owned(), reason: "refused".to_owned() };
+        assert_eq!(code(&Error::from(unreachable).context("while reading")), UNREACHABLE);
+        assert_eq!(code(&problem(Kind::Conflict)), CONFLICT);
+        assert_eq!(code(&problem(Kind::Unavailable)), UNREACHABLE);
+        assert_eq!(code(&problem(Kind::Invalid)), FAILED);
+        assert_eq!(code(&Usage("no".to_owned()).into()), USAGE);
+        assert_eq!(code(&anyhow::anyhow!("no")), FAILED);
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let error = Err::<(), _>(anyhow::anyhow!("b")).context("a: b").context("first").unwrap_err();
+        assert_eq!(words(&error), "first: a: b");
+    }
+}

@@ -1,0 +1,297 @@
+//! The one way to the log, for gRPC and HTTP alike.
+//!
+//! ```text
+//! used key? ──> the first answer again
+//! else lineage (a cause's chain, the caller's trace, or a fresh one) ──> Log::append ──> receipts with the log's own times
+//! ```
+//!
+//! What an event may be is checked by the log's crate; here only what needs the read side or the request. A problem's field
+//! is a pointer into an append request: `/events/3/data`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway_event::{
+    AggregateId, Category, CorrelationId, Event, EventId, Invalid, Lineage, NewEvent, Position, Source, TraceParent,
+};
+use causeway_event::IdempotencyKey;
+use causeway_log::{Append, EVENTS_MAX, Fence, LogError};
+use causeway_proto::{Appended, Draft, Expected, Kind, Problem, Receipt};
+use jiff::Timestamp;
+use tracing::{Instrument as _, Span};
+use uuid::Uuid;
+
+use crate::gateway::Gateway;
+use crate::store::{Filter, Order, Query};
+use crate::{problem, trace};
+
+/// How long to wait for an appended event to come by, before the log itself is asked for its time.
+const COMES_BY: Duration = Duration::from_millis(100);
+
+/// What a client wants to append.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) drafts: Vec<Draft>,
+    pub(crate) expected: Vec<Expected>,
+    pub(crate) idempotency_key: Option<IdempotencyKey>,
+    /// Who appends what names no source: the protocol.
+    pub(crate) source: Source,
+    /// The caller's span.
+    pub(crate) traceparent: Option<TraceParent>,
+}
+
+/// Appends, all or none, once per key.
+pub(crate) async fn append(gateway: &Gateway, request: Request) -> Result<Appended, Problem> {
+    let Request { drafts, expected, idempotency_key, source, traceparent } = request;
+    let _pass = gateway.appends.enter().await?;
+    if !(1..=EVENTS_MAX).contains(&drafts.len()) {
+        return Err(Problem::invalid("/events", format!("has {} events; 1 to {EVENTS_MAX} are allowed", drafts.len())));
+    }
+    let expected = fences(&drafts, &expected)?;
+    let first = Shape::of(&drafts);
+    if let Some(key) = &idempotency_key {
+        // The server remembers recent keys itself; only a read model that may lack older ones must catch up first.
+        if !gateway.ready.is_recent() {
+            gateway.store.fresh().await?;
+        }
+        if let Some(earlier) = earlier(gateway, &first, key).await? {
+            return Ok(earlier);
+        }
+    }
+    let (events, span) = events(gateway, drafts, &source, traceparent).await?;
+    let append = Append { events, expected, idempotency_key: idempotency_key.clone() };
+    let result = gateway.log.append(append).instrument(span.clone()).await;
+    match (result, idempotency_key) {
+        (Ok(appended), _) => {
+            let appended = receipts(gateway, &first, appended).await?;
+            span.record("position", appended.receipts.last().map(|receipt| receipt.position.get()));
+            Ok(appended)
+        }
+        (Err(LogError::AlreadyAppended), Some(key)) => {
+            gateway.store.fresh().await?;
+            earlier(gateway, &first, &key).await?.ok_or_else(|| problem::of_log(LogError::AlreadyAppended))
+        }
+        (Err(error), _) => {
+            span.record("otel.status_code", "ERROR");
+            span.record("error", error.to_string());
+            Err(problem::of_log(error))
+        }
+    }
+}
+
+/// What an append must have in common with an earlier one under the same key.
+struct Shape(Vec<(AggregateId, causeway_event::EventType)>);
+
+impl Shape {
+    fn of(drafts: &[Draft]) -> Self {
+        Self(drafts.iter().map(|draft| (draft.aggregate_id.clone(), draft.event_type.clone())).collect())
+    }
+
+    /// A key that comes again with another request is a mistake that would go unnoticed if the first answer were given.
+    fn check<'e>(&self, events: impl ExactSizeIterator<Item = &'e Event>) -> Result<(), Problem> {
+        let same = self.0.len() == events.len()
+            && self.0.iter().zip(events).all(|((aggregate, event_type), event)| {
+                *aggregate == event.aggregate_id && *event_type == event.event_type
+            });
+        match same {
+            true => Ok(()),
+            false => Err(Problem::invalid("/idempotency_key", "was used before, for an append of other events")),
+        }
+    }
+}
+
+async fn earlier(gateway: &Gateway, shape: &Shape, key: &IdempotencyKey) -> Result<Option<Appended>, Problem> {
+    let found = gateway.store.by_key(&shape.0[0].0, key, shape.0.len()).await?;
+    found.map(|events| answer_again(shape, &events)).transpose()
+}
+
+fn answer_again(shape: &Shape, events: &[Arc<Event>]) -> Result<Appended, Problem> {
+    shape.check(events.iter().map(AsRef::as_ref))?;
+    Ok(Appended { receipts: events.iter().map(|event| receipt(event)).collect(), duplicate: true })
+}
+
+fn receipt(event: &Event) -> Receipt {
+    Receipt {
+        id: event.id,
+        position: event.position,
+        timestamp: event.timestamp,
+        correlation_id: event.metadata.correlation_id.clone(),
+    }
+}
+
+/// The fences with what the events share filled in.
+fn fences(drafts: &[Draft], expected: &[Expected]) -> Result<Vec<Fence>, Problem> {
+    let aggregate = shared(drafts.iter().map(|draft| &draft.aggregate_id));
+    let category = shared(drafts.iter().map(|draft| Category::of(&draft.event_type)));
+    let fence = |(index, expected): (usize, &Expected)| {
+        let missing = |name: &str| {
+            Problem::invalid(format!("/expected/{index}/{name}"), format!("is needed, since the events do not share one {name}"))
+        };
+        Ok(Fence {
+            aggregate_id: expected.aggregate_id.as_ref().or(aggregate).cloned().ok_or_else(|| missing("aggregate_id"))?,
+            category: expected.category.or(category).ok_or_else(|| missing("category"))?,
+            position: expected.position,
+        })
+    };
+    expected.iter().enumerate().map(fence).collect()
+}
+
+/// The value that all have.
+fn shared<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Option<T> {
+    let first = values.next()?;
+    values.all(|value| value == first).then_some(first)
+}
+
+/// The events as they go to the log, and the span of the first chain.
+async fn events(
+    gateway: &Gateway,
+    drafts: Vec<Draft>,
+    source: &Source,
+    traceparent: Option<TraceParent>,
+) -> Result<(Vec<NewEvent>, Span), Problem> {
+    let mut spans: HashMap<CorrelationId, (Span, Option<TraceParent>)> = HashMap::new();
+    let mut first = None;
+    let mut events = Vec::with_capacity(drafts.len());
+    for (index, draft) in drafts.into_iter().enumerate() {
+        let (lineage, causing) = lineage(gateway, &draft, traceparent)
+            .await
+            .map_err(|problem| match problem.field.clone() {
+                Some(field) => problem.at(format!("/events/{index}{field}")),
+                None => problem,
+            })?;
+        let mut event = NewEvent {
+            event_type: draft.event_type,
+            aggregate_id: draft.aggregate_id,
+            data: draft.data,
+            source: draft.source.unwrap_or_else(|| source.clone()),
+            lineage,
+            labels: draft.labels,
+            traceparent: None,
+        };
+        let correlation = correlation(&event.lineage);
+        let (span, parent) = spans.entry(correlation.clone()).or_insert_with(|| {
+            let parent = trace::parent_of(&correlation, [traceparent, causing]);
+            (trace::append_span(&event, &correlation, parent), parent)
+        });
+        event.traceparent = trace::traceparent(span, *parent);
+        first.get_or_insert_with(|| span.clone());
+        events.push(event);
+    }
+    Ok((events, first.unwrap_or_else(Span::none)))
+}
+
+/// Its place in a chain, and the span of its cause. Fields start at the event.
+async fn lineage(
+    gateway: &Gateway,
+    draft: &Draft,
+    traceparent: Option<TraceParent>,
+) -> Result<(Lineage, Option<TraceParent>), Problem> {
+    let chain = draft.correlation_id.clone();
+    let Some(cause) = draft.causation_id else {
+        let fresh = || CorrelationId::from_uuid(traceparent.map_or_else(Uuid::now_v7, |parent| Uuid::from_bytes(parent.trace_id)));
+        return Ok((Lineage::Root { correlation: Some(chain.unwrap_or_else(fresh)) }, None));
+    };
+    // An id never changes its event: what is found needs no freshness.
+    let mut causing = gateway.store.by_id(cause).await?;
+    if causing.is_none() && chain.is_none() {
+        gateway.store.fresh().await?;
+        causing = gateway.store.by_id(cause).await?;
+    }
+    let span = causing.as_ref().and_then(|event| event.metadata.traceparent);
+    match chain.or_else(|| causing.map(|event| event.metadata.correlation_id.clone())) {
+        Some(correlation) => Ok((Lineage::CausedBy { cause, correlation }, span)),
+        None => Err(Problem::invalid("/metadata/causation_id", format!("there is no event {cause} on the log"))),
+    }
+}
+
+fn correlation(lineage: &Lineage) -> CorrelationId {
+    match lineage {
+        Lineage::Root { correlation: Some(correlation) } | Lineage::CausedBy { correlation, .. } => correlation.clone(),
+        Lineage::Root { correlation: None } => CorrelationId::from_uuid(Uuid::now_v7()),
+    }
+}
+
+/// The log's acknowledgement names places; the times come from what follows the log anyway, or else from the log.
+async fn receipts(gateway: &Gateway, shape: &Shape, appended: causeway_log::Appended) -> Result<Appended, Problem> {
+    let positions = || appended.receipts.iter().map(|receipt| receipt.position);
+    let (Some(first), Some(last)) = (positions().min(), positions().max()) else {
+        return Ok(Appended { receipts: vec![], duplicate: appended.duplicate });
+    };
+    let seen = if appended.duplicate { Vec::new() } else { seen(gateway, first, last).await };
+    let mut receipts = Vec::with_capacity(appended.receipts.len());
+    let mut earlier = Vec::new();
+    for known in &appended.receipts {
+        let event = match seen.iter().find(|event| event.position == known.position) {
+            Some(event) => Some(event.clone()),
+            None => gateway.log.get(known.position).await.ok().flatten().map(|stored| Arc::new(stored.event)),
+        };
+        receipts.push(Receipt {
+            id: known.id,
+            position: known.position,
+            // It is on the log, and the log has gone away since: the answer must not fail for want of a time.
+            timestamp: event.as_ref().map_or_else(Timestamp::now, |event| event.timestamp),
+            correlation_id: known.correlation_id.clone(),
+        });
+        earlier.extend(event.filter(|_| appended.duplicate));
+    }
+    if appended.duplicate && earlier.len() == receipts.len() {
+        return answer_again(shape, &earlier);
+    }
+    Ok(Appended { receipts, duplicate: appended.duplicate })
+}
+
+/// The events from `first` to `last`, if the read model has them in a moment.
+async fn seen(gateway: &Gateway, first: Position, last: Position) -> Vec<Arc<Event>> {
+    let seen = async {
+        gateway.store.wait_for(last).await.ok()?;
+        if first == last {
+            return gateway.store.by_position(last).await.ok()?.map(|event| vec![event]);
+        }
+        let (after, before) = (Some(first.previous()), Some(last.next()));
+        let query = Query { filter: Filter::default(), after, before, order: Order::Forwards, limit: EVENTS_MAX };
+        gateway.store.page(query).await.ok().map(|page| page.events)
+    };
+    tokio::time::timeout(COMES_BY, seen).await.ok().flatten().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_event::Data;
+
+    use super::*;
+
+    fn draft(aggregate: &str, event_type: &str) -> Draft {
+        Draft {
+            event_type: event_type.parse().unwrap(),
+            aggregate_id: aggregate.parse().unwrap(),
+            data: Data::from_json(b"{}").unwrap(),
+            source: None,
+            causation_id: None,
+            correlation_id: None,
+            labels: causeway_event::Labels::new(),
+        }
+    }
+
+    fn expected(aggregate: Option<&str>, category: Option<Category>) -> Expected {
+        Expected { aggregate_id: aggregate.map(|id| id.parse().unwrap()), category, position: Position::new(7) }
+    }
+
+    #[test]
+    fn a_fence_takes_what_all_events_share() {
+        let drafts = [draft("a", "NoteTaken"), draft("a", "NoteTorn")];
+        let fences = fences(&drafts, &[expected(None, None)]).unwrap();
+        let wanted =
+            Fence { aggregate_id: "a".parse().unwrap(), category: Category::Custom, position: Position::new(7) };
+        assert_eq!(fences, [wanted]);
+    }
+
+    #[test]
+    fn a_fence_that_could_be_meant_for_several_is_refused() {
+        let drafts = [draft("a", "NoteTaken"), draft("b", "MessageReceived")];
+        let field = |expected| fences(&drafts, &[expected]).unwrap_err().field.unwrap();
+        assert_eq!(field(expected(None, Some(Category::Custom))), "/expected/0/aggregate_id");
+        assert_eq!(field(expected(Some("a"), None)), "/expected/0/category");
+        assert!(fences(&drafts, &[expected(Some("a"), Some(Category::Custom))]).is_ok());
+    }
+}

@@ -1,0 +1,87 @@
+//! A place in the log as a client names it: by position, by event id, or by time.
+
+use std::str::FromStr;
+
+use causeway_event::{EventId, Invalid, Position, parse_timestamp};
+use causeway_proto::Problem;
+use jiff::Timestamp;
+
+use crate::store::Store;
+
+/// A place between two events.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Cursor {
+    At(Position),
+    Event(EventId),
+}
+
+impl FromStr for Cursor {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text.starts_with("evt_") {
+            true => text.parse().map(Self::Event),
+            // "+7" would parse as a number.
+            false if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().map(Self::At),
+            false => Err(Invalid::new("", "is neither a position nor an event id")),
+        }
+    }
+}
+
+impl Cursor {
+    /// Where it is. The read model must be as fresh as the answer shall be.
+    pub(crate) async fn resolve(self, store: &Store, field: &str) -> Result<Position, Problem> {
+        match self {
+            Self::At(position) => Ok(position),
+            Self::Event(id) => match store.by_id(id).await? {
+                Some(event) => Ok(event.position),
+                None => Err(Problem::invalid(field, format!("there is no event {id} on the log"))),
+            },
+        }
+    }
+}
+
+/// A moment of the log.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Moment {
+    At(Cursor),
+    Time(Timestamp),
+}
+
+impl FromStr for Moment {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let time = || parse_timestamp(text).map(Self::Time);
+        text.parse().map(Self::At).or_else(|_| time()).map_err(|_: Invalid| {
+            Invalid::new("", "is neither a position nor an event id nor an RFC 3339 time such as 2026-11-23T10:00:00Z")
+        })
+    }
+}
+
+impl Moment {
+    /// The last position of that moment; `last` is the last one there is.
+    pub(crate) async fn resolve(self, store: &Store, field: &str, last: Position) -> Result<Position, Problem> {
+        match self {
+            Self::At(cursor) => match cursor.resolve(store, field).await? {
+                position if position > last => Err(Problem::invalid(field, format!("the log ends at position {last}"))),
+                position => Ok(position),
+            },
+            Self::Time(time) => Ok(store.position_at(time).await?.min(last)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_told_apart() {
+        assert_eq!("42".parse::<Cursor>(), Ok(Cursor::At(Position::new(42))));
+        assert!(matches!("evt_01k9x3m5v8e7rs2q4n6p8t0w1y".parse::<Cursor>(), Ok(Cursor::Event(_))));
+        assert!(matches!("2026-11-23T10:00:00+01:00".parse::<Moment>(), Ok(Moment::Time(_))));
+        assert_eq!("0".parse::<Moment>(), Ok(Moment::At(Cursor::At(Position::START))));
+        for bad in ["", "-1", "+1", "1.5", "evt_", "18446744073709551616", "yesterday", "2026-11-23", "0x10", "1e3", " 1"] {
+            assert!(bad.parse::<Moment>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What every request has at hand: the log, the read side, and the bounds on what is under way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway_log::Log;
+use causeway_proto::{Kind, Problem};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::Config;
+use crate::ready::Readiness;
+use crate::store::Store;
+
+/// How long somebody who was turned away should stay away.
+const COME_BACK: Duration = Duration::from_secs(1);
+
+/// Shared by all requests. Holds no state but caches.
+pub(crate) struct Gateway {
+    pub(crate) log: Log,
+    pub(crate) store: Store,
+    pub(crate) config: Config,
+    pub(crate) ready: Readiness,
+    pub(crate) appends: Gate,
+    /// Cancelled when the process is asked to stop: streams, which never end by themselves, end then.
+    pub(crate) stop: CancellationToken,
+    streams: Arc<Semaphore>,
+}
+
+impl Gateway {
+    pub(crate) fn new(log: Log, store: Store, config: Config, stop: CancellationToken) -> Self {
+        let limits = &config.limits;
+        Self {
+            appends: Gate::new(limits.appends_max, limits.appends_waiting_max, limits.append_wait),
+            streams: Arc::new(Semaphore::new(limits.streams_max)),
+            ready: Readiness::default(),
+            log,
+            store,
+            config,
+            stop,
+        }
+    }
+
+    /// A place among the streams, held until it is dropped.
+    pub(crate) fn open_stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.streams.clone().try_acquire_owned().map_err(|_| {
+            let streams_max = self.config.limits.streams_max;
+            Problem::new(Kind::Overloaded, format!("{streams_max} streams are open, which is the limit")).retry_after(COME_BACK)
+        })
+    }
+
+    /// Does a read within the time that a request may take.
+    pub(crate) async fn within<T, E: Into<Problem>>(&self, read: impl Future<Output = Result<T, E>>) -> Result<T, Problem> {
+        let limit = self.config.request_timeout;
+        match tokio::time::timeout(limit, read).await {
+            Ok(done) => done.map_err(Into::into),
+            Err(_) => Err(Problem::new(Kind::TimedOut, format!("no answer within {limit:?}; nothing was changed"))),
+        }
+    }
+}
+
+/// So many inside, so many at the door for so long; the rest is turned away at once.
+pub(crate) struct Gate {
+    inside: Semaphore,
+    inside_and_waiting: Semaphore,
+    wait_max: Duration,
+}
+
+/// Held by whoever is inside.
+pub(crate) struct Pass<'g> {
+    _inside: tokio::sync::SemaphorePermit<'g>,
+    _place: tokio::sync::SemaphorePermit<'g>,
+}
+
+impl Gate {
+    fn new(inside_max: usize, waiting_max: usize, wait_max: Duration) -> Self {
+        let inside_and_waiting = Semaphore::new(inside_max.saturating_add(waiting_max).min(Semaphore::MAX_PERMITS));
+        Self { inside: Semaphore::new(inside_max.min(Semaphore::MAX_PERMITS)), inside_and_waiting, wait_max }
+    }
+
+    pub(crate) async fn enter(&self) -> Result<Pass<'_>, Problem> {
+        let overloaded = |detail: &str| Problem::new(Kind::Overloaded, detail).retry_after(COME_BACK);
+        let place =
+            self.inside_and_waiting.try_acquire().map_err(|_| overloaded("too many appends are waiting for the log"))?;
+        match tokio::time::timeout(self.wait_max, self.inside.acquire()).await {
+            Ok(Ok(inside)) => Ok(Pass { _inside: inside, _place: place }),
+            Ok(Err(_)) | Err(_) => Err(overloaded("the log is too slow for what is being appended")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gate_lets_some_in_some_wait_and_turns_the_rest_away() {
+        let gate = Gate::new(1, 1, Duration::from_secs(1));
+        let inside = gate.enter().await.unwrap();
+        let (waited, refused) = tokio::join!(gate.enter(), gate.enter());
+        assert_eq!(waited.map(drop).unwrap_err().kind, Kind::Overloaded, "waited its second in vain");
+        assert_eq!(refused.map(drop).unwrap_err().retry_after, Some(COME_BACK), "found no place at the door");
+        drop(inside);
+        assert!(gate.enter().await.is_ok());
+    }
+}

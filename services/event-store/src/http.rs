@@ -1,0 +1,62 @@
+//! HTTP/JSON and server-sent events, on the same port as gRPC.
+//!
+//! Handlers parse, call one function, and map the error; they hold no rule about events. Every refusal is a problem document.
+
+mod accept;
+mod body;
+mod events;
+mod health;
+mod params;
+mod projections;
+mod stream;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use causeway_event::TraceParent;
+use causeway_proto::{Kind, Problem};
+
+use crate::gateway::Gateway;
+use crate::problem::HttpProblem;
+
+/// All paths.
+pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .route("/events", post(events::append).get(events::list))
+        .route("/events/stream", get(stream::subscribe))
+        .route("/events/{id}", get(events::one))
+        .route("/projections/{view}/{id}", get(projections::project))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(unknown_path)
+        .with_state(gateway)
+}
+
+async fn wrong_method(request: Request) -> HttpProblem {
+    let (method, path) = (request.method(), request.uri().path());
+    Problem::new(Kind::MethodNotAllowed, format!("{method} is not allowed on {path}")).into()
+}
+
+/// Also reached by a call of a gRPC service that is not there, whose client could not read a problem document.
+async fn unknown_path(request: Request) -> Response {
+    let path = request.uri().path();
+    match is_grpc(request.headers()) {
+        true => tonic::Status::unimplemented(format!("there is no method {path}")).into_http::<axum::body::Body>(),
+        false => HttpProblem(Problem::new(Kind::NotFound, format!("there is no path {path}"))).into_response(),
+    }
+}
+
+/// Whether a gRPC client is asking.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The caller's span. One that cannot be read is as good as none, as W3C Trace Context says.
+fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
+    headers.get("traceparent")?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,128 @@
+//! Errors of the log and of the read side as the one [`Problem`], and how a problem looks over HTTP.
+//!
+//! Each mapping is one exhaustive match; codes and statuses stand in [`Kind`]'s table. What goes wrong inside is logged here,
+//! once, where it stops being passed on.
+
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use causeway_log::LogError;
+use causeway_proto::{Conflict, Kind, Problem};
+use serde_json::{Map, Value};
+use tonic::Status;
+
+use crate::store::StoreError;
+
+/// The NATS error code of a server that has no room or no leader: it may have both a little later.
+const NO_RESOURCES: [u64; 3] = [10_008, 10_023, 10_047];
+
+/// What the log answered.
+pub(crate) fn of_log(error: LogError) -> Problem {
+    match error {
+        LogError::Conflict { aggregate_id, category, expected, actual } => {
+            Conflict { aggregate_id, category, expected, actual }.into()
+        }
+        LogError::Invalid(invalid) => invalid.into(),
+        LogError::TooLarge { field, bytes, bytes_max } => {
+            Problem::new(Kind::TooLarge, format!("has {bytes} bytes; at most {bytes_max} are allowed")).at(field)
+        }
+        error @ (LogError::AlreadyAppended | LogError::Unknown) => Problem::new(Kind::OutcomeUnknown, error.to_string()),
+        error @ LogError::Unavailable { .. } => Problem::new(Kind::Unavailable, error.to_string()),
+        error @ LogError::Mismatch { .. } => Problem::new(Kind::Internal, error.to_string()),
+        LogError::Refused { code, reason } => {
+            let kind = if NO_RESOURCES.contains(&code) { Kind::Unavailable } else { Kind::Internal };
+            Problem::new(kind, format!("the log refused: {reason} (NATS error {code})"))
+        }
+    }
+}
+
+/// What the read side answered.
+pub(crate) fn of_store(error: StoreError) -> Problem {
+    Problem::from(error)
+}
+
+/// A problem on its way out over gRPC.
+pub(crate) fn into_status(problem: Problem) -> Status {
+    log(&problem);
+    problem.into()
+}
+
+/// A problem on its way out over HTTP.
+#[derive(Debug)]
+pub(crate) struct HttpProblem(pub(crate) Problem);
+
+impl<E: Into<Problem>> From<E> for HttpProblem {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for HttpProblem {
+    fn into_response(self) -> Response {
+        let problem = self.0;
+        log(&problem);
+        let mut response = (problem.kind.status(), body(&problem).to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(wait) = problem.retry_after {
+            // Whole seconds, and never "at once".
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1000).max(1) as u64));
+        }
+        response
+    }
+}
+
+/// RFC 9457.
+fn body(problem: &Problem) -> Value {
+    let mut body = Map::new();
+    let mut put = |name: &str, value: Value| body.insert(name.to_owned(), value);
+    put("type", format!("urn:causeway:problem:{}", problem.kind.name()).into());
+    put("title", problem.kind.title().into());
+    put("status", problem.kind.status().as_u16().into());
+    put("detail", problem.detail.as_str().into());
+    if let Some(field) = &problem.field {
+        put("field", field.as_str().into());
+    }
+    if let Some(conflict) = &problem.conflict {
+        put("aggregate_id", conflict.aggregate_id.as_str().into());
+        put("category", conflict.category.as_str().into());
+        put("expected_position", conflict.expected.get().into());
+        put("actual_position", conflict.actual.get().into());
+    }
+    body.into()
+}
+
+fn log(problem: &Problem) {
+    match problem.kind {
+        Kind::Internal => tracing::error!(error = %problem, "a request failed"),
+        Kind::OutcomeUnknown | Kind::TimedOut | Kind::Behind => tracing::warn!(error = %problem, "a request was not settled"),
+        // An outage is told once by whoever watches the connection, not by each request that it fails.
+        _ => tracing::debug!(error = %problem, "a request was refused"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_event::{Category, Position};
+
+    use super::*;
+
+    #[test]
+    fn a_conflict_says_what_stands_in_the_way() {
+        let problem = of_log(LogError::Conflict {
+            aggregate_id: "user_1".parse().unwrap(),
+            category: Category::Custom,
+            expected: Position::new(3),
+            actual: Position::new(7),
+        });
+        insta::assert_snapshot!(body(&problem), @r#"{"actual_position":7,"aggregate_id":"user_1","category":"custom","detail":"the last custom event of user_1 is at position 7, not 3","expected_position":3,"status":409,"title":"The log has moved on","type":"urn:causeway:problem:conflict"}"#);
+    }
+
+    #[test]
+    fn a_field_is_named_and_a_wait_is_told_in_whole_seconds() {
+        let problem = Problem::invalid("/data", "is missing").retry_after(std::time::Duration::from_millis(10));
+        assert_eq!(body(&problem)["field"], "/data");
+        let response = HttpProblem(problem).into_response();
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+    }
+}

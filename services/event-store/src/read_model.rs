@@ -1,0 +1,115 @@
+//! The local, disposable copy of the log that answers reads: an embedded SQLite file.
+//!
+//! It holds nothing that the log does not have. Whatever is wrong with the file, it is set aside and made again from the
+//! log. This module is synchronous and knows neither the log nor the network: `crate::follow` feeds it, `crate::store`
+//! asks it. One connection writes, a few read; each row carries a checksum, so that a damaged file is noticed instead of believed.
+
+mod clock;
+mod files;
+mod lanes;
+mod names;
+mod pool;
+mod query;
+mod reader;
+mod row;
+mod tail;
+mod writer;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use files::{Files, Loaded, Meta};
+pub(crate) use pool::Pool;
+pub(crate) use query::{Filter, Order, Page, Query, TypePattern};
+pub(crate) use reader::Reader;
+pub(crate) use tail::{Arrived, Batch, Pushed, Tail, TailLimits};
+pub(crate) use writer::{Snapshot, Writer};
+
+/// Where the read model lies and what it may use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReadModelConfig {
+    /// The database file. Others are kept beside it: `-wal`, `-shm`, `.lock`, and what had to be set aside.
+    pub path: PathBuf,
+    /// Connections that read at once; further reads wait.
+    pub readers: usize,
+    /// How long a read waits for the model to be fresh enough, and for a free connection.
+    #[serde(with = "causeway_runtime::config::duration")]
+    pub read_timeout: Duration,
+    /// The newest events that are kept in memory for subscribers, at most so many ...
+    pub ring_events_max: usize,
+    /// ... and at most so many bytes of them.
+    #[serde(with = "causeway_runtime::config::bytes")]
+    pub ring_bytes_max: usize,
+    /// The largest file that is checked in full before it serves; a larger one is checked while it serves.
+    #[serde(with = "causeway_runtime::config::bytes")]
+    pub check_bytes_max: u64,
+}
+
+impl Default for ReadModelConfig {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("data/event-store/read-model.sqlite"),
+            readers: 4,
+            read_timeout: Duration::from_secs(10),
+            ring_events_max: 8192,
+            ring_bytes_max: 16 << 20,
+            check_bytes_max: 256 << 20,
+        }
+    }
+}
+
+/// Why the database did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ModelError {
+    /// What it holds cannot be believed: it has to be made again.
+    #[error("the read model is damaged: {0}")]
+    Corrupt(String),
+    /// The system would not let us: no space, no permission, no file.
+    #[error("the read model cannot be used: {0}")]
+    Sqlite(rusqlite::Error),
+    /// A file could not be opened, locked, moved or removed.
+    #[error("{what} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+impl ModelError {
+    /// Something that a sound read model never holds.
+    pub(crate) fn corrupt(what: impl std::fmt::Display) -> Self {
+        Self::Corrupt(what.to_string())
+    }
+}
+
+impl From<rusqlite::Error> for ModelError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::{Error, ErrorCode};
+        match &error {
+            Error::SqliteFailure(failure, _) => match failure.code {
+                // A position twice, a missing column's value, a table that is gone (`Unknown`): our own writes never lead there.
+                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation | ErrorCode::Unknown => {
+                    Self::corrupt(error)
+                }
+                // The file was moved or removed behind our back.
+                ErrorCode::CannotOpen | ErrorCode::ReadOnly => Self::corrupt(error),
+                _ => Self::Sqlite(error),
+            },
+            // A column holds something of another type than was written.
+            Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::InvalidColumnType(..)
+            | Error::Utf8Error(..)
+            | Error::SqlInputError { .. }
+            | Error::QueryReturnedNoRows => Self::corrupt(error),
+            _ => Self::Sqlite(error),
+        }
+    }
+}

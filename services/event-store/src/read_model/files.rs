@@ -1,0 +1,285 @@
+//! The database file: its format, what makes it believable, and what happens to one that is not.
+//!
+//! A file is believed when it is of this schema, its checks pass, and its own account of itself (one row of `meta`, written in
+//! the same transaction as the events) agrees with its content. Whether it belongs to *this* log is the caller's question.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use causeway_event::Position;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+
+use super::ModelError;
+use super::clock::Clock;
+use super::row::{self, Checksum, number};
+
+/// Changed with every change of the tables or of what their columns mean: a file of another version is made again.
+const SCHEMA: i64 = 1;
+/// Marks the file as ours ("cwrm"): what is not ours is never deleted.
+const APPLICATION: i64 = 0x6377_726d;
+/// Damaged files that are kept for whoever wants to know why.
+const SET_ASIDE_MAX: usize = 3;
+/// How long SQLite waits for a lock of another connection.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Prepared statements that a connection keeps.
+const STATEMENTS_MAX: usize = 64;
+/// What is next to the database under the same name.
+const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
+
+const TABLES: &str = "
+CREATE TABLE meta (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    identity TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    latest INTEGER NOT NULL,
+    skew INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE types (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE aggregates (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE sources (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE events (
+    position INTEGER PRIMARY KEY,
+    id BLOB NOT NULL,
+    time INTEGER NOT NULL,
+    type INTEGER NOT NULL,
+    aggregate INTEGER NOT NULL,
+    source INTEGER NOT NULL,
+    correlation ANY NOT NULL,
+    causation BLOB,
+    key TEXT,
+    traceparent TEXT,
+    labels TEXT,
+    checksum INTEGER NOT NULL,
+    data TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_by_id ON events (id);
+CREATE INDEX events_by_aggregate ON events (aggregate);
+CREATE INDEX events_by_aggregate_type ON events (aggregate, type);
+CREATE INDEX events_by_type ON events (type);
+CREATE INDEX events_by_correlation ON events (correlation);
+CREATE INDEX events_by_causation ON events (causation) WHERE causation IS NOT NULL;
+CREATE INDEX events_by_key ON events (aggregate, key) WHERE key IS NOT NULL;
+CREATE TABLE snapshots (
+    view TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    state BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX snapshots_by_view ON snapshots (view, id, version, position);
+";
+
+/// What a file says of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Meta {
+    /// The log that it copies.
+    pub(crate) identity: String,
+    /// All of the log up to here is in it.
+    pub(crate) position: Position,
+    pub(super) events: u64,
+    pub(super) clock: Clock,
+}
+
+/// A file that can be believed.
+pub(crate) struct Loaded {
+    pub(crate) conn: Connection,
+    pub(crate) meta: Meta,
+    /// Too large to have been checked in full so far.
+    pub(crate) unchecked: bool,
+}
+
+/// The files of one read model, held by this process alone.
+pub(crate) struct Files {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Files {
+    /// Takes the files. Another process that has them is an error.
+    pub(crate) fn lock(path: &Path) -> Result<Self, ModelError> {
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| ModelError::File { what, path, source }
+        };
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(failed("cannot make the folder", folder))?;
+        }
+        let lock = beside(path, ".lock");
+        let file = File::create(&lock).map_err(failed("cannot open the lock file", &lock))?;
+        file.try_lock().map_err(|error| failed("another process holds", &lock)(error.into()))?;
+        Ok(Self { path: path.to_owned(), _lock: file })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens what is there. Nothing there, or of another schema version, is `None`. Damage is an error.
+    pub(crate) fn load(&self, check_bytes_max: u64) -> Result<Option<Loaded>, ModelError> {
+        let Ok(found) = fs::metadata(&self.path) else {
+            return Ok(None);
+        };
+        let conn = connect(&self.path, Access::Write)?;
+        let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let (application, schema) = (pragma("application_id")?, pragma("user_version")?);
+        if application != APPLICATION {
+            return Err(ModelError::corrupt("the file is not a read model"));
+        }
+        if schema != SCHEMA {
+            tracing::info!(schema, wanted = SCHEMA, "the read model is of another version and will be made again from the log");
+            return Ok(None);
+        }
+        let unchecked = check_bytes_max < found.len();
+        if !unchecked {
+            check(&conn)?;
+        }
+        let meta = Meta::read(&conn)?;
+        Ok(Some(Loaded { conn, meta, unchecked }))
+    }
+
+    /// A database without events, in the place of whatever is there.
+    pub(crate) fn create(&self, identity: &str) -> Result<Loaded, ModelError> {
+        for path in SUFFIXES.map(|suffix| beside(&self.path, suffix)) {
+            remove(&path)?;
+        }
+        let mut conn = connect(&self.path, Access::Write)?;
+        let meta = Meta { identity: identity.to_owned(), position: Position::START, events: 0, clock: Clock::default() };
+        let tx = conn.transaction()?;
+        tx.execute_batch(TABLES)?;
+        tx.pragma_update(None, "application_id", APPLICATION)?;
+        tx.pragma_update(None, "user_version", SCHEMA)?;
+        meta.write(&tx)?;
+        tx.commit()?;
+        Ok(Loaded { conn, meta, unchecked: false })
+    }
+
+    /// Moves a damaged database out of the way. No connection may be open. Returns where it went.
+    pub(crate) fn set_aside(&self) -> Result<PathBuf, ModelError> {
+        let aside = |number: u64| beside(&self.path, &format!(".corrupt-{number}"));
+        let mut numbers = self.numbers_aside();
+        let number = numbers.last().map_or(1, |last| last + 1);
+        for suffix in SUFFIXES {
+            let from = beside(&self.path, suffix);
+            let moved = fs::rename(&from, beside(&aside(number), suffix));
+            ignore_missing(moved).map_err(|source| ModelError::File { what: "cannot set aside", path: from, source })?;
+        }
+        numbers.push(number);
+        for old in numbers.iter().rev().skip(SET_ASIDE_MAX) {
+            for suffix in SUFFIXES {
+                remove(&beside(&aside(*old), suffix))?;
+            }
+        }
+        Ok(aside(number))
+    }
+
+    /// The numbers of what was set aside, the oldest first.
+    fn numbers_aside(&self) -> Vec<u64> {
+        let prefix = beside(&self.path, ".corrupt-");
+        let prefix = prefix.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let mut numbers: Vec<u64> = names.filter_map(|name| name.to_str()?.strip_prefix(&prefix)?.parse().ok()).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+}
+
+impl Meta {
+    /// Reads it, and compares it with the events that are there.
+    fn read(conn: &Connection) -> Result<Self, ModelError> {
+        let (meta, checksum) = conn.query_row("SELECT identity, position, events, latest, skew, checksum FROM meta", [], |row| {
+            let clock = Clock { latest: row.get(3)?, skew: row.get(4)? };
+            Ok((Self { identity: row.get(0)?, position: Position::new(row.get(1)?), events: row.get(2)?, clock }, row.get(5)?))
+        })?;
+        if checksum != meta.checksum() {
+            return Err(ModelError::corrupt("its account of itself is damaged"));
+        }
+        let last = conn.query_row("SELECT position FROM events ORDER BY position DESC LIMIT 1", [], |row| row.get(0)).optional()?;
+        match last.map_or(Ok(Position::START), row::position)? {
+            last if meta.position < last => Err(ModelError::corrupt("it holds events that it does not know of")),
+            _ => Ok(meta),
+        }
+    }
+
+    pub(super) fn write(&self, conn: &Connection) -> Result<(), ModelError> {
+        let sql = "INSERT OR REPLACE INTO meta (one, identity, position, events, latest, skew, checksum) \
+            VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6)";
+        let (position, clock) = (number(self.position), self.clock);
+        conn.prepare_cached(sql)?
+            .execute(params![self.identity, position, self.events, clock.latest, clock.skew, self.checksum()])?;
+        Ok(())
+    }
+
+    fn checksum(&self) -> i64 {
+        let mut sum = Checksum::default();
+        sum.bytes(self.identity.as_bytes());
+        sum.word(self.position.get());
+        sum.word(self.events);
+        sum.word(self.clock.latest.cast_unsigned());
+        sum.word(self.clock.skew.cast_unsigned());
+        sum.finish()
+    }
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
+/// Opens a connection. WAL: readers and the writer do not wait for each other, and after a crash the file holds a prefix
+/// of what was committed, which is all that is asked of it: the log has the rest.
+pub(super) fn connect(path: &Path, access: Access) -> Result<Connection, ModelError> {
+    let flags = match access {
+        Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
+        Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+    };
+    // A connection is used by one thread at a time.
+    let conn = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    if access == Access::Write {
+        conn.pragma_update(None, "journal_mode", "WAL")?;
+        conn.pragma_update(None, "synchronous", "NORMAL")?;
+    }
+    Ok(conn)
+}
+
+/// Reads all of the file: structure, indexes against rows, and the number of events against the file's own account.
+pub(super) fn check(conn: &Connection) -> Result<(), ModelError> {
+    // One snapshot for both: the writer goes on meanwhile.
+    let tx = conn.unchecked_transaction()?;
+    let found: String = tx.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    if found != "ok" {
+        return Err(ModelError::Corrupt(found));
+    }
+    let missing: i64 = tx.query_row("SELECT (SELECT events FROM meta) - (SELECT count(*) FROM events)", [], |row| row.get(0))?;
+    match missing {
+        0 => Ok(()),
+        _ => Err(ModelError::corrupt(format!("{missing} events are missing"))),
+    }
+}
+
+/// `path` with something behind its name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn remove(path: &Path) -> Result<(), ModelError> {
+    ignore_missing(fs::remove_file(path)).map_err(|source| ModelError::File { what: "cannot remove", path: path.to_owned(), source })
+}
+
+fn ignore_missing(result: std::io::Result<()>) -> std::io::Result<()> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

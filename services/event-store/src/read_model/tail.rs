@@ -1,0 +1,262 @@
+//! The newest events in memory: the way from the log to the writer, and to live subscribers.
+//!
+//! ```text
+//!            start                committed                end
+//!   ------- | ---- read by subscribers ---- | -- not written yet -- |   the log goes on
+//!   written, |                              |
+//!   forgotten                               the writer takes from here
+//! ```
+//!
+//! Everything behind `start` up to `end` is held. What is written may be forgotten, what is not may not: so a subscriber finds
+//! all behind its cursor either here (`start <= cursor`) or in the database (`cursor < start <= committed`), and there is no
+//! moment between the two. `end` is what live subscribers see at once; `committed` is what queries may be answered from.
+//!
+//! When the database has to be made again, the tail starts again from nothing under the next *epoch*, and whoever still
+//! works for the epoch before is refused.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use causeway_event::{Event, IdempotencyKey, Position};
+use tokio::sync::watch;
+
+use super::Filter;
+
+/// Beyond what the ring keeps, so many events ...
+const UNWRITTEN_EVENTS_MAX: usize = 16 << 10;
+/// ... or bytes may wait for the writer before the log is read no further.
+const UNWRITTEN_BYTES_MAX: usize = 32 << 20;
+/// What the writer takes into one transaction.
+const BATCH_EVENTS_MAX: usize = 8 << 10;
+const BATCH_BYTES_MAX: usize = 16 << 20;
+/// What an event takes in memory beside its data.
+const EVENT_BYTES: usize = 512;
+/// Events that one read looks at: readers hold up the feed for that long.
+const LOOKED_AT_MAX: usize = 1024;
+
+/// An event and the idempotency key of its append.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrived {
+    pub(crate) event: Arc<Event>,
+    pub(crate) key: Option<IdempotencyKey>,
+}
+
+/// What one transaction writes: all of the log behind what is committed, up to `end`.
+#[derive(Clone, Debug)]
+pub(crate) struct Batch {
+    pub(crate) epoch: u64,
+    pub(crate) arrived: Vec<Arrived>,
+    pub(crate) end: Position,
+}
+
+/// How much written history the tail keeps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TailLimits {
+    pub(crate) events_max: usize,
+    pub(crate) bytes_max: usize,
+}
+
+/// Whether what was read of the log is still wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    Kept,
+    /// It belongs to an epoch that is over.
+    Stale,
+}
+
+/// What a subscriber finds behind its cursor.
+#[derive(Debug)]
+pub(crate) enum Behind {
+    /// The tail does not reach back that far: the database has it.
+    Forgotten,
+    /// What passes the filter, up to the new cursor.
+    Events(Vec<Arc<Event>>, Position),
+}
+
+pub(crate) struct Tail {
+    limits: TailLimits,
+    state: RwLock<State>,
+    end: watch::Sender<Position>,
+    /// `None` while there is no database.
+    committed: watch::Sender<Option<Position>>,
+}
+
+struct State {
+    epoch: u64,
+    start: Position,
+    end: Position,
+    committed: Option<Position>,
+    events: VecDeque<Arrived>,
+    bytes: usize,
+}
+
+impl Tail {
+    /// The tail of a database that has all up to `position`.
+    pub(crate) fn new(position: Position, limits: TailLimits) -> Self {
+        let state =
+            State { epoch: 0, start: position, end: position, committed: Some(position), events: VecDeque::new(), bytes: 0 };
+        let (end, committed) = (watch::Sender::new(position), watch::Sender::new(Some(position)));
+        Self { limits, state: RwLock::new(state), end, committed }
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.read().epoch
+    }
+
+    /// Where the feed has to go on, and for which epoch.
+    pub(crate) fn feed_from(&self) -> (u64, Position) {
+        let state = self.read();
+        (state.epoch, state.end)
+    }
+
+    /// How far the log has been read.
+    pub(crate) fn end(&self) -> watch::Receiver<Position> {
+        self.end.subscribe()
+    }
+
+    /// How far the database goes.
+    pub(crate) fn committed(&self) -> watch::Receiver<Option<Position>> {
+        self.committed.subscribe()
+    }
+
+    /// Takes what the log had behind `end`, up to the new end; positions that hold no event are in between.
+    pub(crate) fn push(&self, epoch: u64, arrived: Vec<Arrived>, end: Position) -> Pushed {
+        let mut state = self.write();
+        if state.epoch != epoch {
+            return Pushed::Stale;
+        }
+        for one in arrived {
+            // The log promises no repeat; a position twice would look like damage later.
+            if state.end < one.event.position {
+                state.end = one.event.position;
+                state.bytes += bytes(&one);
+                state.events.push_back(one);
+            }
+        }
+        state.end = state.end.max(end);
+        self.end.send_replace(state.end);
+        Pushed::Kept
+    }
+
+    /// Whether the writer is so far behind that the log should be read no further.
+    pub(crate) fn is_full(&self) -> bool {
+        let state = self.read();
+        state.events.len() >= self.limits.events_max + UNWRITTEN_EVENTS_MAX
+            || state.bytes >= self.limits.bytes_max + UNWRITTEN_BYTES_MAX
+    }
+
+    /// What has to be written next, if anything.
+    pub(crate) fn unwritten(&self) -> Option<Batch> {
+        let state = self.read();
+        let committed = state.committed?;
+        if state.end <= committed {
+            return None;
+        }
+        let (mut arrived, mut size) = (Vec::new(), 0);
+        let mut unwritten = state.behind(committed);
+        for one in unwritten.by_ref().take(BATCH_EVENTS_MAX) {
+            arrived.push(one.clone());
+            size += bytes(one);
+            if size >= BATCH_BYTES_MAX {
+                break;
+            }
+        }
+        let end = match (unwritten.next(), arrived.last()) {
+            (Some(_), Some(last)) => last.event.position,
+            _ => state.end,
+        };
+        Some(Batch { epoch: state.epoch, arrived, end })
+    }
+
+    /// The writer has written up to `position`.
+    pub(crate) fn commit(&self, epoch: u64, position: Position) {
+        let mut state = self.write();
+        if state.epoch != epoch {
+            return;
+        }
+        state.committed = Some(position);
+        while let Some(oldest) = state.events.front()
+            && oldest.event.position <= position
+            && (state.events.len() > self.limits.events_max || state.bytes > self.limits.bytes_max)
+        {
+            let (gone, size) = (oldest.event.position, bytes(oldest));
+            state.start = gone;
+            state.bytes -= size;
+            state.events.pop_front();
+        }
+        self.committed.send_replace(Some(position));
+    }
+
+    /// What of the tail passes `filter` behind `cursor`, a piece at a time.
+    pub(crate) fn behind(&self, cursor: Position, filter: &Filter) -> Behind {
+        let state = self.read();
+        if cursor < state.start {
+            return Behind::Forgotten;
+        }
+        let mut looked_at = None;
+        let mut behind = state.behind(cursor);
+        let events = behind
+            .by_ref()
+            .take(LOOKED_AT_MAX)
+            .inspect(|one| looked_at = Some(one.event.position))
+            .filter(|one| filter.matches(&one.event))
+            .map(|one| one.event.clone())
+            .collect();
+        let reached = match (behind.next(), looked_at) {
+            (Some(_), Some(last)) => last,
+            // The cursor of a reader may be ahead of a tail that had to start again.
+            _ => state.end.max(cursor),
+        };
+        Behind::Events(events, reached)
+    }
+
+    /// The event at a position, if it is among the newest.
+    pub(crate) fn get(&self, position: Position) -> Option<Arc<Event>> {
+        let state = self.read();
+        state.behind(position.previous()).next().filter(|one| one.event.position == position).map(|one| one.event.clone())
+    }
+
+    /// Gives up the database of `epoch`: nothing is readable until [`Self::serve`]. Says whether this call did it.
+    pub(crate) fn give_up(&self, epoch: u64) -> bool {
+        let mut state = self.write();
+        if state.epoch != epoch {
+            return false;
+        }
+        let next = State {
+            epoch: epoch + 1,
+            start: Position::START,
+            end: Position::START,
+            committed: None,
+            events: VecDeque::new(),
+            bytes: 0,
+        };
+        *state = next;
+        self.committed.send_replace(None);
+        self.end.send_replace(Position::START);
+        true
+    }
+
+    /// The database of this epoch is there, and empty.
+    pub(crate) fn serve(&self, epoch: u64) {
+        self.commit(epoch, Position::START);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn behind(&self, cursor: Position) -> impl Iterator<Item = &Arrived> {
+        let first = self.events.partition_point(|one| one.event.position <= cursor);
+        self.events.range(first..)
+    }
+}
+
+fn bytes(arrived: &Arrived) -> usize {
+    EVENT_BYTES + arrived.event.data.as_bytes().len()
+}

@@ -1,0 +1,101 @@
+//! The one connection that writes.
+
+use causeway_event::Position;
+use rusqlite::{Connection, TransactionBehavior, params};
+
+use super::files::{Loaded, Meta};
+use super::reader::snapshot_checksum;
+use super::row::{self, AllNames, number};
+use super::{Batch, ModelError};
+
+/// Pages of the database that the writer caches, in KiB: the inner pages of all indexes fit.
+const CACHE_KIB: i64 = 64 << 10;
+/// The write-ahead log is copied into the file when it has this many pages (4 KiB each) ...
+const CHECKPOINT_PAGES: i64 = 4096;
+/// ... and cut to this size afterwards.
+const JOURNAL_BYTES_MAX: i64 = 64 << 20;
+/// Snapshots of one view of one id. Beyond them every second one goes, so that what is left spans the whole history.
+const SNAPSHOTS_MAX: usize = 16;
+
+/// A snapshot of a view, to be kept.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Snapshot {
+    pub(crate) view: String,
+    pub(crate) version: u32,
+    pub(crate) id: String,
+    pub(crate) position: Position,
+    pub(crate) state: Vec<u8>,
+}
+
+pub(crate) struct Writer {
+    conn: Connection,
+    meta: Meta,
+    names: AllNames,
+}
+
+impl Writer {
+    pub(crate) fn new(loaded: Loaded) -> Result<Self, ModelError> {
+        let Loaded { conn, meta, .. } = loaded;
+        conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        conn.pragma_update(None, "journal_size_limit", JOURNAL_BYTES_MAX)?;
+        Ok(Self { conn, meta, names: AllNames::new() })
+    }
+
+    pub(crate) fn identity(&self) -> &str {
+        &self.meta.identity
+    }
+
+    /// Writes a batch and how far it goes, both or neither.
+    pub(crate) fn apply(&mut self, batch: &Batch) -> Result<(), ModelError> {
+        let mut meta = self.meta.clone();
+        meta.position = batch.end;
+        meta.events += batch.arrived.len() as u64;
+        let written = write(&mut self.conn, &mut self.names, batch, &mut meta);
+        match written {
+            Ok(()) => self.meta = meta,
+            // Numbers given in what was rolled back are free again.
+            Err(_) => self.names.forget(),
+        }
+        written
+    }
+
+    /// Keeps a snapshot, drops those of older versions, and thins out the others.
+    pub(crate) fn keep(&mut self, snapshot: &Snapshot) -> Result<(), ModelError> {
+        let Snapshot { view, version, id, position, state } = snapshot;
+        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let checksum = snapshot_checksum(number(*position), state);
+        tx.prepare_cached(
+            "INSERT OR REPLACE INTO snapshots (view, version, id, position, checksum, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![view, version, id, number(*position), checksum, state])?;
+        tx.prepare_cached("DELETE FROM snapshots WHERE view = ?1 AND id = ?2 AND version < ?3")?.execute(params![view, id, version])?;
+        let kept: usize = tx
+            .prepare_cached("SELECT count(*) FROM snapshots WHERE view = ?1 AND id = ?2 AND version = ?3")?
+            .query_row(params![view, id, version], |row| row.get(0))?;
+        if kept > SNAPSHOTS_MAX {
+            // The newest is the first of the numbered, and stays.
+            tx.prepare_cached(
+                "DELETE FROM snapshots WHERE rowid IN (SELECT rowid FROM (SELECT rowid, row_number() OVER (ORDER BY position DESC) \
+                 AS place FROM snapshots WHERE view = ?1 AND id = ?2 AND version = ?3) WHERE place % 2 = 0)",
+            )?
+            .execute(params![view, id, version])?;
+        }
+        Ok(tx.commit()?)
+    }
+
+    /// Leaves one file behind, without a journal beside it.
+    pub(crate) fn close(self) -> Result<(), ModelError> {
+        self.conn.close().map_err(|(_, error)| error.into())
+    }
+}
+
+fn write(conn: &mut Connection, names: &mut AllNames, batch: &Batch, meta: &mut Meta) -> Result<(), ModelError> {
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for arrived in &batch.arrived {
+        row::insert(&tx, names, &arrived.event, arrived.key.as_ref())?;
+        meta.clock.see(arrived.event.timestamp);
+    }
+    meta.write(&tx)?;
+    Ok(tx.commit()?)
+}

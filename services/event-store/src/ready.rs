@@ -1,0 +1,92 @@
+//! Whether this gateway can serve: connected to the log, and its read model up to date.
+
+use std::time::Duration;
+
+use causeway_proto::v1::event_store_server::{EventStoreServer, SERVICE_NAME};
+use causeway_proto::{Kind, Problem};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::server::NamedService;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tracing::{info, warn};
+
+use crate::gateway::Gateway;
+use crate::grpc::Grpc;
+use crate::problem;
+
+/// How often it is looked at: while all is well, and while it is not.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// A read model that has been up to date within this time has indexed whatever the server's duplicate window (two minutes) no
+/// longer covers.
+const RECENT: Duration = Duration::from_secs(60);
+
+/// What was found when somebody last looked.
+pub(crate) struct Readiness(watch::Sender<State>);
+
+#[derive(Clone)]
+enum State {
+    Starting,
+    /// Everything that was on the log at this moment can be read.
+    Ready(Instant),
+    Not(Box<Problem>),
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self(watch::Sender::new(State::Starting))
+    }
+}
+
+impl Readiness {
+    /// Fails with what is in the way.
+    pub(crate) fn check(&self) -> Result<(), Problem> {
+        match &*self.0.borrow() {
+            State::Ready(_) => Ok(()),
+            State::Starting => Err(Problem::new(Kind::Behind, "the read model has not caught up with the log yet")),
+            State::Not(problem) => Err(Problem::clone(problem)),
+        }
+    }
+
+    /// Whether the read model lacks nothing that the server's own memory of keys does not cover.
+    pub(crate) fn is_recent(&self) -> bool {
+        matches!(&*self.0.borrow(), State::Ready(at) if at.elapsed() < RECENT)
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(&*self.0.borrow(), State::Ready(_))
+    }
+}
+
+/// Looks for as long as the gateway lives, and tells gRPC's health service of every change.
+pub(crate) async fn watch(gateway: &Gateway, health: HealthReporter) {
+    let service = <EventStoreServer<Grpc> as NamedService>::NAME;
+    debug_assert_eq!(service, SERVICE_NAME);
+    health.set_service_status(service, ServingStatus::NotServing).await;
+    health.set_service_status("", ServingStatus::NotServing).await;
+    loop {
+        let was_ready = gateway.ready.is_ready();
+        let asked = Instant::now();
+        let state = match gateway.store.fresh().await {
+            Ok(_) => State::Ready(asked),
+            Err(error) => State::Not(Box::new(problem::of_store(error))),
+        };
+        let status = match &state {
+            State::Ready(_) => ServingStatus::Serving,
+            State::Starting | State::Not(_) => ServingStatus::NotServing,
+        };
+        match &state {
+            State::Ready(_) if !was_ready => info!(position = %gateway.store.position(), "ready"),
+            State::Not(problem) if was_ready => warn!(error = %problem, "not ready"),
+            _ => {}
+        }
+        gateway.ready.0.send_replace(state);
+        let is_ready = status == ServingStatus::Serving;
+        if is_ready != was_ready {
+            health.set_service_status(service, status).await;
+            health.set_service_status("", status).await;
+        }
+        tokio::time::sleep(if is_ready { LOOK_EVERY } else { LOOK_AGAIN }).await;
+    }
+}

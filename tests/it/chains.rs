@@ -1,0 +1,100 @@
+//! A chain is a trace: the spans of one turn, as a collector gets them, form one tree under the correlation id.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use causeway_e2e::{OtlpSink, Setup};
+use causeway_testkit::wait_until;
+use serde_json::{Value, json};
+
+const SPANS_LIMIT: Duration = Duration::from_secs(30);
+
+fn id<'a>(span: &'a Value, key: &str) -> &'a str {
+    span[key].as_str().unwrap_or_default()
+}
+
+/// The spans of a trace, once its tree is whole: appended, consumed, thought about and acted on.
+async fn tree(sink: &OtlpSink, trace: &str) -> Vec<Value> {
+    wait_until(&format!("a whole tree of trace {trace}"), SPANS_LIMIT, async || {
+        let spans: Vec<Value> = sink.spans().unwrap().into_iter().filter(|span| id(span, "traceId") == trace).collect();
+        let known: BTreeSet<&str> = spans.iter().map(|span| id(span, "spanId")).collect();
+        let whole = spans.iter().all(|span| known.contains(id(span, "parentSpanId")) || id(span, "parentSpanId").is_empty());
+        let operations: Vec<&str> =
+            spans.iter().filter_map(|span| span["attributes"]["gen_ai.operation.name"].as_str()).collect();
+        let all = ["chat", "execute_tool"].iter().all(|wanted| operations.contains(wanted));
+        (whole && all).then_some(spans)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_spans_of_a_turn_are_one_tree_under_the_correlation_id() {
+    let sink = OtlpSink::start().await.unwrap();
+    let mut causeway = Setup::up()
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", sink.endpoint())
+        .env("OTEL_BSP_SCHEDULE_DELAY", "200")
+        .start()
+        .await
+        .unwrap();
+    let api = causeway.api();
+    let secret = "the-content-of-the-message";
+    let receipt = api.say("s", secret).await.unwrap();
+    let trace = receipt["correlation_id"].as_str().unwrap().to_owned();
+    assert!(trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit()), "{trace}");
+    let events = api.wait_for("s", "AIProcessingCompleted").await.unwrap();
+    assert!(events.iter().all(|event| event["metadata"]["correlation_id"] == trace.as_str()));
+    // What is still in the exporter's queue goes out with the end of the process.
+    causeway.terminate().await.unwrap();
+
+    let spans = tree(&sink, &trace).await;
+    let names: Vec<&str> = spans.iter().map(|span| id(span, "name")).collect();
+    let roots = spans.iter().filter(|span| id(span, "parentSpanId").is_empty()).count();
+    assert_eq!(roots, 1, "one tree: {names:?}");
+    let appends = names.iter().filter(|name| name.contains("append")).count();
+    assert!(1 < appends, "{names:?}");
+    assert!(spans.iter().all(|span| !span.to_string().contains(secret)), "content stays out of spans");
+    for chat in spans.iter().filter(|span| span["attributes"]["gen_ai.operation.name"] == "chat") {
+        assert!(chat["attributes"]["gen_ai.request.model"].is_string(), "{chat}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_trace_of_the_client_is_the_trace_of_the_chain() {
+    let sink = OtlpSink::start().await.unwrap();
+    let causeway = Setup::up()
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", sink.endpoint())
+        .env("OTEL_BSP_SCHEDULE_DELAY", "200")
+        .start()
+        .await
+        .unwrap();
+    let api = causeway.api();
+    let (trace, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    let body = json!({"type": "MessageReceived", "aggregate_id": "s", "data": {"content": "Hello"}});
+    let request = api.request(reqwest::Method::POST, "/events").json(&body);
+    let response = request.header("traceparent", format!("00-{trace}-{parent}-01")).send().await.unwrap();
+    let receipt: Value = response.json().await.unwrap();
+    assert_eq!(receipt["correlation_id"], trace);
+    api.wait_for("s", "AIProcessingCompleted").await.unwrap();
+    let hung_on = |span: &Value| id(span, "traceId") == trace && id(span, "parentSpanId") == parent;
+    wait_until("a span below the client's", SPANS_LIMIT, async || sink.spans().unwrap().iter().any(hung_on).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_correlation_id_can_be_opened_as_a_trace() {
+    let sink = OtlpSink::start().await.unwrap();
+    let causeway = Setup::up()
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", sink.endpoint())
+        .env("OTEL_BSP_SCHEDULE_DELAY", "200")
+        .start()
+        .await
+        .unwrap();
+    let body = json!({"type": "MessageReceived", "aggregate_id": "s", "data": {"content": "Hello"},
+                      "metadata": {"source": "test", "correlation_id": "order 4711"}});
+    let receipt = causeway.api().append(&body).await.unwrap();
+    assert_eq!(receipt["correlation_id"], "order 4711");
+    // The first half of `printf 'order 4711' | sha256sum`.
+    let spans = tree(&sink, ORDER_4711).await;
+    assert!(!spans.is_empty());
+}
+
+const ORDER_4711: &str = "326b6f65e1b3a7b89818d0fa0d99bc90";

@@ -1,0 +1,157 @@
+//! kill -9 of everything at every step of a turn. After the next start the turn completes as if nothing had happened.
+//!
+//! `CAUSEWAY_TEST_PAUSE_AT` makes the AI processor stop for ever at a named step and say so; the kill is real.
+
+use std::time::Duration;
+
+use causeway_e2e::{Causeway, Setup, Turn, check_causation, types};
+use causeway_testkit::{FakeModel, Reply, tool_results, wait_until};
+use serde_json::json;
+
+const PAUSE_AT: &str = "CAUSEWAY_TEST_PAUSE_AT";
+/// How long the broker may take to give up on a killed consumer and hand the event out again.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+
+/// Thinks, calls two tools at once, then answers: every kind of step.
+pub(crate) async fn model_with_two_steps() -> FakeModel {
+    let model = FakeModel::start(|request| match tool_results(request) {
+        0 => Reply::tools([("calculate", json!({"expression": "6 * 7"})), ("now", json!({}))])
+            .after_thinking("Two tools will tell."),
+        _ => Reply::text("It is 42 now, and it is late."),
+    });
+    model.await.unwrap()
+}
+
+/// Kills at `step`. `losses` is how many answers of the model were under way and not on the log yet.
+async fn killed_at(step: &str, losses: usize) {
+    let model = model_with_two_steps().await;
+    let setup = quick(Setup::up().fake_model(&model)).env(PAUSE_AT, step);
+    let mut causeway = setup.start().await.unwrap();
+    causeway.api().say("s", "What is six by seven?").await.unwrap();
+    causeway.wait_stderr(&format!("paused at {step}")).await;
+    causeway.kill();
+    causeway.wait_gone().await;
+
+    causeway.reconfigure(|setup| setup.without_env(PAUSE_AT)).unwrap();
+    causeway.restart().await.unwrap();
+    let api = causeway.api();
+    api.wait_for("s", "AIProcessingCompleted").await.unwrap();
+    wait_settled(&causeway.ready().nats).await;
+    let events = api.events("aggregate_id=s").await.unwrap();
+    Turn(&events).check_once(2);
+    check_causation(&events);
+    assert_eq!(model.calls(), 2 + losses, "a recorded answer is never paid for again: {:?}", types(&events));
+
+    // The session is as good as new.
+    api.say("s", "And again?").await.unwrap();
+    wait_until("the next turn", DRAIN_LIMIT, async || {
+        let events = api.events("aggregate_id=s&type=AIProcessingCompleted").await.ok()?;
+        (events.len() == 2).then_some(())
+    })
+    .await;
+    assert_eq!(model.calls(), 4 + losses);
+}
+
+/// The same with a broker that gives up on a killed consumer sooner than it would in production.
+pub(crate) fn quick(setup: Setup) -> Setup {
+    setup.env("CAUSEWAY__AI_PROCESSOR__ACK_WAIT", "2s")
+}
+
+/// Waits until the processor has acknowledged all that it was given: only then can nothing more come of a redelivery.
+pub(crate) async fn wait_settled(nats: &str) {
+    use futures::TryStreamExt as _;
+    let client = async_nats::connect(nats).await.unwrap();
+    let stream = async_nats::jetstream::new(client).get_stream("causeway_EVENTS").await.unwrap();
+    wait_until("all deliveries to be acknowledged", DRAIN_LIMIT, async || {
+        let consumers: Vec<_> = stream.consumers().try_collect().await.ok()?;
+        let durable: Vec<_> = consumers.iter().filter(|consumer| consumer.config.durable_name.is_some()).collect();
+        let settled = durable.iter().all(|consumer| consumer.num_ack_pending == 0 && consumer.num_pending == 0);
+        (settled && !durable.is_empty()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_when_the_event_was_delivered() {
+    killed_at("delivered", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_when_the_turn_was_claimed() {
+    killed_at("claimed", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_with_the_answer_of_the_model_in_hand() {
+    killed_at("model-called", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_when_the_answer_of_the_model_was_recorded() {
+    killed_at("model-recorded", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_a_tool_ran() {
+    killed_at("tool-started", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_a_tool_ran() {
+    killed_at("tool-finished", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_when_the_outcome_of_a_tool_was_recorded() {
+    killed_at("tool-recorded", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_between_the_message_and_the_completion() {
+    killed_at("message-recorded", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_the_acknowledgement() {
+    killed_at("completed", 0).await;
+}
+
+/// A kill at no step in particular, again and again on the same data.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_random() {
+    const ROUNDS: u64 = 12;
+    let pause = Duration::from_millis(15);
+    let model = FakeModel::start(move |request| match tool_results(request) {
+        0 => Reply::tools([("calculate", json!({"expression": "6 * 7"})), ("now", json!({}))]).slowly(pause),
+        _ => Reply::text("It is 42 now, and it is late.").slowly(pause),
+    });
+    let model = model.await.unwrap();
+    let mut causeway = quick(Setup::up().fake_model(&model)).start().await.unwrap();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    for round in 0..ROUNDS {
+        let (session, before) = (format!("s{round}"), model.calls());
+        causeway.api().say(&session, "What is six by seven?").await.unwrap();
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        // Not a wait for something: the kill shall come at any moment of the turn, which takes about 400 ms.
+        tokio::time::sleep(Duration::from_millis(random % 450)).await;
+        restarted(&mut causeway).await;
+        let events = causeway.api().wait_for(&session, "AIProcessingCompleted").await.unwrap();
+        Turn(&events).check_once(2);
+        check_causation(&events);
+        let calls = model.calls() - before;
+        assert!((2..=3).contains(&calls), "round {round}: {calls} model calls for 2 results and at most one loss");
+    }
+    wait_settled(&causeway.ready().nats).await;
+    for round in 0..ROUNDS {
+        let events = causeway.api().events(&format!("aggregate_id=s{round}")).await.unwrap();
+        Turn(&events).check_once(2);
+    }
+}
+
+async fn restarted(causeway: &mut Causeway) {
+    causeway.kill();
+    causeway.wait_gone().await;
+    causeway.restart().await.unwrap();
+}
