@@ -32,6 +32,6 @@ test-tools: ## Install the third-party clients that the tests use
 	@scripts/test_tools.sh
 
 clean-data: ## Delete the data of `make up`: the whole log
-	@if [[ -e "$(DATA)" ]] && command -v flock >/dev/null && ! flock --nonblock "$(DATA)" true; then \
-	    echo "$(DATA) is in use"; exit 1; fi
+	@if [[ -e "$(DATA)/lock" ]] && command -v flock >/dev/null && ! flock --nonblock "$(DATA)/lock" true; then \
+	    echo "$(DATA) is in use: stop causeway first"; exit 1; fi
 	@rm -rf "$(DATA)"

@@ -35,6 +35,7 @@ if [[ -z "$node" || -z "$(command -v npm || true)" ]] ||
 fi
 ln -sf "$node" "$home/bin/node"
 cp "$lists/package.json" "$lists/package-lock.json" "$home/"
-(cd "$home" && PATH="$home/bin:$PATH" npm_config_cache="$home/npm-cache" "${npm[@]}" ci --no-audit --no-fund --loglevel=error >&2)
+export npm_config_cache="$home/npm-cache" npm_config_update_notifier=false
+(cd "$home" && PATH="$home/bin:$PATH" "${npm[@]}" ci --no-audit --no-fund --loglevel=error >&2)
 rm -rf "$home/npm-cache"
 wanted >"$stamp"

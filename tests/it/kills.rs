@@ -54,7 +54,7 @@ async fn killed_at(step: &str, losses: usize) {
 
 /// The same with a broker that gives up on a killed consumer sooner than it would in production.
 pub(crate) fn quick(setup: Setup) -> Setup {
-    setup.env("CAUSEWAY__AI_PROCESSOR__ACK_WAIT", "2s")
+    setup.env("CAUSEWAY__AI_PROCESSOR__PROCESSING__ACK_WAIT", "2s")
 }
 
 /// Waits until the processor has acknowledged all that it was given: only then can nothing more come of a redelivery.

@@ -97,7 +97,11 @@ async fn tokens_are_seen_live_by_whoever_asks_for_the_session() {
     let seen = sse.until(|seen| seen.kind == "AIProcessingCompleted").await.unwrap();
     let answered = seen.iter().position(|seen| seen.kind == "MessageGenerated").unwrap();
     let pieces: Vec<&Seen> = seen[..answered].iter().filter(|seen| seen.kind == "delta").collect();
-    assert!(1 < pieces.len(), "several pieces come before the whole message: {:?}", seen.iter().map(|s| &s.kind).collect::<Vec<_>>());
+    assert!(
+        1 < pieces.len(),
+        "several pieces come before the whole message: {:?}",
+        seen.iter().map(|s| &s.kind).collect::<Vec<_>>()
+    );
     let spoken: String =
         pieces.iter().filter(|seen| seen.data["kind"] == "text").filter_map(|seen| seen.data["text"].as_str()).collect();
     let answer = seen[answered].data["data"]["content"].as_str().unwrap();
@@ -140,8 +144,7 @@ async fn a_python_client_with_stubs_from_proto_sees_the_same() {
     assert_eq!(seen["read"], seen["subscribed"]);
     assert_eq!(seen["got"], seen["subscribed"]);
     assert_eq!(seen["by_position"], seen["subscribed"]);
-    let tools: Vec<Value> =
-        events.iter().filter(|event| event["type"].as_str().unwrap().starts_with("Tool")).cloned().collect();
+    let tools: Vec<Value> = events.iter().filter(|event| event["type"].as_str().unwrap().starts_with("Tool")).cloned().collect();
     assert_eq!(seen["tools"].as_array().unwrap(), &tools);
     let last: Vec<Value> = events.iter().rev().take(2).cloned().collect();
     assert_eq!(seen["backwards"].as_array().unwrap(), &last);

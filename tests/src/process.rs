@@ -58,9 +58,14 @@ impl Setup {
         setup.arg("--data").arg(&data)
     }
 
-    /// `causeway event-store`: the gateway alone.
+    /// `causeway event-store`: the gateway alone, on a free port.
     pub fn event_store(nats: &str) -> Self {
-        let setup = Self::new(&["event-store", "--json", "--listen", "127.0.0.1:0", "--nats", nats]);
+        Self::event_store_at(nats, "127.0.0.1:0")
+    }
+
+    /// The same at an address that stays the same when it is started again.
+    pub fn event_store_at(nats: &str, listen: &str) -> Self {
+        let setup = Self::new(&["event-store", "--json", "--listen", listen, "--nats", nats]);
         let data = setup.data().display().to_string();
         setup.arg("--data").arg(&data)
     }
@@ -110,7 +115,7 @@ impl Setup {
     fn model(self, provider: &str, base_url: &str) -> Self {
         self.env("CAUSEWAY__AI_PROCESSOR__MODEL__PROVIDER", provider)
             .env("CAUSEWAY__AI_PROCESSOR__MODEL__BASE_URL", base_url)
-            .env("CAUSEWAY__AI_PROCESSOR__MODEL__NAME", "test-model")
+            .env("CAUSEWAY__AI_PROCESSOR__MODEL__MODEL", "test-model")
             .env("CAUSEWAY__AI_PROCESSOR__MODEL__API_KEY", "test-key")
     }
 

@@ -83,7 +83,8 @@ impl Log {
         let mut receipts = Vec::with_capacity(prepared.messages.len());
         let mut position = first;
         for _ in &prepared.messages {
-            let stored = self.get(position).await?.ok_or_else(|| LogError::unavailable(format!("position {position} cannot be read")))?;
+            let stored =
+                self.get(position).await?.ok_or_else(|| LogError::unavailable(format!("position {position} cannot be read")))?;
             receipts.push(Receipt { id: stored.event.id, position, correlation_id: stored.event.metadata.correlation_id });
             position = position.next();
         }

@@ -59,7 +59,8 @@ impl Log {
                 async {}
             });
         if let Some(path) = &config.credentials {
-            let unreadable = |error| LogError::Mismatch { what: format!("the credentials file {} cannot be read: {error}", path.display()) };
+            let unreadable =
+                |error| LogError::Mismatch { what: format!("the credentials file {} cannot be read: {error}", path.display()) };
             options = options.credentials_file(path).await.map_err(unreadable)?;
         }
         let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
@@ -104,7 +105,9 @@ impl Log {
         self.require_connection()?;
         let name = self.inner.names.events_stream();
         let stream = self.inner.jetstream.get_stream(&name).await;
-        stream.map(|stream| stream.cached_info().clone()).map_err(|error| LogError::unavailable(format!("stream {name}: {error}")))
+        stream
+            .map(|stream| stream.cached_info().clone())
+            .map_err(|error| LogError::unavailable(format!("stream {name}: {error}")))
     }
 
     fn check_server(&self) -> Result<(), LogError> {
@@ -163,7 +166,9 @@ impl Log {
         match difference(&wanted, &found) {
             None => Ok(()),
             Some(difference) => Err(LogError::Mismatch {
-                what: format!("the stream {name} exists and is configured otherwise: {difference}; change it, or choose another namespace"),
+                what: format!(
+                    "the stream {name} exists and is configured otherwise: {difference}; change it, or choose another namespace"
+                ),
             }),
         }
     }
@@ -171,7 +176,13 @@ impl Log {
 
 /// Limits retention without limits, as the server says it: nothing is ever dropped.
 fn unlimited() -> stream::Config {
-    stream::Config { max_messages: -1, max_bytes: -1, max_messages_per_subject: -1, max_message_size: -1, ..stream::Config::default() }
+    stream::Config {
+        max_messages: -1,
+        max_bytes: -1,
+        max_messages_per_subject: -1,
+        max_message_size: -1,
+        ..stream::Config::default()
+    }
 }
 
 fn not_found(error: &jetstream::context::GetStreamError) -> bool {

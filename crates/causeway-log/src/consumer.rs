@@ -59,8 +59,7 @@ pub struct Delivery {
 impl Log {
     /// Opens the processor's consumer, creating it if it is not there. A new consumer starts with the first event of the log.
     pub async fn consumer(&self, config: ConsumerConfig) -> Result<Consumer, LogError> {
-        let mut consumer =
-            Consumer { log: self.clone(), config, connections: self.inner.connections.clone(), current: None };
+        let mut consumer = Consumer { log: self.clone(), config, connections: self.inner.connections.clone(), current: None };
         consumer.current = Some(consumer.open().await?);
         Ok(consumer)
     }
@@ -151,7 +150,8 @@ impl Consumer {
         };
         let unavailable = |error: &dyn std::fmt::Display| LogError::unavailable(format!("consumer {durable}: {error}"));
         let stream = names.events_stream();
-        let consumer = self.log.inner.jetstream.create_consumer_on_stream(config, stream).await.map_err(|error| unavailable(&error))?;
+        let consumer =
+            self.log.inner.jetstream.create_consumer_on_stream(config, stream).await.map_err(|error| unavailable(&error))?;
         let batch = usize::try_from(self.config.ack_pending_max).unwrap_or(1);
         let pull = consumer.stream().max_messages_per_batch(batch).expires(EXPIRES).heartbeat(HEARTBEAT);
         pull.messages().await.map_err(|error| unavailable(&error))

@@ -103,7 +103,9 @@ impl Log {
                     *seen = record.position();
                     match record {
                         Record::Event(stored) => each(&stored),
-                        Record::Unreadable { position, reason } => tracing::warn!(%position, %reason, "not an event of ours, left out"),
+                        Record::Unreadable { position, reason } => {
+                            tracing::warn!(%position, %reason, "not an event of ours, left out")
+                        }
                     }
                 }
                 // End of batch.

@@ -1,8 +1,8 @@
 //! Messages of the stream as events, and back.
 
 use async_nats::HeaderMap;
-use causeway_event::{Category, Event, EventId, IdempotencyKey, Invalid, NewEvent, Position, cloudevents};
 use causeway_event::CorrelationId;
+use causeway_event::{Category, Event, EventId, IdempotencyKey, Invalid, NewEvent, Position, cloudevents};
 use jiff::Timestamp;
 
 use crate::names::Names;

@@ -21,9 +21,9 @@ impl Names {
             && namespace.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
         match fits {
             true => Ok(Self { namespace: namespace.to_owned() }),
-            false => Err(LogError::Mismatch {
-                what: format!("the namespace {namespace:?} must be 1 to 32 letters, digits, - or _"),
-            }),
+            false => {
+                Err(LogError::Mismatch { what: format!("the namespace {namespace:?} must be 1 to 32 letters, digits, - or _") })
+            }
         }
     }
 

@@ -109,7 +109,8 @@ impl Subscription {
         };
         let stream = self.log.inner.names.events_stream();
         let made = async {
-            let consumer = self.log.inner.jetstream.create_consumer_on_stream(config, stream).await.map_err(|error| error.to_string())?;
+            let consumer =
+                self.log.inner.jetstream.create_consumer_on_stream(config, stream).await.map_err(|error| error.to_string())?;
             let pull = consumer.stream().max_messages_per_batch(BATCH).expires(EXPIRES).heartbeat(HEARTBEAT);
             pull.messages().await.map_err(|error| error.to_string())
         };

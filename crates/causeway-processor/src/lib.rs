@@ -19,8 +19,8 @@ mod work;
 use std::future::Future;
 
 use causeway_event::{Category, Event};
-pub use causeway_log::Seen;
 use causeway_log::LogError;
+pub use causeway_log::Seen;
 
 pub use config::Config;
 pub use dispatch::run;

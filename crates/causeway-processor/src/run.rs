@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use causeway_event::{AggregateId, Category, Event, IdempotencyKey, Labels, Lineage, NewEvent, Payload, Position, Source, TraceParent};
+use causeway_event::{
+    AggregateId, Category, Event, IdempotencyKey, Labels, Lineage, NewEvent, Payload, Position, Source, TraceParent,
+};
 use causeway_log::{Append, Fence, Log, LogError, Seen};
 use tokio_util::sync::CancellationToken;
 

@@ -99,4 +99,3 @@ impl<P: Processor> Shop<P> {
         self.log.park(DeadLetter { processor: P::NAME, event, reason }).await.map_err(ActError::from)
     }
 }
-

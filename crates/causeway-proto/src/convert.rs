@@ -218,13 +218,7 @@ impl v1::Delta {
             DeltaKind::Text => v1::DeltaKind::Text,
             DeltaKind::Thinking => v1::DeltaKind::Thinking,
         };
-        Self {
-            aggregate_id: aggregate_id.to_string(),
-            turn: delta.turn,
-            step: delta.step,
-            kind: kind.into(),
-            text: delta.text,
-        }
+        Self { aggregate_id: aggregate_id.to_string(), turn: delta.turn, step: delta.step, kind: kind.into(), text: delta.text }
     }
 }
 

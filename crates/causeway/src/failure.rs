@@ -7,7 +7,7 @@ use causeway_client::{ClientError, Kind};
 use causeway_runtime::config::ConfigError;
 use causeway_runtime::telemetry::TelemetryError;
 
-use crate::output::Output;
+use crate::output::{self, Output};
 
 /// The command was not used as it must be.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ const UNREACHABLE: u8 = 4;
 
 /// Prints why, and gives the exit code.
 pub(crate) fn report(out: &Output, error: &Error) -> ExitCode {
+    if output::reader_gone(error) {
+        return ExitCode::SUCCESS;
+    }
     let code = code(error);
     out.failure(&words(error), hint(error).as_deref(), code);
     ExitCode::from(code)

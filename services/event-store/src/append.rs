@@ -13,17 +13,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_event::{
-    AggregateId, Category, CorrelationId, Event, EventId, Invalid, Lineage, NewEvent, Position, Source, TraceParent,
+    AggregateId, Category, CorrelationId, Event, EventType, IdempotencyKey, Lineage, NewEvent, Position, Source, TraceParent,
 };
-use causeway_event::IdempotencyKey;
+
 use causeway_log::{Append, EVENTS_MAX, Fence, LogError};
-use causeway_proto::{Appended, Draft, Expected, Kind, Problem, Receipt};
+use causeway_proto::{Appended, Draft, Expected, Problem, Receipt};
 use jiff::Timestamp;
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use crate::gateway::Gateway;
-use crate::store::{Filter, Order, Query};
+use crate::read_model::{Filter, Order, Query};
 use crate::{problem, trace};
 
 /// How long to wait for an appended event to come by, before the log itself is asked for its time.
@@ -81,7 +81,7 @@ pub(crate) async fn append(gateway: &Gateway, request: Request) -> Result<Append
 }
 
 /// What an append must have in common with an earlier one under the same key.
-struct Shape(Vec<(AggregateId, causeway_event::EventType)>);
+struct Shape(Vec<(AggregateId, EventType)>);
 
 impl Shape {
     fn of(drafts: &[Draft]) -> Self {
@@ -91,9 +91,11 @@ impl Shape {
     /// A key that comes again with another request is a mistake that would go unnoticed if the first answer were given.
     fn check<'e>(&self, events: impl ExactSizeIterator<Item = &'e Event>) -> Result<(), Problem> {
         let same = self.0.len() == events.len()
-            && self.0.iter().zip(events).all(|((aggregate, event_type), event)| {
-                *aggregate == event.aggregate_id && *event_type == event.event_type
-            });
+            && self
+                .0
+                .iter()
+                .zip(events)
+                .all(|((aggregate, event_type), event)| *aggregate == event.aggregate_id && *event_type == event.event_type);
         match same {
             true => Ok(()),
             false => Err(Problem::invalid("/idempotency_key", "was used before, for an append of other events")),
@@ -154,12 +156,10 @@ async fn events(
     let mut first = None;
     let mut events = Vec::with_capacity(drafts.len());
     for (index, draft) in drafts.into_iter().enumerate() {
-        let (lineage, causing) = lineage(gateway, &draft, traceparent)
-            .await
-            .map_err(|problem| match problem.field.clone() {
-                Some(field) => problem.at(format!("/events/{index}{field}")),
-                None => problem,
-            })?;
+        let (lineage, causing) = lineage(gateway, &draft, traceparent).await.map_err(|problem| match problem.field.clone() {
+            Some(field) => problem.at(format!("/events/{index}{field}")),
+            None => problem,
+        })?;
         let mut event = NewEvent {
             event_type: draft.event_type,
             aggregate_id: draft.aggregate_id,
@@ -189,7 +189,8 @@ async fn lineage(
 ) -> Result<(Lineage, Option<TraceParent>), Problem> {
     let chain = draft.correlation_id.clone();
     let Some(cause) = draft.causation_id else {
-        let fresh = || CorrelationId::from_uuid(traceparent.map_or_else(Uuid::now_v7, |parent| Uuid::from_bytes(parent.trace_id)));
+        let fresh =
+            || CorrelationId::from_uuid(traceparent.map_or_else(Uuid::now_v7, |parent| Uuid::from_bytes(parent.trace_id)));
         return Ok((Lineage::Root { correlation: Some(chain.unwrap_or_else(fresh)) }, None));
     };
     // An id never changes its event: what is found needs no freshness.
@@ -281,8 +282,7 @@ mod tests {
     fn a_fence_takes_what_all_events_share() {
         let drafts = [draft("a", "NoteTaken"), draft("a", "NoteTorn")];
         let fences = fences(&drafts, &[expected(None, None)]).unwrap();
-        let wanted =
-            Fence { aggregate_id: "a".parse().unwrap(), category: Category::Custom, position: Position::new(7) };
+        let wanted = Fence { aggregate_id: "a".parse().unwrap(), category: Category::Custom, position: Position::new(7) };
         assert_eq!(fences, [wanted]);
     }
 

@@ -9,11 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
+use crate::problem::COME_BACK;
 use crate::ready::Readiness;
 use crate::store::Store;
-
-/// How long somebody who was turned away should stay away.
-const COME_BACK: Duration = Duration::from_secs(1);
 
 /// Shared by all requests. Holds no state but caches.
 pub(crate) struct Gateway {
@@ -80,8 +78,7 @@ impl Gate {
 
     pub(crate) async fn enter(&self) -> Result<Pass<'_>, Problem> {
         let overloaded = |detail: &str| Problem::new(Kind::Overloaded, detail).retry_after(COME_BACK);
-        let place =
-            self.inside_and_waiting.try_acquire().map_err(|_| overloaded("too many appends are waiting for the log"))?;
+        let place = self.inside_and_waiting.try_acquire().map_err(|_| overloaded("too many appends are waiting for the log"))?;
         match tokio::time::timeout(self.wait_max, self.inside.acquire()).await {
             Ok(Ok(inside)) => Ok(Pass { _inside: inside, _place: place }),
             Ok(Err(_)) | Err(_) => Err(overloaded("the log is too slow for what is being appended")),

@@ -1,5 +1,105 @@
-//! The gateway: gRPC and HTTP over the log, with a local read model
+//! The gateway: gRPC, HTTP/JSON and server-sent events over the log, with a local read model.
+//!
+//! The write side is JetStream; the read side is a disposable index beside each gateway, as fresh with every answer as the log
+//! was when it was asked. The gateway holds no state but caches.
+//!
+//! ```text
+//! grpc ─┐          ┌─> append ───────────────────────────────> Log
+//!       ├─ parse ──┼─> range, subscribe, project ─> store <─ follow
+//! http ─┘          └─> problem: one mapping of every error      (read_model: SQLite)
+//! ```
 
+mod append;
+mod config;
+mod cursor;
 mod follow;
+mod gateway;
+mod grpc;
+mod http;
+mod problem;
+mod project;
+mod range;
 mod read_model;
+mod ready;
+mod serve;
 mod store;
+mod subscribe;
+mod trace;
+
+use std::sync::Arc;
+
+use causeway_log::Log;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Config, Limits};
+pub use read_model::ReadModelConfig;
+
+use crate::gateway::Gateway;
+use crate::store::Store;
+
+/// Why the gateway could not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration cannot be what was meant.
+    #[error("{0}")]
+    Config(String),
+    /// The read model cannot be used.
+    #[error("the read model failed")]
+    ReadModel(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The port cannot be served.
+    #[error("the port cannot be served")]
+    Serve(#[source] std::io::Error),
+    /// A task of the gateway ended before its time: a defect.
+    #[error("a task of the gateway ended: {0}")]
+    Ended(String),
+}
+
+/// Serves until `shutdown`, then finishes what was begun.
+///
+/// The port is open as soon as this is called; `/readyz` says when the read model has caught up with the log.
+pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
+    // The read side outlives the server, so that requests under way can be answered.
+    let end = CancellationToken::new();
+    let _end_in_any_case = end.clone().drop_guard();
+    let (store, feeding) = Store::open(log.clone(), &config.read_model, end.clone()).await.map_err(read_model_failed)?;
+    let drain_timeout = config.drain_timeout;
+    let gateway = Arc::new(Gateway::new(log, store, config, shutdown));
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let router = serve::router(gateway.clone(), health_service)?;
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { feeding.await.map_err(read_model_failed) });
+    let watched = gateway.clone();
+    let watching = end.clone();
+    tasks.spawn(async move {
+        watching.run_until_cancelled_owned(ready::watch(&watched, health)).await;
+        Ok(())
+    });
+    let served = tokio::select! {
+        served = serve::serve(router, listener, &gateway) => served.map_err(Error::Serve),
+        ended = tasks.join_next() => Err(ended.map_or_else(|| Error::Ended("all".into()), before_its_time)),
+    };
+    end.cancel();
+    // Whatever does not end by itself now is cut off when the set is dropped.
+    let drained = tokio::time::timeout(drain_timeout, async {
+        while let Some(ended) = tasks.join_next().await {
+            ended.map_err(|error| Error::Ended(error.to_string()))??;
+        }
+        Ok(())
+    });
+    served.and(drained.await.unwrap_or(Ok(())))
+}
+
+fn before_its_time(ended: Result<Result<(), Error>, tokio::task::JoinError>) -> Error {
+    match ended {
+        Ok(Ok(())) => Error::Ended("by itself".into()),
+        Ok(Err(error)) => error,
+        Err(panicked) => Error::Ended(panicked.to_string()),
+    }
+}
+
+fn read_model_failed(error: store::StoreError) -> Error {
+    Error::ReadModel(Box::new(error))
+}

@@ -3,6 +3,8 @@
 //! Each mapping is one exhaustive match; codes and statuses stand in [`Kind`]'s table. What goes wrong inside is logged here,
 //! once, where it stops being passed on.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use causeway_log::LogError;
@@ -14,6 +16,9 @@ use crate::store::StoreError;
 
 /// The NATS error code of a server that has no room or no leader: it may have both a little later.
 const NO_RESOURCES: [u64; 3] = [10_008, 10_023, 10_047];
+
+/// How long somebody who was turned away should stay away.
+pub(crate) const COME_BACK: Duration = Duration::from_secs(1);
 
 /// What the log answered.
 pub(crate) fn of_log(error: LogError) -> Problem {
@@ -36,8 +41,16 @@ pub(crate) fn of_log(error: LogError) -> Problem {
 }
 
 /// What the read side answered.
-pub(crate) fn of_store(error: StoreError) -> Problem {
-    Problem::from(error)
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Log(error) => of_log(error),
+            error @ StoreError::Behind { .. } => Self::new(Kind::Behind, error.to_string()),
+            error @ StoreError::Busy => Self::new(Kind::Overloaded, error.to_string()).retry_after(COME_BACK),
+            error @ StoreError::Closed => Self::new(Kind::Unavailable, error.to_string()),
+            error @ StoreError::Model(_) => Self::new(Kind::Internal, error.to_string()),
+        }
+    }
 }
 
 /// A problem on its way out over gRPC.
@@ -119,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_field_is_named_and_a_wait_is_told_in_whole_seconds() {
-        let problem = Problem::invalid("/data", "is missing").retry_after(std::time::Duration::from_millis(10));
+        let problem = Problem::invalid("/data", "is missing").retry_after(Duration::from_millis(10));
         assert_eq!(body(&problem)["field"], "/data");
         let response = HttpProblem(problem).into_response();
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");

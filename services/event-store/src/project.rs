@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::cursor::Moment;
 use crate::gateway::Gateway;
-use crate::store::{Filter, Order, Query};
+use crate::read_model::{Filter, Order, Query};
 
 /// A snapshot is kept when at least this many events were folded since the last.
 const SNAPSHOT_EVERY: usize = 100;
@@ -92,7 +92,7 @@ async fn fold(gateway: &Gateway, view: &View, aggregate: &AggregateId, at: Posit
         page.events.iter().for_each(|event| fold.step(event));
         folded += page.events.len();
         query.after = page.events.last().map(|event| event.position).or(query.after);
-        if !page.more {
+        if !page.more || page.events.is_empty() {
             break;
         }
     }
@@ -134,6 +134,7 @@ impl<S: Default + Serialize + DeserializeOwned + Send> Fold for Folding<S> {
     }
 
     fn json(&self) -> Result<Vec<u8>, Problem> {
-        serde_json::to_vec(&self.state).map_err(|error| Problem::new(Kind::Internal, format!("the view cannot be written: {error}")))
+        serde_json::to_vec(&self.state)
+            .map_err(|error| Problem::new(Kind::Internal, format!("the view cannot be written: {error}")))
     }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use causeway_event::{Event, Position};
 use causeway_proto::{Kind, Problem};
 use futures::Stream;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::cursor::Cursor;
 use crate::gateway::Gateway;
-use crate::store::{Filter, Order, Query};
+use crate::read_model::{Filter, Order, Query};
 
 /// Events of one page: few enough to bound the memory of a slow reader, many enough to make the query cheap.
 const PAGE_EVENTS: usize = 256;
@@ -40,26 +41,39 @@ impl Wanted {
     }
 }
 
-/// The pages of a query, at most `limit` events in all. Pulled by the reader: a slow one slows only itself.
-pub(crate) fn pages(
+/// Opens a read of at most `limit` events: its pages, and where the log ends. Pulled by the reader, so that a slow one slows
+/// only itself.
+pub(crate) async fn open(
     gateway: Arc<Gateway>,
+    wanted: Wanted,
+    limit: Option<u64>,
+) -> Result<(impl Stream<Item = Result<Vec<Arc<Event>>, Problem>> + Send + 'static, Position), Problem> {
+    let place = gateway.open_stream()?;
+    let (query, last) = gateway.within(wanted.resolve(&gateway)).await?;
+    Ok((pages(gateway, place, query, limit), last))
+}
+
+fn pages(
+    gateway: Arc<Gateway>,
+    place: OwnedSemaphorePermit,
     mut query: Query,
     limit: Option<u64>,
-) -> impl Stream<Item = Result<Vec<Arc<Event>>, Problem>> + Send {
+) -> impl Stream<Item = Result<Vec<Arc<Event>>, Problem>> + Send + 'static {
     async_stream::try_stream! {
+        let _place = place;
         let mut left = limit.unwrap_or(u64::MAX);
         while left > 0 {
-            query.limit = usize::try_from(left).unwrap_or(PAGE_EVENTS).min(PAGE_EVENTS);
-            let page = match gateway.stop.is_cancelled() {
-                false => gateway.within(gateway.store.page(query.clone())).await?,
-                true => Err(Problem::new(Kind::Unavailable, "the gateway is shutting down"))?,
-            };
-            left = left.saturating_sub(page.events.len() as u64);
-            match (page.events.last(), &query.order) {
-                (None, _) => break,
-                (Some(last), Order::Forwards) => query.after = Some(last.position),
-                (Some(last), Order::Backwards) => query.before = Some(last.position),
+            if gateway.stop.is_cancelled() {
+                Err(Problem::new(Kind::Unavailable, "the gateway is shutting down"))?;
             }
+            query.limit = usize::try_from(left).unwrap_or(PAGE_EVENTS).min(PAGE_EVENTS);
+            let page = gateway.within(gateway.store.page(query.clone())).await?;
+            let Some(end) = page.events.last().map(|event| event.position) else { break };
+            match query.order {
+                Order::Forwards => query.after = Some(end),
+                Order::Backwards => query.before = Some(end),
+            }
+            left = left.saturating_sub(page.events.len() as u64);
             yield page.events;
             if !page.more {
                 break;

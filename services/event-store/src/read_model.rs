@@ -15,6 +15,11 @@ mod row;
 mod tail;
 mod writer;
 
+#[cfg(test)]
+pub(crate) mod generate;
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,9 +27,9 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use files::{Files, Loaded, Meta};
 pub(crate) use pool::Pool;
-pub(crate) use query::{Filter, Order, Page, Query, TypePattern};
+pub(crate) use query::{Filter, Order, Page, Query};
 pub(crate) use reader::Reader;
-pub(crate) use tail::{Arrived, Batch, Pushed, Tail, TailLimits};
+pub(crate) use tail::{Arrived, Batch, Behind, Pushed, Tail, TailLimits};
 pub(crate) use writer::{Snapshot, Writer};
 
 /// Where the read model lies and what it may use.
@@ -80,6 +85,9 @@ pub(crate) enum ModelError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// A read did not come to its end: a fault of ours, or the process is going away.
+    #[error("a read broke off: {0}")]
+    BrokeOff(tokio::task::JoinError),
 }
 
 impl ModelError {

@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use causeway_proto::v1::event_store_server::{EventStoreServer, SERVICE_NAME};
+use causeway_proto::v1::event_store_server::SERVICE_NAME;
 use causeway_proto::{Kind, Problem};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tonic::server::NamedService;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
 
 use crate::gateway::Gateway;
-use crate::grpc::Grpc;
-use crate::problem;
 
 /// How often it is looked at: while all is well, and while it is not.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -61,16 +58,13 @@ impl Readiness {
 
 /// Looks for as long as the gateway lives, and tells gRPC's health service of every change.
 pub(crate) async fn watch(gateway: &Gateway, health: HealthReporter) {
-    let service = <EventStoreServer<Grpc> as NamedService>::NAME;
-    debug_assert_eq!(service, SERVICE_NAME);
-    health.set_service_status(service, ServingStatus::NotServing).await;
-    health.set_service_status("", ServingStatus::NotServing).await;
+    tell(&health, ServingStatus::NotServing).await;
     loop {
         let was_ready = gateway.ready.is_ready();
         let asked = Instant::now();
         let state = match gateway.store.fresh().await {
             Ok(_) => State::Ready(asked),
-            Err(error) => State::Not(Box::new(problem::of_store(error))),
+            Err(error) => State::Not(Box::new(error.into())),
         };
         let status = match &state {
             State::Ready(_) => ServingStatus::Serving,
@@ -84,9 +78,15 @@ pub(crate) async fn watch(gateway: &Gateway, health: HealthReporter) {
         gateway.ready.0.send_replace(state);
         let is_ready = status == ServingStatus::Serving;
         if is_ready != was_ready {
-            health.set_service_status(service, status).await;
-            health.set_service_status("", status).await;
+            tell(&health, status).await;
         }
         tokio::time::sleep(if is_ready { LOOK_EVERY } else { LOOK_AGAIN }).await;
+    }
+}
+
+/// The service, and the server as a whole.
+async fn tell(health: &HealthReporter, status: ServingStatus) {
+    for service in [SERVICE_NAME, ""] {
+        health.set_service_status(service, status).await;
     }
 }

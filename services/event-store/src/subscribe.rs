@@ -11,7 +11,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::cursor::Cursor;
 use crate::gateway::Gateway;
 use crate::problem;
-use crate::store::{Filter, Update};
+use crate::read_model::Filter;
+use crate::store::Update;
 
 /// What to follow.
 #[derive(Clone, Debug)]
@@ -94,7 +95,7 @@ pub(crate) async fn subscribe(
                     Some(Ok(Update::CaughtUp(position))) => yield Ok(Heard::CaughtUp(position)),
                     Some(Ok(Update::Heartbeat(position))) => yield Ok(Heard::Heartbeat(position)),
                     Some(Err(error)) => {
-                        yield Err(problem::of_store(error));
+                        yield Err(error.into());
                         return;
                     }
                     None => return,

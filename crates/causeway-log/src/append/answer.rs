@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Request};
 use async_nats::client::RequestErrorKind;
+use async_nats::{HeaderMap, Request};
 use bytes::Bytes;
 use causeway_event::Position;
 use serde::Deserialize;
@@ -135,7 +135,10 @@ mod tests {
         check(&error(400, 10164, "wrong last sequence"), Answer::WrongLast { actual: None });
         check(&error(400, 10201, "atomic publish batch contains duplicate message id"), Answer::DuplicateInBatch);
         check(&error(400, 10176, "atomic publish batch is incomplete"), Answer::Incomplete);
-        check(&error(503, 10077, "maximum bytes exceeded"), Answer::Refused { code: 10077, reason: "maximum bytes exceeded".into() });
+        check(
+            &error(503, 10077, "maximum bytes exceeded"),
+            Answer::Refused { code: 10077, reason: "maximum bytes exceeded".into() },
+        );
         check(&error(503, 10008, "temporarily unavailable"), Answer::Unavailable("temporarily unavailable".into()));
         assert!(matches!(parse(b"+OK"), Answer::Refused { .. }));
     }

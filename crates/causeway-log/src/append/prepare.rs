@@ -6,9 +6,9 @@ use causeway_event::{CorrelationId, DATA_BYTES_MAX, EventId, Invalid, Lineage, N
 use uuid::Uuid;
 
 use super::{Append, EVENTS_MAX, Fence};
+use crate::LogError;
 use crate::message;
 use crate::names::Names;
-use crate::LogError;
 
 /// An append, ready to be published as often as needed.
 pub(super) struct Prepared {
@@ -63,7 +63,11 @@ fn check(event: &NewEvent, index: usize) -> Result<(), LogError> {
     }
     let label_bytes: usize = event.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
     if label_bytes > LABEL_BYTES_MAX {
-        return Err(LogError::TooLarge { field: format!("{field}/metadata/labels"), bytes: label_bytes, bytes_max: LABEL_BYTES_MAX });
+        return Err(LogError::TooLarge {
+            field: format!("{field}/metadata/labels"),
+            bytes: label_bytes,
+            bytes_max: LABEL_BYTES_MAX,
+        });
     }
     event.check().map_err(|invalid| invalid.within(&field).into())
 }
@@ -80,7 +84,8 @@ fn check_fences(events: &[NewEvent], fences: &[Fence]) -> Result<(), Invalid> {
             return Err(Invalid::new(field, "names an aggregate and category a second time"));
         }
         if !events.iter().any(|event| event.aggregate_id == fence.aggregate_id && event.category() == fence.category) {
-            let reason = format!("no event of this append is of aggregate {} and category {}", fence.aggregate_id, fence.category);
+            let reason =
+                format!("no event of this append is of aggregate {} and category {}", fence.aggregate_id, fence.category);
             return Err(Invalid::new(field, reason));
         }
     }
@@ -138,7 +143,10 @@ mod tests {
         let note = || event("a", "NoteTaken", "1");
         assert_eq!(refused(Append::default()), "/events");
         assert_eq!(refused(Append { events: vec![note(); 1001], ..Append::default() }), "/events");
-        assert_eq!(refused(Append { events: vec![note(), event("a", "MessageReceived", "{}")], ..Append::default() }), "/events/1/data");
+        assert_eq!(
+            refused(Append { events: vec![note(), event("a", "MessageReceived", "{}")], ..Append::default() }),
+            "/events/1/data"
+        );
         let large = format!("\"{}\"", "x".repeat(DATA_BYTES_MAX));
         assert_eq!(refused(Append { events: vec![event("a", "NoteTaken", &large)], ..Append::default() }), "/events/0/data");
         let foreign = fence("b", Category::Custom, 0);

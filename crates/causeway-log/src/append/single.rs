@@ -56,7 +56,9 @@ impl Log {
         }
         if actual > expected {
             match self.next_id(&message.subject, expected).await? {
-                Some((position, Some(id))) if id == prepared.message_id => return self.found_at(position, prepared).await.map(Some),
+                Some((position, Some(id))) if id == prepared.message_id => {
+                    return self.found_at(position, prepared).await.map(Some);
+                }
                 Some(_) => {}
                 // A replica that lags behind the leader that refused.
                 None => return Ok(None),

@@ -8,9 +8,7 @@ use std::fmt;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
-use causeway_event::{
-    AggregateId, Category, CorrelationId, Data, EventId, EventType, IdempotencyKey, Labels, Position, Source,
-};
+use causeway_event::{AggregateId, Category, CorrelationId, Data, EventId, EventType, IdempotencyKey, Labels, Position, Source};
 use causeway_proto::{Draft, Expected, Kind, Problem};
 use futures::StreamExt as _;
 use serde::Deserialize;
@@ -175,11 +173,7 @@ impl ExpectedBody {
             Self::Last(Place(position)) => vec![Expected { aggregate_id: None, category: None, position }],
             Self::Each(fences) => fences
                 .into_iter()
-                .map(|fence| Expected {
-                    aggregate_id: fence.aggregate_id,
-                    category: fence.category,
-                    position: fence.position.0,
-                })
+                .map(|fence| Expected { aggregate_id: fence.aggregate_id, category: fence.category, position: fence.position.0 })
                 .collect(),
         }
     }
@@ -312,7 +306,8 @@ mod tests {
         assert_eq!(expected("null"), Ok(vec![]));
         assert_eq!(expected(r#""empty""#), Ok(vec![shared(0)]));
         assert_eq!(expected("42"), Ok(vec![shared(42)]));
-        let fence = Expected { aggregate_id: Some("a".parse().unwrap()), category: Some(Category::Ai), position: Position::new(3) };
+        let fence =
+            Expected { aggregate_id: Some("a".parse().unwrap()), category: Some(Category::Ai), position: Position::new(3) };
         assert_eq!(
             expected(r#"[{"aggregate_id":"a","category":"ai","position":3},{"position":"empty"}]"#),
             Ok(vec![fence, shared(0)])

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use causeway_event::{Event, IdempotencyKey, Invalid, Position, Source, format_timestamp};
 use causeway_proto::{Appended, Kind, Problem, Receipt};
-use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use futures::{Stream, TryStreamExt as _};
 use serde::Serialize;
 
 use super::accept::negotiate;
@@ -19,7 +19,7 @@ use crate::cursor::Cursor;
 use crate::gateway::Gateway;
 use crate::problem::HttpProblem;
 use crate::range::{self, Wanted};
-use crate::store::Order;
+use crate::read_model::Order;
 
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
@@ -143,10 +143,8 @@ pub(super) async fn list(
 
 /// The whole range, one event a line.
 async fn ndjson(gateway: Arc<Gateway>, wanted: Wanted, limit: Option<u64>) -> Result<Response, Problem> {
-    let place = gateway.open_stream()?;
-    let (query, last) = gateway.within(wanted.resolve(&gateway)).await?;
-    let lines = lines(range::pages(gateway, query, limit)).inspect(move |_| _ = &place);
-    let mut response = Body::from_stream(lines).into_response();
+    let (pages, last) = range::open(gateway, wanted, limit).await?;
+    let mut response = Body::from_stream(lines(pages)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(NDJSON));
     headers.insert("causeway-last-position", HeaderValue::from(last.get()));
@@ -154,7 +152,9 @@ async fn ndjson(gateway: Arc<Gateway>, wanted: Wanted, limit: Option<u64>) -> Re
 }
 
 /// An error in the middle breaks the connection: half a range must not look like the whole.
-fn lines(pages: impl Stream<Item = Result<Vec<Arc<Event>>, Problem>> + Send) -> impl Stream<Item = Result<Bytes, Problem>> + Send {
+fn lines(
+    pages: impl Stream<Item = Result<Vec<Arc<Event>>, Problem>> + Send,
+) -> impl Stream<Item = Result<Bytes, Problem>> + Send {
     pages.and_then(|events| async move {
         let mut lines = Vec::new();
         for event in &events {

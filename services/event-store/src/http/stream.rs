@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::future::ready;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -40,7 +41,10 @@ pub(super) async fn subscribe(
     let deltas = filter.aggregate_id.clone().map_or(Deltas::No, Deltas::Of);
     let heard = gateway.within(subscribe::subscribe(&gateway, Request { filter, start, deltas })).await?;
     // A stream that cannot go on just ends: the browser reconnects with the last id, and is told then what is wrong.
-    let frames = heard.map_while(|heard| heard.and_then(|heard| frame(&heard)).ok());
+    let frames = heard
+        .map(|heard| heard.and_then(|heard| frame(&heard)))
+        .take_while(|frame| ready(frame.is_ok()))
+        .filter_map(|frame| ready(frame.ok()));
     let bytes = stream::iter([PREAMBLE.to_owned()]).chain(frames).map(|frame| Ok::<_, Infallible>(Bytes::from(frame)));
     let mut response = Body::from_stream(bytes).into_response();
     let headers = response.headers_mut();

@@ -8,8 +8,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use causeway_event::Position;
+use causeway_event::{EventId, Position};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use uuid::Uuid;
 
 use super::ModelError;
 use super::clock::Clock;
@@ -81,7 +82,7 @@ pub(crate) struct Meta {
     pub(crate) identity: String,
     /// All of the log up to here is in it.
     pub(crate) position: Position,
-    pub(super) events: u64,
+    pub(super) events: i64,
     pub(super) clock: Clock,
 }
 
@@ -89,6 +90,8 @@ pub(crate) struct Meta {
 pub(crate) struct Loaded {
     pub(crate) conn: Connection,
     pub(crate) meta: Meta,
+    /// The last event in it.
+    pub(crate) last: Option<(Position, EventId)>,
     /// Too large to have been checked in full so far.
     pub(crate) unchecked: bool,
 }
@@ -138,8 +141,8 @@ impl Files {
         if !unchecked {
             check(&conn)?;
         }
-        let meta = Meta::read(&conn)?;
-        Ok(Some(Loaded { conn, meta, unchecked }))
+        let (meta, last) = Meta::read(&conn)?;
+        Ok(Some(Loaded { conn, meta, last, unchecked }))
     }
 
     /// A database without events, in the place of whatever is there.
@@ -155,7 +158,7 @@ impl Files {
         tx.pragma_update(None, "user_version", SCHEMA)?;
         meta.write(&tx)?;
         tx.commit()?;
-        Ok(Loaded { conn, meta, unchecked: false })
+        Ok(Loaded { conn, meta, last: None, unchecked: false })
     }
 
     /// Moves a damaged database out of the way. No connection may be open. Returns where it went.
@@ -190,19 +193,23 @@ impl Files {
 }
 
 impl Meta {
-    /// Reads it, and compares it with the events that are there.
-    fn read(conn: &Connection) -> Result<Self, ModelError> {
-        let (meta, checksum) = conn.query_row("SELECT identity, position, events, latest, skew, checksum FROM meta", [], |row| {
+    /// Reads it, and the last event, which it must know of.
+    fn read(conn: &Connection) -> Result<(Self, Option<(Position, EventId)>), ModelError> {
+        let sql = "SELECT identity, position, events, latest, skew, checksum FROM meta";
+        let (identity, position, events, clock, checksum) = conn.query_row(sql, [], |row| {
             let clock = Clock { latest: row.get(3)?, skew: row.get(4)? };
-            Ok((Self { identity: row.get(0)?, position: Position::new(row.get(1)?), events: row.get(2)?, clock }, row.get(5)?))
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, clock, row.get::<_, i64>(5)?))
         })?;
+        let meta = Self { identity, position: row::position(position)?, events, clock };
         if checksum != meta.checksum() {
             return Err(ModelError::corrupt("its account of itself is damaged"));
         }
-        let last = conn.query_row("SELECT position FROM events ORDER BY position DESC LIMIT 1", [], |row| row.get(0)).optional()?;
-        match last.map_or(Ok(Position::START), row::position)? {
-            last if meta.position < last => Err(ModelError::corrupt("it holds events that it does not know of")),
-            _ => Ok(meta),
+        let sql = "SELECT position, id FROM events ORDER BY position DESC LIMIT 1";
+        let last = conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let last = last.map(|(at, id)| Ok::<_, ModelError>((row::position(at)?, EventId::from_uuid(Uuid::from_bytes(id))))).transpose()?;
+        match last {
+            Some((last, _)) if meta.position < last => Err(ModelError::corrupt("it holds events that it does not know of")),
+            _ => Ok((meta, last)),
         }
     }
 
@@ -219,7 +226,7 @@ impl Meta {
         let mut sum = Checksum::default();
         sum.bytes(self.identity.as_bytes());
         sum.word(self.position.get());
-        sum.word(self.events);
+        sum.word(self.events.cast_unsigned());
         sum.word(self.clock.latest.cast_unsigned());
         sum.word(self.clock.skew.cast_unsigned());
         sum.finish()

@@ -41,7 +41,7 @@ impl Pool {
             lock(&idle).push(reader);
             Ok(answer)
         });
-        asked.await.unwrap_or_else(|error| Err(ModelError::corrupt(format!("a read broke off: {error}"))))
+        asked.await.unwrap_or_else(|error| Err(ModelError::BrokeOff(error)))
     }
 
     /// Closes all connections and runs `exchange` while none can be opened. Blocks until the reads under way are done.

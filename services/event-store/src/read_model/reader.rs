@@ -11,10 +11,10 @@ use rusqlite::{Connection, OptionalExtension as _, ToSql, params};
 
 use super::lanes::{self, Merge, Plan, Range};
 use super::row::{self, AllNames, COLUMNS, Checksum, number};
-use super::{ModelError, Order, Page, Query, clock, files};
+use super::{ModelError, Page, Query, clock, files};
 
 /// A page ends early when its events have this many bytes of data.
-const PAGE_BYTES_MAX: usize = 4 << 20;
+const PAGE_BYTES_MAX: usize = 2 << 20;
 /// Pages of the database that each reading connection caches, in KiB.
 const CACHE_KIB: i64 = 8 << 10;
 

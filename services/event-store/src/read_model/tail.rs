@@ -86,6 +86,8 @@ struct State {
     start: Position,
     end: Position,
     committed: Option<Position>,
+    /// The furthest that was ever committed, in whatever epoch.
+    furthest: Position,
     events: VecDeque<Arrived>,
     bytes: usize,
 }
@@ -93,14 +95,18 @@ struct State {
 impl Tail {
     /// The tail of a database that has all up to `position`.
     pub(crate) fn new(position: Position, limits: TailLimits) -> Self {
-        let state =
-            State { epoch: 0, start: position, end: position, committed: Some(position), events: VecDeque::new(), bytes: 0 };
+        let state = State::starting(0, position, Some(position), position);
         let (end, committed) = (watch::Sender::new(position), watch::Sender::new(Some(position)));
         Self { limits, state: RwLock::new(state), end, committed }
     }
 
     pub(crate) fn epoch(&self) -> u64 {
         self.read().epoch
+    }
+
+    /// What queries have been answered from: no answer may come from less.
+    pub(crate) fn furthest(&self) -> Position {
+        self.read().furthest
     }
 
     /// Where the feed has to go on, and for which epoch.
@@ -175,6 +181,7 @@ impl Tail {
             return;
         }
         state.committed = Some(position);
+        state.furthest = state.furthest.max(position);
         while let Some(oldest) = state.events.front()
             && oldest.event.position <= position
             && (state.events.len() > self.limits.events_max || state.bytes > self.limits.bytes_max)
@@ -222,15 +229,7 @@ impl Tail {
         if state.epoch != epoch {
             return false;
         }
-        let next = State {
-            epoch: epoch + 1,
-            start: Position::START,
-            end: Position::START,
-            committed: None,
-            events: VecDeque::new(),
-            bytes: 0,
-        };
-        *state = next;
+        *state = State::starting(epoch + 1, Position::START, None, state.furthest);
         self.committed.send_replace(None);
         self.end.send_replace(Position::START);
         true
@@ -251,6 +250,10 @@ impl Tail {
 }
 
 impl State {
+    fn starting(epoch: u64, position: Position, committed: Option<Position>, furthest: Position) -> Self {
+        Self { epoch, start: position, end: position, committed, furthest, events: VecDeque::new(), bytes: 0 }
+    }
+
     fn behind(&self, cursor: Position) -> impl Iterator<Item = &Arrived> {
         let first = self.events.partition_point(|one| one.event.position <= cursor);
         self.events.range(first..)

@@ -15,7 +15,7 @@ const CHECKPOINT_PAGES: i64 = 4096;
 /// ... and cut to this size afterwards.
 const JOURNAL_BYTES_MAX: i64 = 64 << 20;
 /// Snapshots of one view of one id. Beyond them every second one goes, so that what is left spans the whole history.
-const SNAPSHOTS_MAX: usize = 16;
+const SNAPSHOTS_MAX: i64 = 16;
 
 /// A snapshot of a view, to be kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +50,7 @@ impl Writer {
     pub(crate) fn apply(&mut self, batch: &Batch) -> Result<(), ModelError> {
         let mut meta = self.meta.clone();
         meta.position = batch.end;
-        meta.events += batch.arrived.len() as u64;
+        meta.events += batch.arrived.len() as i64;
         let written = write(&mut self.conn, &mut self.names, batch, &mut meta);
         match written {
             Ok(()) => self.meta = meta,
@@ -70,7 +70,7 @@ impl Writer {
         )?
         .execute(params![view, version, id, number(*position), checksum, state])?;
         tx.prepare_cached("DELETE FROM snapshots WHERE view = ?1 AND id = ?2 AND version < ?3")?.execute(params![view, id, version])?;
-        let kept: usize = tx
+        let kept: i64 = tx
             .prepare_cached("SELECT count(*) FROM snapshots WHERE view = ?1 AND id = ?2 AND version = ?3")?
             .query_row(params![view, id, version], |row| row.get(0))?;
         if kept > SNAPSHOTS_MAX {

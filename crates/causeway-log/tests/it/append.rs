@@ -1,0 +1,99 @@
+use causeway_event::{Category, Position};
+use causeway_log::{Append, LogError};
+
+use crate::support::{event, fence, fenced, id, keyed, note, server, single};
+
+#[tokio::test]
+async fn what_is_appended_reads_back_whole() {
+    let (_nats, log) = server().await;
+    let mut new = event("telegram:4.2 *é", "MessageReceived", &serde_json::json!({"content": "hi", "mood": [1, {"x": null}]}));
+    new.labels.insert("k e y".into(), "\"v\" %20 é".into());
+    new.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok();
+    let appended = log.append(keyed(single(new.clone()), "key 1")).await.unwrap();
+    let receipt = &appended.receipts[0];
+    let stored = log.get(receipt.position).await.unwrap().unwrap();
+    assert_eq!(stored.key.unwrap().as_str(), "key 1");
+    assert_eq!(stored.event.id, receipt.id);
+    assert_eq!(stored.event.data, new.data);
+    assert_eq!(stored.event.metadata.labels, new.labels);
+    assert_eq!(stored.event.metadata.traceparent, new.traceparent);
+    assert_eq!(stored.event.metadata.correlation_id, receipt.correlation_id);
+    assert_eq!(receipt.correlation_id.as_str().len(), 32);
+    assert_eq!(log.get(Position::new(99)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_fence_holds_per_aggregate_and_category() {
+    let (_nats, log) = server().await;
+    log.append(fenced(note("a", "1"), 0)).await.unwrap();
+    log.append(fenced(event("a", "MessageReceived", &serde_json::json!({"content": "x"})), 0)).await.unwrap();
+    log.append(fenced(note("b", "1"), 0)).await.unwrap();
+    match log.append(fenced(note("a", "2"), 0)).await {
+        Err(LogError::Conflict { aggregate_id, category, expected, actual }) => {
+            assert_eq!((aggregate_id, category), (id("a"), Category::Custom));
+            assert_eq!((expected.get(), actual.get()), (0, 1));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(log.append(fenced(note("a", "2"), 9)).await, Err(LogError::Conflict { .. })));
+    assert_eq!(log.append(fenced(note("a", "2"), 1)).await.unwrap().receipts[0].position.get(), 4);
+    assert_eq!(log.last_position().await.unwrap().get(), 4, "a refused append writes nothing");
+}
+
+#[tokio::test]
+async fn the_same_key_again_answers_as_the_first_time() {
+    let (_nats, log) = server().await;
+    let first = log.append(keyed(single(note("a", "1")), "k")).await.unwrap();
+    let again = log.append(keyed(single(note("a", "other")), "k")).await.unwrap();
+    assert!(!first.duplicate && again.duplicate);
+    assert_eq!(first.receipts, again.receipts);
+    let elsewhere = log.append(keyed(single(note("b", "1")), "k")).await.unwrap();
+    assert!(!elsewhere.duplicate, "a key is one aggregate's");
+}
+
+#[tokio::test]
+async fn a_retry_whose_fence_is_stale_because_of_itself_is_no_conflict() {
+    let (_nats, log) = server().await;
+    log.append(single(note("a", "0"))).await.unwrap();
+    let append = keyed(fenced(note("a", "1"), 1), "k");
+    let first = log.append(append.clone()).await.unwrap();
+    log.append(single(note("a", "2"))).await.unwrap();
+    let again = log.append(append).await.unwrap();
+    assert!(again.duplicate);
+    assert_eq!(first.receipts, again.receipts);
+    let other = keyed(fenced(note("a", "3"), 1), "another");
+    assert!(matches!(log.append(other).await, Err(LogError::Conflict { .. })));
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_reported_at_once_and_an_append_in_the_middle_is_settled() {
+    let (mut nats, log) = server().await;
+    log.append(single(note("a", "0"))).await.unwrap();
+    nats.pause().unwrap();
+    let in_flight = {
+        let log = log.clone();
+        tokio::spawn(async move { log.append(keyed(fenced(note("a", "1"), 1), "k")).await })
+    };
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    nats.kill();
+    nats.restart().await.unwrap();
+    let appended = in_flight.await.unwrap().unwrap();
+    assert_eq!(appended.receipts[0].position.get(), 2);
+    assert_eq!(crate::support::texts(&log).await, ["0", "1"]);
+    nats.kill();
+    causeway_testkit::wait_until("the loss to be noticed", std::time::Duration::from_secs(10), async || {
+        (!log.is_connected()).then_some(())
+    })
+    .await;
+    let began = std::time::Instant::now();
+    assert!(matches!(log.append(single(note("a", "2"))).await, Err(LogError::Unavailable { .. })));
+    assert!(began.elapsed() < std::time::Duration::from_millis(500));
+}
+
+#[tokio::test]
+async fn a_fence_on_something_else_is_refused() {
+    let (_nats, log) = server().await;
+    let append = Append { expected: vec![fence("b", Category::Custom, 0)], ..single(note("a", "1")) };
+    assert!(matches!(log.append(append).await, Err(LogError::Invalid(invalid)) if invalid.field == "/expected/0"));
+    assert_eq!(log.last_position().await.unwrap().get(), 0);
+}

@@ -1,0 +1,77 @@
+use causeway_event::Category;
+use causeway_log::{Append, LogError};
+
+use crate::support::{connected, event, fence, keyed, note, server, single, texts, until_settled};
+
+fn batch(texts: &[&str]) -> Append {
+    Append { events: texts.iter().map(|text| note("a", text)).collect(), ..Append::default() }
+}
+
+#[tokio::test]
+async fn a_batch_is_stored_all_in_order() {
+    let (_nats, log) = server().await;
+    let appended = log.append(batch(&["1", "2", "3"])).await.unwrap();
+    let positions: Vec<u64> = appended.receipts.iter().map(|receipt| receipt.position.get()).collect();
+    assert_eq!(positions, [1, 2, 3]);
+    assert_eq!(texts(&log).await, ["1", "2", "3"]);
+    let stored = log.get(appended.receipts[2].position).await.unwrap().unwrap();
+    assert_eq!(stored.event.id, appended.receipts[2].id);
+}
+
+#[tokio::test]
+async fn a_batch_of_a_thousand_fits_and_one_more_does_not() {
+    let (_nats, log) = server().await;
+    let many: Vec<String> = (0..1001).map(|n| n.to_string()).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(log.append(batch(&many[..1000])).await.unwrap().receipts.len(), 1000);
+    assert!(matches!(log.append(batch(&many)).await, Err(LogError::Invalid(invalid)) if invalid.field == "/events"));
+    assert_eq!(log.last_position().await.unwrap().get(), 1000);
+}
+
+#[tokio::test]
+async fn fences_of_several_aggregates_hold_together_or_nothing_is_written() {
+    let (_nats, log) = server().await;
+    log.append(single(note("a", "1"))).await.unwrap();
+    let both = |b: u64| Append {
+        events: vec![note("a", "2"), note("b", "1"), event("b", "MessageReceived", &serde_json::json!({"content": "x"}))],
+        expected: vec![fence("a", Category::Custom, 1), fence("b", Category::Custom, b)],
+        idempotency_key: None,
+    };
+    match log.append(both(1)).await {
+        Err(LogError::Conflict { aggregate_id, actual, .. }) => assert_eq!((aggregate_id.as_str(), actual.get()), ("b", 0)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(log.last_position().await.unwrap().get(), 1);
+    log.append(both(0)).await.unwrap();
+    assert_eq!(log.last_position().await.unwrap().get(), 4);
+}
+
+#[tokio::test]
+async fn a_fenced_batch_again_answers_as_the_first_time_and_an_unfenced_one_says_that_it_stands() {
+    let (_nats, log) = server().await;
+    let append = || keyed(Append { expected: vec![fence("a", Category::Custom, 0)], ..batch(&["1", "2"]) }, "k");
+    let first = log.append(append()).await.unwrap();
+    let again = log.append(append()).await.unwrap();
+    assert!(again.duplicate);
+    assert_eq!(first.receipts, again.receipts);
+    let unfenced = || keyed(batch(&["3", "4"]), "k2");
+    log.append(unfenced()).await.unwrap();
+    assert!(matches!(log.append(unfenced()).await, Err(LogError::AlreadyAppended)));
+    assert_eq!(texts(&log).await, ["1", "2", "3", "4"]);
+}
+
+#[tokio::test]
+async fn a_batch_cut_by_a_crash_is_settled() {
+    let (mut nats, log) = server().await;
+    for round in 0..3 {
+        connected(&log).await;
+        nats.pause().unwrap();
+        let in_flight = tokio::spawn(until_settled(log.clone(), keyed(batch(&["x", "y"]), &format!("k{round}"))));
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        nats.resume().unwrap();
+        nats.kill();
+        nats.restart().await.unwrap();
+        in_flight.await.unwrap().unwrap();
+    }
+    assert_eq!(texts(&log).await, ["x", "y", "x", "y", "x", "y"]);
+}

@@ -1,0 +1,42 @@
+use std::time::Duration;
+
+use causeway_log::{Config, Log, LogError};
+use causeway_testkit::NatsCluster;
+
+use crate::support::{fenced, keyed, note, single, texts, until_settled};
+
+/// Three servers, the stream's leader killed in the middle of races: one winner each time, nothing lost, nothing twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn races_have_one_winner_while_leaders_die() {
+    let mut cluster = NatsCluster::start().await.unwrap();
+    let config = Config { url: cluster.url(), replicas: 3, append_timeout: Duration::from_secs(60), ..Config::default() };
+    let log = Log::connect(&config).await.unwrap();
+    let mut tip = 0;
+    for round in 0..120 {
+        let race = |who: &str| {
+            let append = keyed(fenced(note("a", &format!("{round}")), tip), &format!("{who}:{round}"));
+            let log = log.clone();
+            tokio::spawn(async move { until_settled(log, append).await })
+        };
+        let (a, b) = (race("a"), race("b"));
+        if round == 40 || round == 80 {
+            let leader = cluster.leader_of("causeway_EVENTS").await;
+            cluster.node(leader).kill();
+            let results = [a.await.unwrap(), b.await.unwrap()];
+            tip = winner(&results);
+            cluster.node(leader).restart().await.unwrap();
+            continue;
+        }
+        tip = winner(&[a.await.unwrap(), b.await.unwrap()]);
+    }
+    until_settled(log.clone(), single(note("b", "end"))).await.unwrap();
+    let expected: Vec<String> = (0..120).map(|round| round.to_string()).chain(["end".into()]).collect();
+    assert_eq!(texts(&log).await, expected);
+}
+
+#[track_caller]
+fn winner(results: &[Result<causeway_log::Appended, LogError>; 2]) -> u64 {
+    let won: Vec<_> = results.iter().filter_map(|result| result.as_ref().ok()).collect();
+    assert_eq!(won.len(), 1, "{results:?}");
+    won[0].receipts[0].position.get()
+}

@@ -1,0 +1,207 @@
+//! `causeway events append | read | tail`, and what all clients share.
+
+use std::io::Read as _;
+
+use anyhow::Context as _;
+use causeway_client::{Append, Appended, Client, Draft, Expected, Filter, Options, Order, Read, Start, Subscribe, Update};
+use causeway_event::{Data, Event};
+use causeway_runtime::shutdown::Signals;
+use causeway_runtime::telemetry::{self, Telemetry, TelemetryError, current_traceparent};
+use futures::StreamExt as _;
+use tracing::{Instrument as _, info_span};
+
+use crate::cli::{
+    AppendArgs, Common, Direction, EventsArgs, EventsCommand, Expectation, FilterArgs, ReadArgs, ServerArgs, TailArgs,
+};
+use crate::failure::Usage;
+use crate::output::{Look, Output, clean, one_line};
+
+/// A client of the gateway that was asked for. A person waits: a gateway that is not there is told at once.
+pub(crate) fn client(server: &ServerArgs) -> anyhow::Result<Client> {
+    let options = Options { retries_max: 0, traceparent: current_traceparent, ..Options::default() };
+    Ok(Client::connect_with(&server.server, options)?)
+}
+
+/// Logs of a client: only what went wrong.
+pub(crate) fn telemetry() -> Result<Telemetry, TelemetryError> {
+    telemetry::init("causeway-cli", &telemetry::Config { level: "warn".to_owned(), ..telemetry::Config::default() })
+}
+
+/// `causeway events ..`
+pub(crate) async fn run(_common: &Common, args: EventsArgs, out: &Output) -> anyhow::Result<()> {
+    let telemetry = telemetry()?;
+    let outcome = match args.command {
+        EventsCommand::Append(args) => append(args, out).instrument(info_span!("events append")).await,
+        EventsCommand::Read(args) => read(args, out).await,
+        EventsCommand::Tail(args) => tail(args, out).await,
+    };
+    telemetry.shutdown().await;
+    outcome
+}
+
+async fn append(args: AppendArgs, out: &Output) -> anyhow::Result<()> {
+    let data = Data::from_json(&data(&args.data)?).map_err(|invalid| Usage(format!("--data {}", invalid.reason)))?;
+    let expected = match args.expected {
+        Expectation::Any => Vec::new(),
+        Expectation::LastIs(position) => vec![Expected { aggregate_id: None, category: None, position }],
+    };
+    let event = Draft {
+        event_type: args.event_type,
+        aggregate_id: args.aggregate_id,
+        data,
+        source: Some(args.source),
+        causation_id: args.causation_id,
+        correlation_id: args.correlation_id,
+        labels: args.labels.into_iter().collect(),
+    };
+    let append = Append { events: vec![event], expected, idempotency_key: args.idempotency_key.map(String::from) };
+    let appended = client(&args.server)?.append(append).await?;
+    told(&appended, out)
+}
+
+fn told(appended: &Appended, out: &Output) -> anyhow::Result<()> {
+    let receipt = appended.receipts.first().context("the gateway gave no receipt")?;
+    if out.json {
+        return out.json(&serde_json::json!({
+            "id": receipt.id,
+            "position": receipt.position,
+            "timestamp": causeway_event::format_timestamp(receipt.timestamp),
+            "correlation_id": receipt.correlation_id,
+            "duplicate": appended.duplicate,
+        }));
+    }
+    let what = if appended.duplicate { "appended before" } else { "appended" };
+    out.line(&format!("{} {} at position {}", out.paint(Look::Good, what), receipt.id, receipt.position))?;
+    Ok(out.line(&out.paint(Look::Dim, &format!("causeway trace {}", clean(receipt.correlation_id.as_str()))))?)
+}
+
+/// The bytes that `--data` means.
+fn data(given: &str) -> anyhow::Result<Vec<u8>> {
+    match given.strip_prefix('@') {
+        Some(file) => std::fs::read(file).map_err(|error| Usage(format!("cannot read {file}: {error}")).into()),
+        None if given == "-" => {
+            let mut bytes = Vec::new();
+            std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+            Ok(bytes)
+        }
+        None => Ok(given.as_bytes().to_vec()),
+    }
+}
+
+async fn read(args: ReadArgs, out: &Output) -> anyhow::Result<()> {
+    let limit = Some(args.limit).filter(|limit| *limit > 0);
+    let read = Read {
+        filter: Filter { from: args.from, until: args.until, ..filter(args.filter) },
+        after: args.after,
+        before: args.before,
+        order: match args.order {
+            Direction::Asc => Order::Forwards,
+            Direction::Desc => Order::Backwards,
+        },
+        // One more than is shown says whether there are more.
+        limit: limit.map(|limit| limit.saturating_add(1)),
+    };
+    let mut events = client(&args.server)?.read(read).await?;
+    let mut shown = 0;
+    while let Some(event) = events.next().await.transpose()? {
+        if limit == Some(shown) {
+            out.note(&format!("there are more than {shown}: --limit 0 shows all"));
+            break;
+        }
+        show(&event, out)?;
+        shown += 1;
+    }
+    if shown == 0 && !out.json {
+        out.note("no such events");
+    }
+    Ok(())
+}
+
+async fn tail(args: TailArgs, out: &Output) -> anyhow::Result<()> {
+    let start = args.after.map_or(Start::Now, Start::After);
+    let subscribe = Subscribe { filter: filter(args.filter), start, deltas: false };
+    let signals = Signals::watch();
+    let stop = signals.token();
+    let mut updates = client(&args.server)?.subscribe(subscribe).await?;
+    loop {
+        let update = tokio::select! {
+            update = updates.next() => update,
+            () = stop.cancelled() => return Ok(()),
+        };
+        match update.context("the gateway ended the subscription")?? {
+            Update::Event(event) => show(&event, out)?,
+            Update::CaughtUp(position) if !out.json => out.note(&format!("at position {position}, waiting for more; Ctrl-C ends")),
+            Update::CaughtUp(_) | Update::Heartbeat(_) | Update::Delta(..) => {}
+        }
+    }
+}
+
+fn filter(args: FilterArgs) -> Filter {
+    Filter {
+        types: args.types,
+        category: args.category,
+        aggregate_id: args.aggregate,
+        correlation_id: args.correlation_id,
+        ..Filter::default()
+    }
+}
+
+fn show(event: &Event, out: &Output) -> anyhow::Result<()> {
+    if out.json {
+        return out.json(event);
+    }
+    let pieces = line(event, out.width());
+    let painted: String = pieces.iter().map(|(look, text)| out.paint(*look, text)).collect();
+    Ok(out.line(&painted)?)
+}
+
+/// An event on one line: position, time, type, aggregate, source, and as much of the data as fits.
+fn line(event: &Event, width: Option<usize>) -> Vec<(Look, String)> {
+    let time = causeway_event::format_timestamp(event.timestamp);
+    // To the millisecond, without the T and the Z that a person does not read.
+    let time = time.get(..23).unwrap_or(&time).replace('T', " ");
+    let head = [
+        (Look::Dim, format!("{:>6}  {time}  ", event.position)),
+        (Look::Strong, format!("{:<22}", event.event_type)),
+        (Look::Plain, format!(" {}", clean(event.aggregate_id.as_str()))),
+        (Look::Dim, format!(" ({})  ", clean(event.metadata.source.as_str()))),
+    ];
+    let used: usize = head.iter().map(|(_, text)| text.chars().count()).sum();
+    // On a narrow terminal the line breaks rather than hides the data.
+    let room = width.map(|width| width.saturating_sub(used).max(40));
+    head.into_iter().chain([(Look::Dim, one_line(event.data.as_str(), room))]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event() -> Event {
+        let json = r#"{"id":"evt_01k9x3m5v8e7rs2q4n6p8t0w1y","position":42,"timestamp":"2026-11-23T10:00:00.123456Z","type":"MessageReceived","aggregate_id":"me","data":{"content":"a long message that does not fit on the line at all"},"metadata":{"source":"cli","correlation_id":"c"}}"#;
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn text(width: Option<usize>) -> String {
+        line(&event(), width).into_iter().map(|(_, text)| text).collect()
+    }
+
+    #[test]
+    fn an_event_is_one_line() {
+        assert_eq!(
+            text(None),
+            "    42  2026-11-23 10:00:00.123  MessageReceived        me (cli)  {\"content\":\"a long message that does not fit on the line at all\"}"
+        );
+        assert!(text(Some(110)).ends_with('…') && text(Some(110)).chars().count() == 110);
+        assert_eq!(text(Some(20)), text(Some(60)));
+    }
+
+    #[test]
+    fn data_comes_from_the_argument_or_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("data.json");
+        std::fs::write(&file, "[1]").unwrap();
+        assert_eq!(data("{}").unwrap(), b"{}");
+        assert_eq!(data(&format!("@{}", file.display())).unwrap(), b"[1]");
+        assert!(data("@no-such-file").unwrap_err().is::<Usage>());
+    }
+}

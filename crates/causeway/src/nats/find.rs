@@ -1,0 +1,101 @@
+//! Where there is a nats-server that is new enough.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::bail;
+
+use crate::failure::Hinted;
+
+/// Atomic batches and message schedules begin here.
+const VERSION_MIN: (u32, u32) = (2, 12);
+
+/// Where `make nats` puts it, below the checkout.
+const PRIVATE: &str = ".causeway/nats/bin/nats-server";
+
+/// A nats-server that can be used.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Binary {
+    pub(crate) path: PathBuf,
+    pub(crate) version: String,
+}
+
+/// The one that was named, or else the first one that is new enough: on the PATH, below the current folder or one above it,
+/// below a folder above this program.
+pub(crate) fn find(named: Option<&Path>) -> anyhow::Result<Binary> {
+    if let Some(path) = named {
+        return match version(path) {
+            Ok(version) if new_enough(&version) => Ok(Binary { path: path.to_owned(), version }),
+            Ok(version) => bail!("{} is version {version}; 2.12 or newer is needed", path.display()),
+            Err(reason) => bail!("{} cannot be used as nats-server: {reason}", path.display()),
+        };
+    }
+    let mut too_old = Vec::new();
+    for path in candidates() {
+        match version(&path) {
+            Ok(version) if new_enough(&version) => return Ok(Binary { path, version }),
+            Ok(version) => too_old.push(format!("{} is {version}", path.display())),
+            Err(_) => {}
+        }
+    }
+    let what = match too_old.is_empty() {
+        true => "no nats-server found".to_owned(),
+        false => format!("no nats-server that is new enough: {}", too_old.join(", ")),
+    };
+    let hint = "`make nats` in the checkout installs one; or put nats-server 2.12 or newer on the PATH, name it with \
+                CAUSEWAY_NATS_SERVER, or use a NATS that runs already with --nats URL";
+    Err(Hinted { what, hint: hint.to_owned() }.into())
+}
+
+fn candidates() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path: Vec<PathBuf> = std::env::split_paths(&path).map(|folder| folder.join("nats-server")).collect();
+    let here = std::env::current_dir().ok();
+    let program = std::env::current_exe().ok();
+    let above = [here.as_deref(), program.as_deref().and_then(Path::parent)].into_iter().flatten().flat_map(Path::ancestors);
+    let private: Vec<PathBuf> = above.map(|folder| folder.join(PRIVATE)).collect();
+    on_path.into_iter().chain(private).filter(|candidate| candidate.is_file()).collect()
+}
+
+fn version(path: &Path) -> Result<String, String> {
+    let output = Command::new(path).arg("--version").output().map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.trim().strip_prefix("nats-server: v");
+    version.map(str::to_owned).ok_or_else(|| "it does not say its version".to_owned())
+}
+
+fn new_enough(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-']).map(|part| part.parse::<u32>().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) => VERSION_MIN <= (major, minor),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        for version in ["2.12.0", "2.15.1", "3.0.0-beta.1", "10.0"] {
+            assert!(new_enough(version), "{version}");
+        }
+        for version in ["2.11.9", "2.9.25", "1.99.0", "", "dev"] {
+            assert!(!new_enough(version), "{version}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_named_must_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = folder.path().join("nats-server");
+        std::fs::write(&old, "#!/bin/sh\necho 'nats-server: v2.9.25'\n").unwrap();
+        std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(find(Some(&old)).unwrap_err().to_string().ends_with("is version 2.9.25; 2.12 or newer is needed"));
+        let missing = find(Some(&folder.path().join("nothing"))).unwrap_err().to_string();
+        assert!(missing.contains("cannot be used as nats-server"), "{missing}");
+    }
+}

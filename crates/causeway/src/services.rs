@@ -1,0 +1,162 @@
+//! Services, each alone in its process: the shape of production.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use causeway_log::Log;
+use causeway_runtime::config::Loaded;
+use causeway_runtime::shutdown::Signals;
+use causeway_runtime::supervise::Services;
+use causeway_runtime::telemetry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Common, GatewayArgs, ServiceArgs};
+use crate::config::{self, Config};
+use crate::data_dir::DataDir;
+use crate::failure::Hinted;
+use crate::output::{Look, Output};
+
+/// The name of each service, the same everywhere.
+pub(crate) const EVENT_STORE: &str = "event-store";
+pub(crate) const AI_PROCESSOR: &str = "ai-processor";
+
+/// `causeway event-store`
+pub(crate) async fn event_store(common: &Common, args: &GatewayArgs, out: &Output) -> anyhow::Result<()> {
+    let loaded = config::read(common, &args.flags())?;
+    alone(EVENT_STORE, &loaded.config.clone(), out, async |services, shutdown| {
+        let data = DataDir::take(&loaded.config.up.data)?;
+        let listener = listen(&loaded.config.up.listen).await?;
+        let address = listener.local_addr()?;
+        let Some(log) = or_shutdown(connect(&loaded.config.log, out), &shutdown).await? else { return Ok(None) };
+        start_event_store(services, &loaded, &data, log, listener);
+        if or_shutdown(gateway_ready(address, out), &shutdown).await?.is_none() {
+            return Ok(None);
+        }
+        let gateway = http_url(address);
+        let ready = serde_json::json!({ "gateway": gateway, "nats": loaded.config.log.url, "pid": std::process::id() });
+        Ok(Some((ready, format!("event-store serves at {gateway}"), Some(data))))
+    })
+    .await
+}
+
+/// `causeway ai-processor`
+pub(crate) async fn ai_processor(common: &Common, args: &ServiceArgs, out: &Output) -> anyhow::Result<()> {
+    let config = config::read(common, &args.flags())?.config;
+    alone(AI_PROCESSOR, &config, out, async |services, shutdown| {
+        let Some(log) = or_shutdown(connect(&config.log, out), &shutdown).await? else { return Ok(None) };
+        start_ai_processor(services, &config, log);
+        let ready = serde_json::json!({ "nats": config.log.url, "pid": std::process::id() });
+        Ok(Some((ready, format!("ai-processor works on {}", config.log.url), None)))
+    })
+    .await
+}
+
+/// What to say when a service is ready, and what it holds as long as it runs.
+type Ready = (serde_json::Value, String, Option<DataDir>);
+
+/// One service's whole life: telemetry, signals, start, word of readiness, run, drain.
+async fn alone(
+    name: &'static str,
+    config: &Config,
+    out: &Output,
+    start: impl AsyncFnOnce(&mut Services, CancellationToken) -> anyhow::Result<Option<Ready>>,
+) -> anyhow::Result<()> {
+    let telemetry = telemetry::init(&format!("causeway-{name}"), &config.telemetry)?;
+    let signals = Signals::watch();
+    let mut services = Services::new(config.up.drain_timeout);
+    let outcome = async {
+        let Some((json, text, _held)) = start(&mut services, signals.token()).await? else { return Ok(()) };
+        match out.json {
+            true => out.json(&json)?,
+            false => out.line(&out.paint(Look::Good, &text))?,
+        }
+        services.run(signals.token()).await.map_err(anyhow::Error::from)
+    }
+    .await;
+    telemetry.shutdown().await;
+    outcome
+}
+
+/// `work`, unless the process is asked to stop before it is done.
+pub(crate) async fn or_shutdown<T>(
+    work: impl Future<Output = anyhow::Result<T>>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<T>> {
+    tokio::select! {
+        done = work => done.map(Some),
+        () = shutdown.cancelled() => Ok(None),
+    }
+}
+
+/// Binds the gateway's address.
+pub(crate) async fn listen(address: &str) -> anyhow::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(taken(address, "--listen")),
+        Err(error) => Err(error).with_context(|| format!("cannot listen at {address}")),
+    }
+}
+
+/// The refusal of an address that somebody else has.
+pub(crate) fn taken(address: &str, flag: &str) -> anyhow::Error {
+    let hint = format!("another causeway may be running there; choose another address with {flag} (port 0 takes a free one)");
+    Hinted { what: format!("{address} is in use by another program"), hint }.into()
+}
+
+/// Connects to the log and sees to its streams.
+pub(crate) async fn connect(config: &causeway_log::Config, out: &Output) -> anyhow::Result<Log> {
+    let _step = out.step("opening the log");
+    Log::connect(config).await.with_context(|| format!("cannot use the log at {}", config.url))
+}
+
+/// Adds the gateway to the group. Its read model lies in the data folder unless the configuration says where.
+pub(crate) fn start_event_store(
+    services: &mut Services,
+    loaded: &Loaded<Config>,
+    data: &DataDir,
+    log: Log,
+    listener: TcpListener,
+) {
+    let mut config = loaded.config.event_store.clone();
+    if !loaded.sources.contains_key("event_store.read_model.path") {
+        config.read_model.path = read_model(data);
+    }
+    services.start(EVENT_STORE, |stop| causeway_event_store::run(config, log, listener, stop));
+}
+
+fn read_model(data: &DataDir) -> PathBuf {
+    data.join("read-model.db")
+}
+
+/// Adds the AI processor to the group.
+pub(crate) fn start_ai_processor(services: &mut Services, config: &Config, log: Log) {
+    let config = config.ai_processor.clone();
+    services.start(AI_PROCESSOR, |stop| causeway_ai_processor::run(config, log, stop));
+}
+
+/// Waits until the gateway answers a read: then its read model is as fresh as the log.
+pub(crate) async fn gateway_ready(address: SocketAddr, out: &Output) -> anyhow::Result<()> {
+    let client = causeway_client::Client::connect(&http_url(address))?;
+    let mut step = out.step("bringing the read model up to date");
+    loop {
+        match client.get("1").await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_transient() => step.tick(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Where clients of this machine find a gateway that listens at `address`.
+pub(crate) fn http_url(address: SocketAddr) -> String {
+    let mut address = address;
+    if address.ip().is_unspecified() {
+        let loopback: std::net::IpAddr =
+            if address.is_ipv4() { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    format!("http://{address}")
+}

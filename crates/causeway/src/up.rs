@@ -1,0 +1,209 @@
+//! `causeway up`: a private nats-server and every service in one process.
+//!
+//! ```text
+//! lock the data folder -> bind the gateway -> nats-server -> log -> event-store -> ai-processor -> ready
+//! stop: ai-processor -> event-store -> nats-server
+//! ```
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener};
+
+use anyhow::Context as _;
+use causeway_runtime::config::Loaded;
+use causeway_runtime::shutdown::Signals;
+use causeway_runtime::supervise::Services;
+use causeway_runtime::telemetry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Common, DEFAULT_SERVER, UpArgs};
+use crate::config::{self, Config};
+use crate::data_dir::DataDir;
+use crate::nats::{self, Durability, Server, Settings};
+use crate::output::{Look, Output};
+use crate::services::{
+    connect, gateway_ready, http_url, listen, or_shutdown, start_ai_processor, start_event_store, taken,
+};
+
+/// Everything that is up, as it is told to whoever started it.
+struct Ready {
+    gateway: String,
+    nats: String,
+    data: DataDir,
+}
+
+/// `causeway up`
+pub(crate) async fn run(common: &Common, args: &UpArgs, out: &Output) -> anyhow::Result<()> {
+    let loaded = config::read(common, &args.flags())?;
+    let telemetry = telemetry::init("causeway", &loaded.config.telemetry)?;
+    let signals = Signals::watch();
+    let mut services = Services::new(loaded.config.up.drain_timeout);
+    let started = start(&loaded, &mut services, &signals.token(), out).await;
+    let outcome = match started {
+        Ok(Some(ready)) => async {
+            tell(&ready, &loaded.config, out)?;
+            services.run(signals.token()).await.map_err(anyhow::Error::from)
+        }
+        .await,
+        stopped => {
+            // What has begun is stopped in order all the same.
+            let stop = CancellationToken::new();
+            stop.cancel();
+            let stopping = services.run(stop).await;
+            stopped.and(stopping.map_err(Into::into))
+        }
+    };
+    telemetry.shutdown().await;
+    outcome
+}
+
+/// Starts everything, one after the other. `None` if it was asked to stop meanwhile.
+async fn start(
+    loaded: &Loaded<Config>,
+    services: &mut Services,
+    shutdown: &CancellationToken,
+    out: &Output,
+) -> anyhow::Result<Option<Ready>> {
+    let up = &loaded.config.up;
+    let data = DataDir::take(&up.data)?;
+    let listener = listen(&up.listen).await?;
+    let address = listener.local_addr()?;
+    let mut log_config = loaded.config.log.clone();
+    match &up.nats {
+        Some(url) => log_config.url.clone_from(url),
+        None => {
+            let Some(server) = or_shutdown(start_nats(&loaded.config, &listener, &data, out), shutdown).await? else {
+                return Ok(None);
+            };
+            log_config.url = server.url();
+            services.start("nats-server", |stop| async { server.run(stop).await });
+        }
+    }
+    let Some(log) = or_shutdown(connect(&log_config, out), shutdown).await? else { return Ok(None) };
+    start_event_store(services, loaded, &data, log.clone(), listener);
+    start_ai_processor(services, &loaded.config, log);
+    if or_shutdown(gateway_ready(address, out), shutdown).await?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Ready { gateway: http_url(address), nats: log_config.url, data }))
+}
+
+async fn start_nats(config: &Config, gateway: &TcpListener, data: &DataDir, out: &Output) -> anyhow::Result<Server> {
+    let binary = nats::find(config.up.nats_server.as_deref())?;
+    tracing::debug!(path = %binary.path.display(), version = binary.version, "nats-server found");
+    let durability = if config.up.relaxed_durability { Durability::Relaxed } else { Durability::Synced };
+    let port = nats_port(&config.up.listen, gateway.local_addr()?)?;
+    Server::start(Settings { binary, port, durability }, data, out).await
+}
+
+/// The port after the gateway's; a free one where the gateway's was left to chance.
+fn nats_port(listen: &str, gateway: SocketAddr) -> anyhow::Result<u16> {
+    let by_chance = listen.rsplit_once(':').is_some_and(|(_, port)| port == "0");
+    let port = if by_chance { 0 } else { gateway.port().checked_add(1).context("there is no port after the gateway's")? };
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    // Only a look: nats-server binds it itself in a moment, and says so if somebody was faster.
+    match StdTcpListener::bind(address) {
+        Ok(free) => Ok(free.local_addr()?.port()),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            Err(taken(&format!("{address} (for NATS, the port after the gateway's)"), "--listen"))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot listen at {address}")),
+    }
+}
+
+fn tell(ready: &Ready, config: &Config, out: &Output) -> anyhow::Result<()> {
+    if out.json {
+        return out.json(&serde_json::json!({
+            "gateway": ready.gateway,
+            "nats": ready.nats,
+            "data": ready.data.path(),
+            "pid": std::process::id(),
+        }));
+    }
+    let program = std::env::args().next().unwrap_or_else(|| "causeway".to_owned());
+    let here = std::env::current_dir().ok();
+    let data = here.and_then(|here| ready.data.path().strip_prefix(here).ok()).unwrap_or(ready.data.path());
+    let model = serde_json::to_value(&config.ai_processor.model)?;
+    for (look, text) in welcome(&program, ready, &data.display().to_string(), &model) {
+        out.piece(look, &text)?;
+    }
+    Ok(())
+}
+
+/// What a newcomer needs next.
+fn welcome(program: &str, ready: &Ready, data: &str, model: &serde_json::Value) -> Vec<(Look, String)> {
+    use Look::{Accent, Dim, Plain, Strong};
+    let Ready { gateway, nats, .. } = ready;
+    let provider = model["provider"].as_str().unwrap_or_default();
+    let name = model["model"].as_str().unwrap_or_default();
+    let server = if gateway == DEFAULT_SERVER { String::new() } else { format!(" --server {gateway}") };
+    let mut text = vec![
+        (Strong, format!("\nCauseway {} is up.\n\n", env!("CARGO_PKG_VERSION"))),
+        (Dim, "  gateway  ".to_owned()),
+        (Accent, gateway.clone()),
+        (Dim, "   HTTP and gRPC\n".to_owned()),
+        (Dim, "  log      ".to_owned()),
+        (Plain, format!("{nats}\n")),
+        (Dim, "  data     ".to_owned()),
+        (Plain, format!("{data}\n")),
+        (Dim, "  model    ".to_owned()),
+    ];
+    if provider == "demo" {
+        text.push((Plain, "demo".to_owned()));
+        text.push((Dim, "   no network, no key; it only shows the way. For a real one start with\n".to_owned()));
+        for line in [
+            "CAUSEWAY__AI_PROCESSOR__MODEL__PROVIDER=anthropic CAUSEWAY__AI_PROCESSOR__MODEL__API_KEY=...",
+            "or put it into causeway.toml: see `config example`",
+        ] {
+            text.push((Dim, format!("           {line}\n")));
+        }
+    } else {
+        text.push((Plain, format!("{name} ({provider})\n")));
+    }
+    text.extend([
+        (Strong, "\nTalk to it\n".to_owned()),
+        (Accent, format!("  {program} chat{server}\n")),
+        (Strong, "\nor from any program\n".to_owned()),
+        (
+            Accent,
+            format!(
+                "  curl {gateway}/events -H 'content-type: application/json' -d \\\n    '{{\"type\": \"MessageReceived\", \
+                 \"aggregate_id\": \"me\", \"data\": {{\"content\": \"What is 6 * 7?\"}}}}'\n"
+            ),
+        ),
+        (Accent, format!("  curl {gateway}/projections/conversation/me\n")),
+        (Strong, "\nand watch what happens\n".to_owned()),
+        (Accent, format!("  {program} events tail{server}\n")),
+        (Dim, "\nCtrl-C stops everything; the data stays.\n\n".to_owned()),
+    ]);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(gateway: &str, model: &serde_json::Value) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataDir::take(folder.path()).unwrap();
+        let ready = Ready { gateway: gateway.to_owned(), nats: "nats://127.0.0.1:8471".to_owned(), data };
+        welcome("causeway", &ready, "data", model).into_iter().map(|(_, text)| text).collect()
+    }
+
+    #[test]
+    fn the_welcome_says_where_to_go_next() {
+        insta::assert_snapshot!("welcome_demo", shown("http://127.0.0.1:8470", &serde_json::json!({ "provider": "demo" })));
+        let model = serde_json::json!({ "provider": "anthropic", "model": "claude" });
+        insta::assert_snapshot!("welcome_real_elsewhere", shown("http://127.0.0.1:9000", &model));
+    }
+
+    #[test]
+    fn nats_takes_the_next_port_or_a_free_one() {
+        let gateway = StdTcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_ne!(nats_port("127.0.0.1:0", gateway).unwrap(), 0);
+        let next = StdTcpListener::bind(("127.0.0.1", gateway.port() + 1));
+        if next.is_ok() {
+            let refused = nats_port(&gateway.to_string(), gateway).unwrap_err().to_string();
+            assert!(refused.contains(&(gateway.port() + 1).to_string()), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! `causeway view`: a fold of the log, for a person or a program.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use causeway_client::{Project, Projection};
+use causeway_event::Position;
+use causeway_view::Time;
+use causeway_view::conversation::{Conversation, Message, Role, ToolCall, ToolStatus, Turn, TurnStatus};
+use serde_json::value::RawValue;
+
+use crate::cli::{Common, ViewArgs};
+use crate::events;
+use crate::output::{Look, Output, clean, one_line};
+
+/// `causeway view VIEW ID`
+pub(crate) async fn run(_common: &Common, args: ViewArgs, out: &Output) -> anyhow::Result<()> {
+    let telemetry = events::telemetry()?;
+    let outcome = view(args, out).await;
+    telemetry.shutdown().await;
+    outcome
+}
+
+async fn view(args: ViewArgs, out: &Output) -> anyhow::Result<()> {
+    let ViewArgs { server, view, id, as_of, min_position } = args;
+    let projection = events::client(&server)?.project(Project { view, id, as_of, min_position }).await?;
+    if out.json {
+        let state: &RawValue = serde_json::from_slice(&projection.state).context("the view is not JSON")?;
+        let Projection { view, id, position, .. } = &projection;
+        return out.json(&serde_json::json!({ "view": view, "id": id, "position": position, "state": state }));
+    }
+    match projection.view.as_str() {
+        "conversation" => {
+            let conversation: Conversation =
+                serde_json::from_slice(&projection.state).context("the gateway's view is of another version")?;
+            for (look, text) in render(&projection.id, projection.position, &conversation) {
+                out.piece(look, &text)?;
+            }
+            Ok(())
+        }
+        // A view that this version does not know is shown as it is.
+        _ => Ok(out.line(&clean(&String::from_utf8_lossy(&projection.state)))?),
+    }
+}
+
+type Pieces = Vec<(Look, String)>;
+
+/// A conversation as a page: who said what when, and between question and answer what was thought and done.
+fn render(id: &str, position: Position, conversation: &Conversation) -> Pieces {
+    let mut pieces = Pieces::new();
+    let count = conversation.messages.len();
+    let plural = if count == 1 { "" } else { "s" };
+    pieces.push((Look::Strong, format!("{}", clean(id))));
+    let mut summary = format!(": {count} message{plural}, as of position {position}");
+    if conversation.usage != Default::default() {
+        let usage = conversation.usage;
+        summary.push_str(&format!(", {} tokens in, {} out", usage.input_tokens, usage.output_tokens));
+    }
+    pieces.push((Look::Dim, summary + "\n"));
+    // By position: thoughts and tool calls stand between the message that caused them and the answer.
+    let mut parts: BTreeMap<(Position, u8), Pieces> = BTreeMap::new();
+    for said in &conversation.messages {
+        parts.insert((said.position, 0), message(said));
+    }
+    for turn in &conversation.turns {
+        for thought in &turn.thinking {
+            let text = format!("  · {}\n", clean(&thought.text).replace('\n', "\n    "));
+            parts.insert((thought.position, 0), vec![(Look::Dim, text)]);
+        }
+        for call in &turn.tool_calls {
+            parts.insert((call.position, 0), tool_call(call));
+        }
+        let inputs = conversation.messages.iter().filter(|said| turn.inputs.contains(&said.event_id)).map(|said| said.position);
+        let last = turn.thinking.iter().map(|thought| thought.position).chain(turn.tool_calls.iter().map(|call| call.position));
+        let last = last.chain(inputs).max().unwrap_or_default();
+        if let Some(end) = end(turn) {
+            parts.entry((last, 1)).or_default().extend(end);
+        }
+    }
+    pieces.extend(parts.into_values().flatten());
+    pieces
+}
+
+fn message(said: &Message) -> Pieces {
+    let who = match said.role {
+        Role::User => said.user_id.as_deref().unwrap_or("user"),
+        Role::Assistant => "assistant",
+    };
+    let through = match said.role {
+        Role::User => said.source.as_str(),
+        Role::Assistant => said.model.as_deref().unwrap_or(said.source.as_str()),
+    };
+    let text = clean(&said.text).replace('\n', "\n  ");
+    vec![
+        (Look::Strong, format!("\n{}", one_line(who, None))),
+        (Look::Dim, format!(" ({}) {}\n", one_line(through, None), clock(said.timestamp))),
+        (Look::Plain, format!("  {text}\n")),
+    ]
+}
+
+fn tool_call(call: &ToolCall) -> Pieces {
+    let arguments = call.arguments.as_ref().map_or(String::new(), |arguments| format!(" {}", one_line(arguments.as_str(), Some(200))));
+    let mut pieces = vec![(Look::Accent, format!("  → {}", one_line(&call.tool, None))), (Look::Dim, arguments)];
+    let (look, outcome) = match call.status {
+        ToolStatus::Running => (Look::Dim, "running".to_owned()),
+        ToolStatus::Completed => {
+            (Look::Good, call.result.as_ref().map_or(String::new(), |result| one_line(result.as_str(), Some(200))))
+        }
+        ToolStatus::Failed => (Look::Bad, format!("failed: {}", one_line(call.error.as_deref().unwrap_or_default(), None))),
+        ToolStatus::Unknown => (Look::Bad, "outcome unknown".to_owned()),
+    };
+    pieces.push((Look::Dim, " ← ".to_owned()));
+    pieces.push((look, outcome));
+    pieces.push((Look::Plain, "\n".to_owned()));
+    pieces
+}
+
+/// What is to be said of a turn that gave no answer, or not yet.
+fn end(turn: &Turn) -> Option<Pieces> {
+    match (turn.status, &turn.failure) {
+        (TurnStatus::Completed, _) => None,
+        (TurnStatus::Running, _) => Some(vec![(Look::Dim, "  (working on it)\n".to_owned())]),
+        (TurnStatus::Failed, failure) => {
+            let why = failure.as_ref().map_or(String::new(), |failure| match failure.message.as_str() {
+                "" => failure.reason.clone(),
+                message => message.to_owned(),
+            });
+            Some(vec![(Look::Bad, "  no answer: ".to_owned()), (Look::Plain, format!("{}\n", clean(&why)))])
+        }
+    }
+}
+
+fn clock(time: Time) -> String {
+    let text = String::from(time);
+    text.get(..19).unwrap_or(&text).replace('T', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_event::Event;
+    use causeway_view::conversation::fold;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_conversation_is_a_page() {
+        let mut position = 0;
+        let mut event = |event_type: &str, data: serde_json::Value| -> Event {
+            position += 1;
+            let json = json!({
+                "id": format!("evt_01k9x3m5v8e7rs2q4n6p8t0w{position:02}"), "position": position,
+                "timestamp": format!("2026-11-23T10:00:{position:02}Z"), "type": event_type, "aggregate_id": "me", "data": data,
+                "metadata": { "source": "cli", "correlation_id": "c" },
+            });
+            serde_json::from_str(&json.to_string()).unwrap()
+        };
+        let input = |number: u32| format!("evt_01k9x3m5v8e7rs2q4n6p8t0w{number:02}");
+        let claim = |turn: &str, input: String| json!({ "turn": turn, "inputs": [input], "owner": "o", "attempt": 1, "agent": "a", "model": "demo" });
+        let events = [
+            event("MessageReceived", json!({ "content": "What is 6 * 7?\u{1b}[2J", "user_id": "ada" })),
+            event("AIProcessingStarted", claim("t1", input(1))),
+            event("ThinkingGenerated", json!({ "turn": "t1", "step": 1, "text": "I need a calculator." })),
+            event("ToolCalled", json!({ "turn": "t1", "step": 1, "call_id": "c", "tool": "calculate", "arguments": { "expression": "6*7" }, "effect": "pure" })),
+            event("ToolCompleted", json!({ "turn": "t1", "step": 1, "call_id": "c", "tool": "calculate", "result": "42" })),
+            event("MessageGenerated", json!({ "turn": "t1", "content": "It is 42.\nSure.", "model": "demo" })),
+            event("AIProcessingCompleted", json!({ "turn": "t1" })),
+            event("MessageReceived", json!({ "content": "And now?" })),
+            event("AIProcessingStarted", claim("t2", input(8))),
+            event("AIProcessingFailed", json!({ "turn": "t2", "reason": "model_error", "message": "the key was refused" })),
+            event("MessageReceived", json!({ "content": "Still there?" })),
+            event("AIProcessingStarted", claim("t3", input(11))),
+        ];
+        let conversation = events.iter().fold(Conversation::default(), fold);
+        let page: String = render("me", Position::new(12), &conversation).into_iter().map(|(_, text)| text).collect();
+        insta::assert_snapshot!(page);
+    }
+}

@@ -1,0 +1,359 @@
+//! Feeds the read model from the log: one task that reads the log into the tail, one thread that writes the tail into the
+//! database, and the healing of a database that turned out to be damaged.
+//!
+//! ```text
+//!   log -> feed (task) -> tail -> writer (thread) -> database -> queries
+//!                          |
+//!                          +----> subscribers, at once
+//! ```
+//!
+//! **The seam.** An event is in the tail before it is in the database. Subscribers see it there without waiting for SQLite;
+//! `position()`, and so every query, means what is *committed*. A subscriber may therefore be ahead of a query that was
+//! asked without waiting; one that is asked after `fresh()` never is behind. Nothing is lost by that: what dies with the tail is on the log.
+//!
+//! **Healing.** Whoever meets damage gives up the epoch of the tail: nothing is readable from then on. The writer sees
+//! the new epoch, waits for the reads under way, sets the file aside and starts an empty one; the feed starts again at the first
+//! event. Queries wait until the model is again as far as it ever was, so no answer goes back in time.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use causeway_event::Position;
+use causeway_log::{LogError, Record, Stored};
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use tokio::sync::oneshot;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::read_model::{
+    Arrived, Files, Loaded, ModelError, Pool, Pushed, ReadModelConfig, Snapshot, Tail, TailLimits, Writer,
+};
+
+/// Records taken from the log at once.
+const RECORDS_MAX: usize = 512;
+/// How often progress is told while the model is behind the log.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+/// Snapshots and wake-ups that may wait for the writer; further snapshots wait outside, further wake-ups are not needed.
+const COMMANDS_MAX: usize = 64;
+/// Pause before a write is tried again that the system refused (no space, mostly).
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// So many rebuilds within [`REBUILDS_WITHIN`] are not bad luck: the service stops and says so.
+const REBUILDS_MAX: usize = 3;
+const REBUILDS_WITHIN: Duration = Duration::from_secs(3600);
+
+/// What the read model wants of the log.
+pub(crate) struct Source {
+    /// The last position as of now.
+    pub(crate) last: Box<dyn Fn() -> BoxFuture<'static, Result<Position, LogError>> + Send + Sync>,
+    /// Everything behind a position, for ever.
+    pub(crate) records: Box<dyn Fn(Position) -> BoxStream<'static, Record> + Send + Sync>,
+}
+
+/// What the feed, the writer and all readers share.
+pub(crate) struct Shared {
+    pub(crate) config: ReadModelConfig,
+    pub(crate) source: Source,
+    pub(crate) tail: Tail,
+    pub(crate) pool: Pool,
+    pub(crate) files: Arc<Files>,
+    /// Set when the feed has ended: nobody waits for more than is there.
+    pub(crate) closed: CancellationToken,
+    commands: SyncSender<Command>,
+    lookups: Lookups,
+}
+
+/// What the writer is told. Batches are not among it: it finds them in the tail.
+enum Command {
+    Wake,
+    Keep(Box<Snapshot>, oneshot::Sender<Result<(), ModelError>>),
+}
+
+/// The writer's side of [`Shared`].
+pub(crate) struct Work {
+    writer: Writer,
+    commands: Receiver<Command>,
+    unchecked: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: ReadModelConfig, source: Source, files: Files, loaded: Loaded,
+    ) -> Result<(Arc<Self>, Work), ModelError> {
+        let limits = TailLimits { events_max: config.ring_events_max, bytes_max: config.ring_bytes_max };
+        let (position, unchecked) = (loaded.meta.position, loaded.unchecked);
+        let (sender, commands) = sync_channel(COMMANDS_MAX);
+        let shared = Self {
+            source,
+            tail: Tail::new(position, limits),
+            pool: Pool::new(config.readers),
+            files: Arc::new(files),
+            closed: CancellationToken::new(),
+            commands: sender,
+            lookups: Lookups::default(),
+            config,
+        };
+        Ok((Arc::new(shared), Work { writer: Writer::new(loaded)?, commands, unchecked }))
+    }
+
+    /// Queues a snapshot and waits until it is written.
+    pub(crate) async fn keep(&self, snapshot: Snapshot) -> Result<(), ModelError> {
+        let (done, written) = oneshot::channel();
+        // A snapshot is a cache: with so many waiting, this one is not missed.
+        match self.commands.try_send(Command::Keep(Box::new(snapshot), done)) {
+            Ok(()) => written.await.unwrap_or(Ok(())),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// The log's last position by a lookup that began after this call did.
+    pub(crate) async fn last_position(&self) -> Result<Position, LogError> {
+        self.lookups.last_position(&self.source).await
+    }
+
+    /// Damage was met in the database of this epoch.
+    pub(crate) fn give_up(&self, epoch: u64, reason: &str) {
+        if self.tail.give_up(epoch) {
+            tracing::warn!(reason, "the read model cannot be believed; it is set aside and made again from the log");
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        // A full queue wakes the writer just as well.
+        let _ = self.commands.try_send(Command::Wake);
+    }
+}
+
+/// One lookup of the last position for all who ask at the same time.
+///
+/// A caller may only use a lookup that began after its own call: it takes the number of lookups begun so far, and any with a
+/// higher number will do. Callers queue for the turn; whoever gets it looks up for all who queued behind it.
+#[derive(Default)]
+struct Lookups {
+    begun: AtomicU64,
+    turn: tokio::sync::Mutex<Option<(u64, Result<Position, LogError>)>>,
+}
+
+impl Lookups {
+    async fn last_position(&self, source: &Source) -> Result<Position, LogError> {
+        let before = self.begun.load(Ordering::SeqCst);
+        let mut latest = self.turn.lock().await;
+        if let Some((number, found)) = &*latest
+            && *number > before
+        {
+            return found.clone();
+        }
+        let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let found = (source.last)().await;
+        *latest = Some((number, found.clone()));
+        found
+    }
+}
+
+/// Feeds until `shutdown`. An error means that the read model cannot be kept at all.
+pub(crate) async fn run(shared: Arc<Shared>, work: Work, shutdown: CancellationToken) -> Result<(), ModelError> {
+    let _closing = Closing(shared.clone());
+    let unchecked = work.unchecked;
+    let mut written = spawn_writer(shared.clone(), work)?;
+    let check = async {
+        if unchecked {
+            check(&shared).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = feed(&shared) => {}
+        () = check => {}
+        ended = &mut written => return ended.unwrap_or_else(|_| Err(ModelError::corrupt("the writer broke off"))),
+    }
+    shared.closed.cancel();
+    shared.wake();
+    written.await.unwrap_or(Ok(()))
+}
+
+/// Ends everybody's waiting, however the feed ends.
+struct Closing(Arc<Shared>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.closed.cancel();
+        self.0.wake();
+    }
+}
+
+/// Reads the log into the tail, for ever.
+async fn feed(shared: &Shared) {
+    let mut committed = shared.tail.committed();
+    let mut progress = Progress::new(shared.tail.feed_from().1);
+    loop {
+        let (epoch, after) = shared.tail.feed_from();
+        let mut records = (shared.source.records)(after).ready_chunks(RECORDS_MAX);
+        loop {
+            tokio::select! {
+                chunk = records.next(), if !shared.tail.is_full() => {
+                    let (Some(chunk), true) = (chunk, shared.tail.epoch() == epoch) else { break };
+                    let (arrived, end) = arrived(chunk);
+                    if shared.tail.push(epoch, arrived, end) == Pushed::Stale {
+                        break;
+                    }
+                    shared.wake();
+                }
+                _ = committed.changed() => {
+                    if shared.tail.epoch() != epoch {
+                        break;
+                    }
+                }
+                () = progress.due() => progress.tell(shared).await,
+            }
+        }
+    }
+}
+
+/// What of the records are events, and how far the records go.
+fn arrived(records: Vec<Record>) -> (Vec<Arrived>, Position) {
+    let (mut arrived, mut end) = (Vec::with_capacity(records.len()), Position::START);
+    for record in records {
+        match record {
+            Record::Event(Stored { event, key }) => {
+                end = event.position;
+                arrived.push(Arrived { event: Arc::new(event), key });
+            }
+            Record::Unreadable { position, reason } => {
+                tracing::warn!(%position, %reason, "what stands on the log is no event; it is left out");
+                end = position;
+            }
+        }
+    }
+    (arrived, end)
+}
+
+/// Looks from time to time where the log is: tells how catching up goes, and notices a log that lost its end.
+struct Progress {
+    interval: tokio::time::Interval,
+    told: Instant,
+    position: Position,
+    behind: bool,
+    /// The log said before that it has less than it gave.
+    shorter: bool,
+}
+
+impl Progress {
+    fn new(position: Position) -> Self {
+        let mut interval = tokio::time::interval(PROGRESS_INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { interval, told: Instant::now(), position, behind: false, shorter: false }
+    }
+
+    async fn due(&mut self) {
+        self.interval.tick().await;
+    }
+
+    async fn tell(&mut self, shared: &Shared) {
+        let (epoch, end) = shared.tail.feed_from();
+        let position = shared.tail.committed().borrow().unwrap_or_default();
+        // While the log is away there is no news; whoever needs it says so.
+        let Ok(target) = shared.last_position().await else { return };
+        // A replica may have been asked that is a moment behind; not for the whole interval.
+        if target < end && self.shorter {
+            shared.give_up(epoch, &format!("it goes to {end}, the log only to {target}"));
+        }
+        let seconds = self.told.elapsed().as_secs_f64().max(0.001);
+        let rate = position.get().saturating_sub(self.position.get()) as f64 / seconds;
+        match (position < target, self.behind) {
+            (true, _) => tracing::info!(%position, %target, per_second = rate.round(), "the read model is catching up"),
+            (false, true) => tracing::info!(%position, "the read model has caught up"),
+            (false, false) => {}
+        }
+        (self.told, self.position) = (Instant::now(), position);
+        (self.behind, self.shorter) = (position < target, target < end);
+    }
+}
+
+/// Checks a file that was too large to be checked before it served.
+async fn check(shared: &Shared) {
+    let epoch = shared.tail.epoch();
+    let Some(permit) = shared.pool.permit(Duration::MAX).await else { return };
+    if let Err(ModelError::Corrupt(reason)) = shared.pool.run(shared.files.clone(), permit, |reader| reader.check()).await {
+        shared.give_up(epoch, &reason);
+    }
+}
+
+fn spawn_writer(shared: Arc<Shared>, work: Work) -> Result<oneshot::Receiver<Result<(), ModelError>>, ModelError> {
+    let (ended, written) = oneshot::channel();
+    let path = shared.files.path().to_owned();
+    std::thread::Builder::new()
+        .name("read-model-writer".to_owned())
+        .spawn(move || {
+            let result = write(&shared, work.writer, &work.commands);
+            let _ = ended.send(result);
+        })
+        .map_err(|source| ModelError::File { what: "cannot start the writer of", path, source })?;
+    Ok(written)
+}
+
+/// Writes what is in the tail, whatever is waiting in one transaction, until the feed has ended.
+fn write(shared: &Shared, mut writer: Writer, commands: &Receiver<Command>) -> Result<(), ModelError> {
+    let (mut epoch, mut rebuilt) = (0, Vec::new());
+    let mut pause = None;
+    loop {
+        let command = match pause.take() {
+            Some(pause) => commands.recv_timeout(pause),
+            None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        if shared.closed.is_cancelled() || matches!(command, Err(RecvTimeoutError::Disconnected)) {
+            return writer.close();
+        }
+        let mut command = command.ok();
+        loop {
+            if let Some(Command::Keep(snapshot, done)) = command.take() {
+                let kept = writer.keep(&snapshot);
+                if let Err(ModelError::Corrupt(reason)) = &kept {
+                    shared.give_up(epoch, reason);
+                }
+                let _ = done.send(kept);
+            }
+            if shared.tail.epoch() != epoch {
+                (writer, epoch) = rebuild(shared, writer, &mut rebuilt)?;
+            }
+            let Some(batch) = shared.tail.unwritten() else { break };
+            match writer.apply(&batch) {
+                Ok(()) => shared.tail.commit(batch.epoch, batch.end),
+                Err(ModelError::Corrupt(reason)) => shared.give_up(epoch, &reason),
+                Err(error) => {
+                    tracing::error!(%error, "the read model cannot be written; reads go stale until it can");
+                    pause = Some(RETRY_PAUSE);
+                    break;
+                }
+            }
+            if shared.closed.is_cancelled() {
+                return writer.close();
+            }
+            command = commands.try_recv().ok();
+        }
+    }
+}
+
+/// Puts an empty database in the place of a damaged one.
+fn rebuild(shared: &Shared, damaged: Writer, rebuilt: &mut Vec<Instant>) -> Result<(Writer, u64), ModelError> {
+    rebuilt.retain(|at| at.elapsed() < REBUILDS_WITHIN);
+    if rebuilt.len() >= REBUILDS_MAX {
+        return Err(ModelError::corrupt(format!("{REBUILDS_MAX} times within {REBUILDS_WITHIN:?}; the disk may be failing")));
+    }
+    rebuilt.push(Instant::now());
+    let epoch = shared.tail.epoch();
+    let identity = damaged.identity().to_owned();
+    drop(damaged);
+    let fresh = shared.pool.exclusively(|| {
+        let aside = shared.files.set_aside()?;
+        tracing::warn!(path = %aside.display(), "the damaged read model was kept there");
+        shared.files.create(&identity)
+    })?;
+    let writer = Writer::new(fresh)?;
+    shared.tail.serve(epoch);
+    Ok((writer, epoch))
+}

@@ -1,0 +1,319 @@
+//! The read model against the plain list of events that it was made of.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::sync::Arc;
+
+use causeway_event::{Event, Position};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use tempfile::TempDir;
+
+use super::generate;
+use super::*;
+
+const CHECK_ALWAYS: u64 = u64::MAX;
+
+/// A read model in a folder of its own.
+struct Model {
+    folder: TempDir,
+    events: Vec<Arrived>,
+}
+
+impl Model {
+    /// Written in batches of `batch` events.
+    fn of(events: Vec<Arrived>, batch: usize) -> Self {
+        let model = Self { folder: tempfile::tempdir().unwrap(), events };
+        let mut writer = Writer::new(model.files().create("log@1").unwrap()).unwrap();
+        for arrived in model.events.chunks(batch) {
+            let end = arrived.last().unwrap().event.position;
+            writer.apply(&Batch { epoch: 0, arrived: arrived.to_vec(), end }).unwrap();
+        }
+        writer.close().unwrap();
+        model
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("model.sqlite")
+    }
+
+    fn files(&self) -> Files {
+        Files::lock(&self.path()).unwrap()
+    }
+
+    fn reader(&self) -> Reader {
+        Reader::open(&self.path()).unwrap()
+    }
+
+    fn last(&self) -> Position {
+        self.events.last().map_or(Position::START, |last| last.event.position)
+    }
+
+    /// What a query has to answer, without its limit.
+    fn expected(&self, query: &Query) -> Vec<Arc<Event>> {
+        let events = self.events.iter().map(|one| one.event.clone());
+        let mut events: Vec<_> = events
+            .filter(|event| query.filter.matches(event))
+            .filter(|event| query.after.is_none_or(|after| after < event.position))
+            .filter(|event| query.before.is_none_or(|before| event.position < before))
+            .collect();
+        if query.order == Order::Backwards {
+            events.reverse();
+        }
+        events
+    }
+
+    /// Every answer is right, or is an error that says damage.
+    fn is_right_or_damaged(&self, queries: &[Query]) -> Result<(), TestCaseError> {
+        let files = self.files();
+        let loaded = match files.load(CHECK_ALWAYS) {
+            Ok(Some(loaded)) => loaded,
+            Ok(None) | Err(ModelError::Corrupt(_)) => return Ok(()),
+            Err(error) => panic!("neither sound nor damaged: {error}"),
+        };
+        let position = loaded.meta.position;
+        prop_assert!(position <= self.last());
+        let mut reader = self.reader();
+        for query in queries {
+            let mut expected = self.expected(query);
+            expected.retain(|event| event.position <= position);
+            match reader.page(query, position) {
+                Ok(page) => {
+                    prop_assert_eq!(page.more, page.events.len() < expected.len());
+                    expected.truncate(query.limit);
+                    prop_assert_eq!(page.events, expected);
+                }
+                Err(ModelError::Corrupt(_)) => {}
+                Err(error) => panic!("neither right nor damaged: {error}"),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn hundred() -> Vec<Arrived> {
+    (1..=100)
+        .map(|n| {
+            let event_type = ["MessageReceived", "ToolCalled", "Zebra"][n as usize % 3];
+            let aggregate = ["user_1", "user_2"][n as usize % 2];
+            Arrived { event: generate::event(n, event_type, aggregate).into(), key: None }
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn an_event_comes_back_to_the_byte(event in generate::any_event(), key in proptest::option::of("[^\\p{Cc}]{1,40}")) {
+        let arrived = Arrived { event: event.into(), key: key.map(|key| key.parse().unwrap()) };
+        let model = Model::of(vec![arrived.clone()], 1);
+        let mut reader = model.reader();
+        let (event, last) = (arrived.event, model.last());
+        let found = reader.by_position(event.position).unwrap().unwrap();
+        prop_assert_eq!(serde_json::to_string(&*found).unwrap(), serde_json::to_string(&*event).unwrap());
+        prop_assert_eq!(&found, &event);
+        prop_assert_eq!(reader.by_id(event.id).unwrap(), Some(event.clone()));
+        if let Some(key) = arrived.key {
+            prop_assert_eq!(reader.by_key(&event.aggregate_id, &key, 1, last).unwrap(), Some(vec![event.clone()]));
+        }
+        let filter = Filter { correlation_id: Some(event.metadata.correlation_id.clone()), ..Filter::default() };
+        prop_assert_eq!(reader.page(&Query { filter, limit: 1, ..Query::default() }, last).unwrap().events, vec![event]);
+    }
+
+    #[test]
+    fn every_page_equals_a_brute_force_filter(
+        events in generate::log(0..120), batch in 1..50_usize, queries in prop::collection::vec(generate::query(), 1..40),
+    ) {
+        let model = Model::of(events, batch);
+        let mut reader = model.reader();
+        for mut query in queries {
+            let mut expected = model.expected(&query);
+            // All pages, one after the other.
+            loop {
+                let page = reader.page(&query, model.last()).unwrap();
+                prop_assert_eq!(page.more, query.limit < expected.len(), "{:?}", &query);
+                let rest = expected.split_off(query.limit.min(expected.len()));
+                prop_assert_eq!(&page.events, &expected, "{:?}", &query);
+                let (true, Some(last)) = (page.more, page.events.last()) else { break };
+                match query.order {
+                    Order::Forwards => query.after = Some(last.position),
+                    Order::Backwards => query.before = Some(last.position),
+                }
+                expected = rest;
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_answers_for_the_position_it_was_asked_at(events in generate::log(1..60), query in generate::query(), at in 0..100_u64) {
+        let model = Model::of(events, 10);
+        let at = Position::new(at).min(model.last());
+        let mut expected = model.expected(&query);
+        expected.retain(|event| event.position <= at);
+        expected.truncate(query.limit);
+        prop_assert_eq!(model.reader().page(&query, at).unwrap().events, expected);
+    }
+
+    #[test]
+    fn a_time_names_the_last_event_stored_by_then(events in generate::log(0..60), times in prop::collection::vec(generate::time(), 20)) {
+        let model = Model::of(events, 7);
+        for time in times {
+            let expected = model.events.iter().rev().find(|one| one.event.timestamp <= time);
+            let expected = expected.map_or(Position::START, |one| one.event.position);
+            prop_assert_eq!(model.reader().position_at(time, model.last()).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_flipped_byte_is_never_an_answer(place: Index, bit in 0..8_u8, queries in prop::collection::vec(generate::query(), 20)) {
+        let model = Model::of(hundred(), 30);
+        let mut file = OpenOptions::new().read(true).write(true).open(model.path()).unwrap();
+        let at = place.index(file.metadata().unwrap().len() as usize) as u64;
+        let mut byte = [0];
+        file.seek(SeekFrom::Start(at)).unwrap();
+        file.read_exact(&mut byte).unwrap();
+        file.seek(SeekFrom::Start(at)).unwrap();
+        file.write_all(&[byte[0] ^ (1 << bit)]).unwrap();
+        model.is_right_or_damaged(&queries)?;
+    }
+
+    #[test]
+    fn a_truncated_file_is_never_an_answer(place: Index, queries in prop::collection::vec(generate::query(), 5)) {
+        let model = Model::of(hundred(), 30);
+        let file = OpenOptions::new().write(true).open(model.path()).unwrap();
+        file.set_len(place.index(file.metadata().unwrap().len() as usize) as u64).unwrap();
+        model.is_right_or_damaged(&queries)?;
+    }
+
+    #[test]
+    fn what_a_crash_leaves_is_a_beginning_of_the_log(cut: Index, batch in 1..40_usize, queries in prop::collection::vec(generate::query(), 5)) {
+        let mut model = Model::of(vec![], 1);
+        model.events = hundred();
+        let mut writer = Writer::new(model.files().create("log@1").unwrap()).unwrap();
+        let mut left = Model { folder: tempfile::tempdir().unwrap(), events: hundred() };
+        for arrived in model.events.chunks(batch) {
+            let end = arrived.last().unwrap().event.position;
+            writer.apply(&Batch { epoch: 0, arrived: arrived.to_vec(), end }).unwrap();
+        }
+        // The journal breaks off anywhere: what was being written when the machine went down.
+        for suffix in ["", "-wal"] {
+            let name = format!("model.sqlite{suffix}");
+            fs::copy(model.folder.path().join(&name), left.folder.path().join(&name)).unwrap();
+        }
+        let journal = OpenOptions::new().write(true).open(left.folder.path().join("model.sqlite-wal")).unwrap();
+        journal.set_len(cut.index(journal.metadata().unwrap().len() as usize) as u64).unwrap();
+        left.is_right_or_damaged(&queries)?;
+        // And it goes on from there.
+        let files = left.files();
+        if let Some(loaded) = files.load(CHECK_ALWAYS).unwrap_or(None) {
+            let position = loaded.meta.position;
+            let mut writer = Writer::new(loaded).unwrap();
+            let arrived: Vec<_> = left.events.iter().filter(|one| position < one.event.position).cloned().collect();
+            writer.apply(&Batch { epoch: 0, arrived, end: left.last() }).unwrap();
+            writer.close().unwrap();
+        }
+        drop(files);
+        left.events.truncate(100);
+        left.is_right_or_damaged(&queries)?;
+    }
+}
+
+#[test]
+fn a_page_of_large_events_ends_early_and_goes_on() {
+    let mut events = hundred();
+    for one in &mut events {
+        let mut event = Event::clone(&one.event);
+        event.data = causeway_event::Data::of(&"x".repeat(100_000)).unwrap();
+        one.event = event.into();
+    }
+    let model = Model::of(events, 100);
+    let mut query = Query { limit: 1000, ..Query::default() };
+    let mut seen = Vec::new();
+    loop {
+        let page = model.reader().page(&query, model.last()).unwrap();
+        assert!(page.events.len() < 30, "{}", page.events.len());
+        query.after = page.events.last().map(|last| last.position);
+        seen.extend(page.events);
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(seen, model.expected(&Query::default()));
+}
+
+#[test]
+fn an_append_is_found_by_its_key_as_long_as_it_is_in_one_piece() {
+    let mut events = hundred();
+    events[9].key = Some("turn-1".parse().unwrap());
+    events[19].key = Some("turn-1".parse().unwrap());
+    let model = Model::of(events, 100);
+    let (mut reader, key) = (model.reader(), "turn-1".parse().unwrap());
+    let mut positions = |aggregate: &str, count| {
+        let found = reader.by_key(&aggregate.parse().unwrap(), &key, count, model.last()).unwrap();
+        found.map(|events| events.iter().map(|event| event.position.get()).collect::<Vec<_>>())
+    };
+    assert_eq!(positions("user_1", 3), Some(vec![10, 11, 12]), "the first append under the key");
+    assert_eq!(positions("user_2", 1), None, "keys are per aggregate");
+    assert_eq!(positions("nobody", 1), None);
+}
+
+#[test]
+fn snapshots_are_found_by_position_and_thinned_out() {
+    let model = Model::of(hundred(), 100);
+    let files = model.files();
+    let mut writer = Writer::new(files.load(0).unwrap().unwrap()).unwrap();
+    let mut keep = |version, position: u64| {
+        let state = position.to_string().into_bytes();
+        let snapshot = Snapshot { view: "v".into(), version, id: "user_1".into(), position: Position::new(position), state };
+        writer.keep(&snapshot).unwrap();
+    };
+    keep(1, 5);
+    let found = |version, at_most| model.reader().snapshot("v", version, "user_1", Position::new(at_most)).unwrap();
+    assert_eq!(found(1, 7), Some((Position::new(5), b"5".to_vec())));
+    assert_eq!(found(1, 4), None);
+    assert_eq!(found(2, 7), None, "another version is another view");
+    (1..=100).for_each(|position| keep(2, position));
+    assert_eq!(found(1, 7), None, "older versions go");
+    assert_eq!(found(2, 100), Some((Position::new(100), b"100".to_vec())));
+    let kept: Vec<_> = (1..=100).filter(|at| found(2, *at).is_some_and(|(position, _)| position.get() == *at)).collect();
+    assert!((8..=16).contains(&kept.len()), "{kept:?}");
+    assert!(kept.iter().any(|at| *at < 60), "some of the past stays near: {kept:?}");
+}
+
+#[test]
+fn what_is_no_read_model_is_damage_and_an_older_version_is_not() {
+    let model = Model::of(hundred(), 100);
+    fs::write(model.path(), "this is not a database, but long enough to look like one".repeat(100)).unwrap();
+    assert!(matches!(model.files().load(CHECK_ALWAYS), Err(ModelError::Corrupt(_))));
+
+    let model = Model::of(hundred(), 100);
+    rusqlite::Connection::open(model.path()).unwrap().pragma_update(None, "user_version", 0).unwrap();
+    assert!(model.files().load(CHECK_ALWAYS).unwrap().is_none());
+
+    let model = Model::of(hundred(), 100);
+    fs::remove_file(model.path()).unwrap();
+    assert!(model.files().load(CHECK_ALWAYS).unwrap().is_none());
+}
+
+#[test]
+fn a_model_belongs_to_one_process() {
+    let model = Model::of(hundred(), 100);
+    let _held = model.files();
+    assert!(matches!(Files::lock(&model.path()), Err(ModelError::File { what: "another process holds", .. })));
+}
+
+#[test]
+fn few_damaged_files_are_kept() {
+    let model = Model::of(vec![], 1);
+    let files = model.files();
+    for _ in 0..5 {
+        files.set_aside().unwrap();
+        files.create("log@1").unwrap();
+    }
+    let mut names: Vec<_> = fs::read_dir(model.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.retain(|name| name.to_str().unwrap().contains("corrupt"));
+    names.retain(|name| !name.to_str().unwrap().ends_with("-wal") && !name.to_str().unwrap().ends_with("-shm"));
+    names.sort();
+    assert_eq!(names, ["model.sqlite.corrupt-3", "model.sqlite.corrupt-4", "model.sqlite.corrupt-5"]);
+}

@@ -1,0 +1,251 @@
+//! The read side as the gateway sees it: questions about the log up to now, and subscriptions to what comes.
+//!
+//! It never writes to the log, and answers nothing from memory that a restart would lose: see `crate::follow` for how
+//! events get here, and for what "readable" means.
+
+mod subscribe;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use causeway_event::{AggregateId, Event, EventId, IdempotencyKey, Position};
+use causeway_log::{Log, LogError};
+use futures::FutureExt as _;
+use futures::stream::{self, StreamExt as _};
+use jiff::Timestamp;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::follow::{self, Shared, Source};
+use crate::read_model::{Files, Loaded, Meta, ModelError, Page, Query, ReadModelConfig, Reader, Snapshot};
+
+pub(crate) use subscribe::Update;
+
+/// Times that one question is asked again of a model that was made again meanwhile.
+const ATTEMPTS_MAX: usize = 4;
+
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// The read model was not far enough in time.
+    #[error("the read model is at {position}, and {wanted} is wanted")]
+    Behind { wanted: Position, position: Position },
+    /// All readers were busy for too long.
+    #[error("too many reads at once")]
+    Busy,
+    /// How far the log is could not be learned.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The database failed, beyond what the store heals by itself.
+    #[error(transparent)]
+    Model(Arc<ModelError>),
+    /// The service is shutting down.
+    #[error("the read model is closed")]
+    Closed,
+}
+
+impl From<ModelError> for StoreError {
+    fn from(error: ModelError) -> Self {
+        Self::Model(Arc::new(error))
+    }
+}
+
+/// The whole read side. Cloning is cheap.
+#[derive(Clone)]
+pub(crate) struct Store {
+    shared: Arc<Shared>,
+}
+
+impl Store {
+    /// Opens the read model of this log, or starts a new one where there is none that can be believed. The future feeds it, and has to
+    /// run for as long as the store is used; it ends with `shutdown`, or with an error when the model cannot be kept at all.
+    pub(crate) async fn open(
+        log: Log, config: &ReadModelConfig, shutdown: CancellationToken,
+    ) -> Result<(Self, impl Future<Output = Result<(), StoreError>> + Send + 'static + use<>), StoreError> {
+        let identity = log.identity().await?;
+        let (files, loaded) = blocking({
+            let config = config.clone();
+            move || load(&config)
+        })
+        .await?;
+        let believed = loaded.as_ref().map(|loaded| (loaded.meta.clone(), loaded.last));
+        let keep = match believed {
+            Some((meta, last)) => copies(&meta, last, &log, &identity).await?,
+            None => false,
+        };
+        let loaded = loaded.filter(|_| keep);
+        Self::start(config, Source::of(log), identity, files, loaded, shutdown).await
+    }
+
+    /// The rest of opening, for any source.
+    async fn start(
+        config: &ReadModelConfig, source: Source, identity: String, files: Files, loaded: Option<Loaded>, shutdown: CancellationToken,
+    ) -> Result<(Self, impl Future<Output = Result<(), StoreError>> + Send + 'static + use<>), StoreError> {
+        let config = config.clone();
+        let (shared, work) = blocking(move || {
+            let loaded = loaded.map_or_else(|| files.create(&identity), Ok)?;
+            Shared::new(config, source, files, loaded)
+        })
+        .await?;
+        let feed = follow::run(shared.clone(), work, shutdown).map(|ended| ended.map_err(StoreError::from));
+        Ok((Self { shared }, feed))
+    }
+
+    /// All up to here is readable.
+    pub(crate) fn position(&self) -> Position {
+        self.shared.tail.committed().borrow().unwrap_or_default()
+    }
+
+    /// Waits until all is readable that the log had when this was called.
+    pub(crate) async fn fresh(&self) -> Result<Position, StoreError> {
+        let last = timeout(self.shared.config.read_timeout, self.shared.last_position());
+        let last = last.await.unwrap_or_else(|_| Err(LogError::Unavailable { reason: "it did not say in time how far it is".into() }))?;
+        self.wait_for(last).await?;
+        Ok(last)
+    }
+
+    /// Waits until all up to `position` is readable.
+    pub(crate) async fn wait_for(&self, position: Position) -> Result<(), StoreError> {
+        let mut committed = self.shared.tail.committed();
+        let reached = committed.wait_for(|committed| committed.is_some_and(|committed| committed >= position));
+        tokio::select! {
+            reached = timeout(self.shared.config.read_timeout, reached) => match reached {
+                Ok(_) => Ok(()),
+                Err(_) => Err(StoreError::Behind { wanted: position, position: self.position() }),
+            },
+            () = self.shared.closed.cancelled() => Err(StoreError::Closed),
+        }
+    }
+
+    /// A page of what is readable. Does not wait for more: see [`Self::fresh`].
+    pub(crate) async fn page(&self, query: Query) -> Result<Page, StoreError> {
+        let query = Arc::new(query);
+        self.read(move |reader, last| reader.page(&query, last)).await
+    }
+
+    /// The event at a position, as soon as it has come from the log.
+    pub(crate) async fn by_position(&self, position: Position) -> Result<Option<Arc<Event>>, StoreError> {
+        match self.shared.tail.get(position) {
+            Some(event) => Ok(Some(event)),
+            None => self.read(move |reader, _| reader.by_position(position)).await,
+        }
+    }
+
+    pub(crate) async fn by_id(&self, id: EventId) -> Result<Option<Arc<Event>>, StoreError> {
+        self.read(move |reader, _| reader.by_id(id)).await
+    }
+
+    /// The last event that was stored at `time` or before.
+    pub(crate) async fn position_at(&self, time: Timestamp) -> Result<Position, StoreError> {
+        self.read(move |reader, last| reader.position_at(time, last)).await
+    }
+
+    /// The events of the first append of `count` events under this key.
+    pub(crate) async fn by_key(
+        &self, aggregate: &AggregateId, key: &IdempotencyKey, count: usize,
+    ) -> Result<Option<Vec<Arc<Event>>>, StoreError> {
+        let (aggregate, key) = (aggregate.clone(), key.clone());
+        self.read(move |reader, last| reader.by_key(&aggregate, &key, count, last)).await
+    }
+
+    /// The newest snapshot of a view that is not newer than `at_most`.
+    pub(crate) async fn snapshot(
+        &self, view: &str, version: u32, id: &str, at_most: Position,
+    ) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
+        let (view, id) = (view.to_owned(), id.to_owned());
+        self.read(move |reader, _| reader.snapshot(&view, version, &id, at_most)).await
+    }
+
+    /// Keeps a snapshot of a view, which is a cache: it may be gone at any time.
+    pub(crate) async fn keep_snapshot(
+        &self, view: &str, version: u32, id: &str, position: Position, state: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let snapshot = Snapshot { view: view.to_owned(), version, id: id.to_owned(), position, state };
+        match timeout(self.shared.config.read_timeout, self.shared.keep(snapshot)).await {
+            Ok(Err(ModelError::Corrupt(_))) | Err(_) => Ok(()),
+            Ok(kept) => Ok(kept?),
+        }
+    }
+
+    /// Asks the database, as far as it is committed; never one that is being made again.
+    async fn read<T: Send + 'static>(
+        &self, ask: impl Fn(&mut Reader, Position) -> Result<T, ModelError> + Clone + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = &self.shared;
+        for _ in 0..ATTEMPTS_MAX {
+            let floor = shared.tail.furthest();
+            self.wait_for(floor).await?;
+            let permit = shared.pool.permit(shared.config.read_timeout).await.ok_or(StoreError::Busy)?;
+            // With the permit in hand the file cannot be exchanged; before, it may have been.
+            let epoch = shared.tail.epoch();
+            let Some(last) = shared.tail.committed().borrow().filter(|committed| *committed >= floor) else {
+                continue;
+            };
+            let ask = ask.clone();
+            match shared.pool.run(shared.files.clone(), permit, move |reader| ask(reader, last)).await {
+                Err(ModelError::Corrupt(reason)) => shared.give_up(epoch, &reason),
+                answer => return Ok(answer?),
+            }
+        }
+        Err(StoreError::Busy)
+    }
+}
+
+impl Source {
+    fn of(log: Log) -> Self {
+        let reader = log.clone();
+        Self {
+            last: Box::new(move || {
+                let log = log.clone();
+                async move { log.last_position().await }.boxed()
+            }),
+            records: Box::new(move |after| {
+                let subscription = reader.subscribe(after);
+                let next = |mut subscription: causeway_log::Subscription| async {
+                    let record = subscription.next().await;
+                    Some((record, subscription))
+                };
+                stream::unfold(subscription, next).boxed()
+            }),
+        }
+    }
+}
+
+/// Opens what is there; damage is set aside, and told.
+fn load(config: &ReadModelConfig) -> Result<(Files, Option<Loaded>), ModelError> {
+    let files = Files::lock(&config.path)?;
+    match files.load(config.check_bytes_max) {
+        Ok(loaded) => Ok((files, loaded)),
+        Err(ModelError::Corrupt(reason)) => {
+            let path = files.set_aside()?;
+            tracing::warn!(reason, path = %path.display(), "the read model is damaged; it was set aside and is made again from the log");
+            Ok((files, None))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the model is a copy of this log's beginning: of the same stream, not longer than it, and with the same last event.
+async fn copies(meta: &Meta, last: Option<(Position, EventId)>, log: &Log, identity: &str) -> Result<bool, StoreError> {
+    let reason = if meta.identity != identity {
+        "it was made from another log"
+    } else if log.last_position().await? < meta.position {
+        "the log is shorter"
+    } else if let Some((position, id)) = last
+        && log.get(position).await?.is_none_or(|stored| stored.event.id != id)
+    {
+        "the log has another event in the place of its last one"
+    } else {
+        return Ok(true);
+    };
+    tracing::warn!(reason, "the read model does not belong to this log and is made again from it");
+    Ok(false)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ModelError> + Send + 'static) -> Result<T, StoreError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.unwrap_or_else(|error| Err(ModelError::BrokeOff(error)))?)
+}

@@ -1,0 +1,329 @@
+//! The store over a log in memory: what is promised to subscribers and queries while events come in and files break.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use causeway_event::{Event, Position};
+use causeway_log::{LogError, Record, Stored};
+use causeway_testkit::wait_until;
+use futures::future::join_all;
+use futures::{FutureExt as _, StreamExt as _, stream};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Store, StoreError, Update};
+use crate::follow::Source;
+use crate::read_model::generate::event;
+use crate::read_model::{Filter, Order, Query, ReadModelConfig};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// A log in memory that behaves as the real one does.
+#[derive(Clone)]
+struct MemoryLog {
+    records: watch::Sender<BTreeMap<u64, Record>>,
+    lookups: Arc<AtomicUsize>,
+}
+
+impl MemoryLog {
+    fn new() -> Self {
+        Self { records: watch::Sender::new(BTreeMap::new()), lookups: Arc::default() }
+    }
+
+    fn append(&self, event: Event) {
+        self.records.send_modify(|records| _ = records.insert(event.position.get(), Record::Event(Stored { event, key: None })));
+    }
+
+    /// Events from the position behind the last one.
+    fn fill(&self, count: u64) {
+        let last = self.last().get();
+        for position in last + 1..=last + count {
+            self.append(plain(position));
+        }
+    }
+
+    fn last(&self) -> Position {
+        Position::new(self.records.borrow().last_key_value().map_or(0, |(position, _)| *position))
+    }
+
+    fn source(&self) -> Source {
+        let (log, asked) = (self.clone(), self.clone());
+        Source {
+            last: Box::new(move || {
+                let log = asked.clone();
+                async move {
+                    log.lookups.fetch_add(1, Ordering::SeqCst);
+                    tokio::task::yield_now().await;
+                    Ok::<_, LogError>(log.last())
+                }
+                .boxed()
+            }),
+            records: Box::new(move |after| {
+                let start = (log.records.subscribe(), after.get());
+                stream::unfold(start, |(mut records, seen)| async move {
+                    let next = records.wait_for(|records| records.range(seen + 1..).next().is_some()).await.ok()?;
+                    let (position, record) = next.range(seen + 1..).next().map(|(at, record)| (*at, record.clone()))?;
+                    drop(next);
+                    Some((record, (records, position)))
+                })
+                .boxed()
+            }),
+        }
+    }
+}
+
+fn plain(position: u64) -> Event {
+    let event_type = ["MessageReceived", "ToolCalled", "Zebra"][position as usize % 3];
+    event(position, event_type, ["user_1", "user_2"][position as usize % 2])
+}
+
+struct Running {
+    store: Store,
+    shutdown: CancellationToken,
+    feed: JoinHandle<Result<(), StoreError>>,
+}
+
+impl Running {
+    async fn start(log: &MemoryLog, folder: &TempDir, ring_events_max: usize) -> Self {
+        let config = ReadModelConfig { path: path(folder), ring_events_max, ..ReadModelConfig::default() };
+        let shutdown = CancellationToken::new();
+        let (files, loaded) = super::load(&config).unwrap();
+        let started = Store::start(&config, log.source(), "log@1".into(), files, loaded, shutdown.clone());
+        let (store, feed) = started.await.unwrap();
+        Self { store, shutdown, feed: tokio::spawn(feed) }
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.feed.await.unwrap().unwrap();
+    }
+}
+
+fn path(folder: &TempDir) -> std::path::PathBuf {
+    folder.path().join("model.sqlite")
+}
+
+/// The positions of all events, page by page.
+async fn all(store: &Store) -> Vec<u64> {
+    let (mut positions, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.page(Query { after, limit: 100, ..Query::default() }).await.unwrap();
+        after = page.events.last().map(|event| event.position).or(after);
+        positions.extend(page.events.iter().map(|event| event.position.get()));
+        if !page.more {
+            return positions;
+        }
+    }
+}
+
+/// Reads until the event at `last`, and counts the marks.
+async fn follow(store: Store, filter: Filter, after: u64, last: u64, pace: impl AsyncFn(u64)) -> (Vec<u64>, Vec<u64>) {
+    let mut updates = Box::pin(store.subscribe(filter, Position::new(after), HEARTBEAT));
+    let (mut positions, mut marks) = (Vec::new(), Vec::new());
+    while positions.last().is_none_or(|seen| *seen < last) || marks.is_empty() {
+        match updates.next().await.unwrap().unwrap() {
+            Update::Event(event) => {
+                positions.push(event.position.get());
+                pace(event.position.get()).await;
+            }
+            Update::CaughtUp(position) => marks.push(position.get()),
+            Update::Heartbeat(_) => {}
+        }
+    }
+    (positions, marks)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_sees_each_event_once_whatever_is_written_meanwhile() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(3000);
+    // A ring of 64 events: slow readers fall out of it again and again.
+    let running = Running::start(&log, &folder, 64).await;
+    let mut readers = Vec::new();
+    for (number, after) in [0, 0, 1, 1499, 2999, 3000].into_iter().enumerate() {
+        let pace = async move |position: u64| {
+            if number % 2 == 0 && position % 50 == 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let reader = follow(running.store.clone(), Filter::default(), after, 6000, pace);
+        readers.push((after, tokio::spawn(reader)));
+    }
+    for _ in 0..300 {
+        log.fill(10);
+        tokio::task::yield_now().await;
+    }
+    for (after, reader) in readers {
+        let (positions, marks) = tokio::time::timeout(LIMIT, reader).await.unwrap().unwrap();
+        assert_eq!(positions, (after + 1..=6000).collect::<Vec<_>>());
+        assert_eq!(marks.len(), 1);
+        assert!(marks[0] >= 3000, "the mark stands behind all that was there: {marks:?}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_filter_holds_on_both_sides_of_the_seam() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(500);
+    let running = Running::start(&log, &folder, 16).await;
+    let filter = Filter { types: vec!["Zebra".parse().unwrap()], ..Filter::default() };
+    let reader = tokio::spawn(follow(running.store.clone(), filter, 0, 899, async |_| {}));
+    for _ in 0..40 {
+        log.fill(10);
+        tokio::task::yield_now().await;
+    }
+    let (positions, _) = tokio::time::timeout(LIMIT, reader).await.unwrap().unwrap();
+    assert_eq!(positions, (1..=899).filter(|position| position % 3 == 2).collect::<Vec<_>>());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn heartbeats_go_on_over_events_that_do_not_pass() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let running = Running::start(&log, &folder, 64).await;
+    let filter = Filter { aggregate_id: Some("nobody".parse().unwrap()), ..Filter::default() };
+    let mut updates = Box::pin(running.store.subscribe(filter, Position::START, Duration::from_millis(20)));
+    assert_eq!(updates.next().await.unwrap().unwrap(), Update::CaughtUp(Position::START));
+    let reached = tokio::time::timeout(LIMIT, async {
+        loop {
+            log.fill(1);
+            match updates.next().await.unwrap().unwrap() {
+                Update::Heartbeat(position) if position >= Position::new(3) => break position,
+                Update::Heartbeat(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    assert!(reached.await.unwrap() <= log.last());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fresh_answer_has_all_that_was_there_when_it_was_asked() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let running = Running::start(&log, &folder, 64).await;
+    for _ in 0..200 {
+        log.fill(3);
+        let last = log.last();
+        let answers = join_all((0..8).map(|_| running.store.fresh())).await;
+        assert!(answers.into_iter().all(|fresh| fresh.unwrap() >= last));
+        let page = running.store.page(Query { order: Order::Backwards, limit: 1, ..Query::default() }).await.unwrap();
+        assert_eq!(page.events[0].position, last);
+    }
+    // The first of eight looks up for itself, the second for the seven that queued behind it.
+    let lookups = log.lookups.load(Ordering::SeqCst);
+    assert!(lookups <= 200 * 4, "{lookups} lookups for 1600 callers");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_an_event_is_passed_over() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(2);
+    let reason = causeway_event::Invalid::new("ce-id", "is missing");
+    log.records.send_modify(|records| {
+        records.insert(3, Record::Unreadable { position: Position::new(3), reason });
+    });
+    let running = Running::start(&log, &folder, 64).await;
+    assert_eq!(running.store.fresh().await.unwrap(), Position::new(3));
+    assert_eq!(all(&running.store).await, [1, 2]);
+    running.stop().await;
+    // The next start goes on behind it.
+    let running = Running::start(&log, &folder, 64).await;
+    assert_eq!(running.store.position(), Position::new(3));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_goes_on_where_the_file_ends() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(300);
+    let running = Running::start(&log, &folder, 64).await;
+    running.store.fresh().await.unwrap();
+    running.stop().await;
+    log.fill(10);
+    let running = Running::start(&log, &folder, 64).await;
+    assert!(running.store.position() >= Position::new(300));
+    running.store.fresh().await.unwrap();
+    assert_eq!(all(&running.store).await, (1..=310).collect::<Vec<_>>());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_or_damaged_file_is_made_again() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(300);
+    let damages: [fn(&Path); 3] = [
+        |path| fs::remove_file(path).unwrap(),
+        |path| fs::write(path, "garbage".repeat(1000)).unwrap(),
+        |path| overwrite(path, 4096),
+    ];
+    for damage in damages {
+        let running = Running::start(&log, &folder, 64).await;
+        running.store.fresh().await.unwrap();
+        assert_eq!(all(&running.store).await, (1..=300).collect::<Vec<_>>());
+        running.stop().await;
+        wait_until("the file to be free", LIMIT, async || crate::read_model::Files::lock(&path(&folder)).ok()).await;
+        damage(&path(&folder));
+    }
+    assert!(folder.path().join("model.sqlite.corrupt-1").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_under_way_is_healed_without_a_restart() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(20_000);
+    let running = Running::start(&log, &folder, 64).await;
+    running.store.fresh().await.unwrap();
+    let live = tokio::spawn(follow(running.store.clone(), Filter::default(), 0, 20_010, async |_| {}));
+    // Everything behind the first page; no reader has more than a part of it cached.
+    overwrite(&path(&folder), 4096);
+    for _ in 0..10 {
+        let aggregate_id = Some("user_1".parse().unwrap());
+        let query = Query { filter: Filter { aggregate_id, ..Filter::default() }, limit: 20_000, ..Query::default() };
+        let page = running.store.page(query).await.unwrap();
+        assert!(page.events.iter().map(|event| event.position.get()).eq((2..=20_000).step_by(2)));
+    }
+    log.fill(10);
+    running.store.fresh().await.unwrap();
+    assert_eq!(all(&running.store).await, (1..=20_010).collect::<Vec<_>>());
+    let (positions, marks) = tokio::time::timeout(LIMIT, live).await.unwrap().unwrap();
+    assert_eq!(positions, (1..=20_010).collect::<Vec<_>>());
+    assert_eq!(marks.len(), 1);
+    assert!(folder.path().join("model.sqlite.corrupt-1").exists());
+    running.stop().await;
+}
+
+/// Writes nonsense over the file from `start` on, and leaves its length.
+fn overwrite(path: &Path, start: usize) {
+    use std::os::unix::fs::FileExt as _;
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    let len = file.metadata().unwrap().len() as usize;
+    assert!(start < len, "nothing was written to the file itself");
+    file.write_all_at(&vec![0xa5; len - start], start as u64).unwrap();
+}
+
+#[tokio::test]
+async fn subscriptions_and_waits_end_with_the_service() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let running = Running::start(&log, &folder, 64).await;
+    let store = running.store.clone();
+    let mut updates = Box::pin(store.subscribe(Filter::default(), Position::START, HEARTBEAT));
+    assert_eq!(updates.next().await.unwrap().unwrap(), Update::CaughtUp(Position::START));
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.wait_for(Position::new(7)).await }
+    });
+    running.stop().await;
+    assert!(matches!(updates.next().await, Some(Err(StoreError::Closed))));
+    assert!(updates.next().await.is_none());
+    assert!(matches!(waiting.await.unwrap(), Err(StoreError::Closed)));
+}

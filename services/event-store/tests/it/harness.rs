@@ -1,0 +1,153 @@
+//! A gateway on a free port, over a nats-server of its own, and hands to use it with.
+
+use std::path::Path;
+use std::time::Duration;
+
+use causeway_event_store::{Config, Error, ReadModelConfig};
+use causeway_log::Log;
+use causeway_proto::v1::event_store_client::EventStoreClient;
+use causeway_testkit::{NatsServer, wait_until};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long anything that must happen may take on a busy machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+pub(crate) struct World {
+    pub(crate) nats: NatsServer,
+    pub(crate) dir: TempDir,
+    pub(crate) gateway: Gateway,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        let nats = NatsServer::start().await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let gateway = Gateway::start(&nats, dir.path()).await;
+        Self { nats, dir, gateway }
+    }
+}
+
+pub(crate) struct Gateway {
+    pub(crate) url: String,
+    pub(crate) log: Log,
+    http: reqwest::Client,
+    shutdown: CancellationToken,
+    running: JoinHandle<Result<(), Error>>,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn created(&self) -> Value {
+        assert_eq!(self.status, StatusCode::CREATED, "{self:?}");
+        self.json()
+    }
+
+    #[track_caller]
+    pub(crate) fn ok(&self) -> Value {
+        assert_eq!(self.status, StatusCode::OK, "{self:?}");
+        self.json()
+    }
+}
+
+impl Gateway {
+    pub(crate) async fn start(nats: &NatsServer, dir: &Path) -> Self {
+        let config = Config {
+            read_model: ReadModelConfig { path: dir.join("read-model.sqlite"), ..ReadModelConfig::default() },
+            heartbeat: Duration::from_millis(200),
+            ..Config::default()
+        };
+        Self::start_with(nats, config).await
+    }
+
+    pub(crate) async fn start_with(nats: &NatsServer, config: Config) -> Self {
+        causeway_runtime::install_crypto();
+        let log = Log::connect(&causeway_log::Config { url: nats.url(), ..causeway_log::Config::default() }).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(causeway_event_store::run(config, log.clone(), listener, shutdown.clone()));
+        let gateway = Self { url, log, http: reqwest::Client::new(), shutdown, running };
+        wait_until("the gateway to be ready", LIMIT, async || {
+            (gateway.get("/readyz").await.status == StatusCode::OK).then_some(())
+        })
+        .await;
+        gateway
+    }
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(LIMIT, self.running).await.expect("stops in time").unwrap().unwrap();
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url)).timeout(LIMIT)
+    }
+
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        Answer { status, headers, text: response.text().await.unwrap() }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    pub(crate) async fn post(&self, body: &Value) -> Answer {
+        self.send(self.request(Method::POST, "/events").json(body)).await
+    }
+
+    /// Appends a note and answers its receipt.
+    pub(crate) async fn note(&self, aggregate: &str, number: usize) -> Value {
+        self.post(&note(aggregate, number)).await.created()
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        Endpoint::from_shared(self.url.clone()).unwrap().connect().await.unwrap()
+    }
+
+    pub(crate) async fn grpc(&self) -> EventStoreClient<Channel> {
+        EventStoreClient::new(self.channel().await)
+    }
+
+    pub(crate) async fn last_position(&self) -> u64 {
+        self.log.last_position().await.unwrap().get()
+    }
+
+    /// Positions of a list of events.
+    pub(crate) async fn positions(&self, path: &str) -> Vec<u64> {
+        let page = self.get(path).await.ok();
+        page["events"].as_array().unwrap().iter().map(position).collect()
+    }
+}
+
+pub(crate) fn position(event: &Value) -> u64 {
+    event["position"].as_u64().unwrap()
+}
+
+pub(crate) fn note(aggregate: &str, number: usize) -> Value {
+    json!({ "type": "NoteTaken", "aggregate_id": aggregate, "data": { "number": number } })
+}
+
+pub(crate) fn message(aggregate: &str, content: &str) -> Value {
+    json!({ "type": "MessageReceived", "aggregate_id": aggregate, "data": { "content": content } })
+}
