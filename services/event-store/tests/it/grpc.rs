@@ -27,7 +27,7 @@ fn append(drafts: impl IntoIterator<Item = Draft>) -> v1::AppendRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_appended_read_followed_and_seen() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let mut client = gateway.grpc().await;
     let response = client.append(append([draft("a", 1), draft("b", 2)])).await.unwrap().into_inner();
     let appended = Appended::try_from(response).unwrap();
@@ -71,7 +71,7 @@ async fn events_are_appended_read_followed_and_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_problem_comes_back_as_the_server_had_it() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let mut client = gateway.grpc().await;
     let mut fenced = append([draft("a", 1)]);
     fenced.expected.push(v1::Expected::default());
@@ -107,7 +107,7 @@ async fn a_problem_comes_back_as_the_server_had_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_key_gives_the_first_answer() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let mut client = gateway.grpc().await;
     let mut request = append([draft("a", 1)]);
     request.idempotency_key = "k".into();
@@ -126,7 +126,7 @@ async fn the_same_key_gives_the_first_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_reflection_answer_and_an_unknown_service_is_unimplemented() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let channel = gateway.channel().await;
     let mut health = HealthClient::new(channel.clone());
     let request = tonic_health::pb::HealthCheckRequest { service: "causeway.v1.EventStore".into() };

@@ -7,7 +7,7 @@ use crate::harness::{Gateway, World, message, note, position};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_was_posted_is_read_back_as_it_was() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let raw = r#"{"type":"MessageReceived","aggregate_id":"telegram:42 é","data":{"content" : "Hello \u00e9",
         "mood": 1.0},"metadata":{"source":"telegram","labels":{"k":"v"}}}"#;
     let answer = gateway
@@ -39,7 +39,7 @@ async fn an_event_that_was_posted_is_read_back_as_it_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_is_appended_all_or_none() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let receipts = gateway.post(&json!([note("a", 1), note("b", 2), message("a", "hi")])).await.created();
     let positions: Vec<_> = receipts.as_array().unwrap().iter().map(position).collect();
     assert_eq!(positions, [positions[0], positions[0] + 1, positions[0] + 2]);
@@ -62,7 +62,7 @@ async fn a_list_is_appended_all_or_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fence_that_does_not_hold_is_a_conflict_with_the_actual_position() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let fenced = |expected: Value| json!({"events": [note("a", 1)], "expected": expected});
     let first = position(&gateway.post(&fenced(json!("empty"))).await.created()[0]);
     let conflict = gateway.post(&fenced(json!("empty"))).await;
@@ -117,7 +117,7 @@ async fn the_same_key_gives_the_first_answer_also_after_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_is_the_causes_or_the_callers_trace_or_a_new_one() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
     let traced = async |body: &Value| {
         let traceparent = format!("00-{TRACE}-b7ad6b7169203331-01");
@@ -144,7 +144,7 @@ async fn a_chain_is_the_causes_or_the_callers_trace_or_a_new_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_append_is_read_by_the_next_read() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     for number in 1..=50 {
         let receipt = gateway.note("a", number).await;
         let page = gateway.get("/events?order=desc&limit=1").await.ok();
@@ -156,7 +156,7 @@ async fn every_append_is_read_by_the_next_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_line_up_in_both_directions() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let notes: Vec<_> = (0..25).map(|number| note(if number % 2 == 0 { "even" } else { "odd" }, number)).collect();
     let receipts = gateway.post(&json!(notes)).await.created();
     gateway.post(&message("even", "hi")).await.created();
@@ -188,7 +188,7 @@ async fn pages_line_up_in_both_directions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_range_comes_as_lines() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     for _ in 0..3 {
         gateway.post(&json!((0..300).map(|number| note("a", number)).collect::<Vec<_>>())).await.created();
     }

@@ -12,7 +12,7 @@ use crate::sse;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_log_everything_fails_at_once_and_comes_back_with_it() {
-    let World { mut nats, gateway, .. } = World::start().await;
+    let World { mut nats, gateway, dir: _dir } = World::start().await;
     let first = gateway.note("a", 1).await;
     let mut events = sse::open(&gateway, "/events/stream?aggregate_id=a", None).await;
     assert_eq!(sse::next(&mut events).await.event, "NoteTaken");

@@ -14,7 +14,7 @@ fn said(projection: &Value) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conversation_is_seen_now_and_as_of_every_moment() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let mut receipts = Vec::new();
     for content in ["one", "two", "three"] {
         receipts.push(gateway.post(&message("web:1", content)).await.created());

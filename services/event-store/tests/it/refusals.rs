@@ -19,7 +19,7 @@ fn check(answer: &Answer, status: u16, field: Option<&str>, what: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_are_not_what_they_must_be() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let last = gateway.last_position().await;
     let event = |change: Value| {
         let mut event = note("a", 1);
@@ -75,7 +75,7 @@ async fn bodies_that_are_not_what_they_must_be() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn urls_that_are_not_what_they_must_be() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     gateway.note("a", 1).await;
     let unknown = "evt_01k9x3m5v8e7rs2q4n6p8t0w1y";
     for (path, status, field) in [

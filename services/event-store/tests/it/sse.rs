@@ -33,7 +33,7 @@ fn data(event: &Event) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stands_is_sent_then_a_mark_then_what_comes() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let first = gateway.note("a", 1).await;
     gateway.note("b", 2).await;
     let third = gateway.post(&message("a", "hi")).await.created();
@@ -60,7 +60,7 @@ async fn what_stands_is_sent_then_a_mark_then_what_comes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_is_cut_off_again_and_again_sees_every_event_once() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     const EVENTS: usize = 400;
     let write = async {
         for number in 0..EVENTS {
@@ -91,7 +91,7 @@ async fn a_reader_that_is_cut_off_again_and_again_sees_every_event_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deltas_are_heard_by_those_who_follow_the_aggregate() {
-    let World { gateway, .. } = World::start().await;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let mut followed = open(&gateway, "/events/stream?aggregate_id=a&from_now=true", None).await;
     let mut all = open(&gateway, "/events/stream?from_now=true", None).await;
     assert_eq!(next(&mut followed).await.event, "caught_up");
