@@ -89,6 +89,17 @@ impl Services {
         self.running.push(Running { name, stop, task });
     }
 
+    /// Waits until one of them ends, which none should before it is asked to. For the time in which they become ready;
+    /// cancel-safe.
+    pub async fn ended(&mut self) -> Stopped {
+        loop {
+            let Some(ended) = self.tasks.join_next_with_id().await else { return std::future::pending().await };
+            if let Some(stopped) = self.settle(ended, Asked::No) {
+                return stopped;
+            }
+        }
+    }
+
     /// Runs until `shutdown` is cancelled or one of the services ends, then stops the rest, the last started first.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Stopped> {
         let mut first = tokio::select! {

@@ -48,7 +48,8 @@ pub(crate) async fn run(_common: &Common, args: ChatArgs, out: &Output) -> anyho
 async fn converse(args: ChatArgs, out: &Output) -> anyhow::Result<()> {
     let session = match args.session {
         Some(session) => session,
-        None => format!("cli:{}", &Uuid::new_v4().simple().to_string()[..8]).parse()?,
+        // The end of a UUID is its random part.
+        None => format!("cli:{}", &Uuid::now_v7().simple().to_string()[24..]).parse()?,
     };
     let client = events::client(&args.server)?;
     let filter = Filter { aggregate_id: Some(session.clone()), ..Filter::default() };
@@ -144,7 +145,7 @@ impl Chat<'_> {
             labels: Labels::new(),
         };
         // With a key of its own a message is sent again safely when an answer is lost.
-        let key = Uuid::new_v4().simple().to_string();
+        let key = Uuid::now_v7().simple().to_string();
         let append = Append { events: vec![event], idempotency_key: Some(key), ..Append::default() };
         let token = self.signals.token();
         let span = info_span!(parent: None, "say", aggregate.id = %self.session);

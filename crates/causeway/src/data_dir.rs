@@ -6,7 +6,7 @@
 //! DIR/nats.conf        written anew at each start
 //! DIR/nats-server.log  what nats-server says
 //! DIR/nats-server.pid
-//! DIR/read-model.db    the gateway's index of the log; can be deleted at any time
+//! DIR/event-store/     the gateway's index of the log; can be deleted at any time
 //! ```
 
 use std::fs::{File, OpenOptions, TryLockError};

@@ -32,7 +32,7 @@ pub(crate) async fn event_store(common: &Common, args: &GatewayArgs, out: &Outpu
         let address = listener.local_addr()?;
         let Some(log) = or_shutdown(connect(&loaded.config.log, out), &shutdown).await? else { return Ok(None) };
         start_event_store(services, &loaded, &data, log, listener);
-        if or_shutdown(gateway_ready(address, out), &shutdown).await?.is_none() {
+        if or_shutdown(until_ready(services, address, out), &shutdown).await?.is_none() {
             return Ok(None);
         }
         let gateway = http_url(address);
@@ -128,7 +128,7 @@ pub(crate) fn start_event_store(
 }
 
 fn read_model(data: &DataDir) -> PathBuf {
-    data.join("read-model.db")
+    data.join("event-store").join("read-model.sqlite")
 }
 
 /// Adds the AI processor to the group.
@@ -137,8 +137,16 @@ pub(crate) fn start_ai_processor(services: &mut Services, config: &Config, log: 
     services.start(AI_PROCESSOR, |stop| causeway_ai_processor::run(config, log, stop));
 }
 
+/// Waits until the gateway is ready. Fails as soon as one of the services does.
+pub(crate) async fn until_ready(services: &mut Services, gateway: SocketAddr, out: &Output) -> anyhow::Result<()> {
+    tokio::select! {
+        ready = gateway_ready(gateway, out) => ready,
+        stopped = services.ended() => Err(stopped.into()),
+    }
+}
+
 /// Waits until the gateway answers a read: then its read model is as fresh as the log.
-pub(crate) async fn gateway_ready(address: SocketAddr, out: &Output) -> anyhow::Result<()> {
+async fn gateway_ready(address: SocketAddr, out: &Output) -> anyhow::Result<()> {
     let client = causeway_client::Client::connect(&http_url(address))?;
     let mut step = out.step("bringing the read model up to date");
     loop {

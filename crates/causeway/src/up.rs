@@ -21,7 +21,7 @@ use crate::data_dir::DataDir;
 use crate::nats::{self, Durability, Server, Settings};
 use crate::output::{Look, Output};
 use crate::services::{
-    connect, gateway_ready, http_url, listen, or_shutdown, start_ai_processor, start_event_store, taken,
+    connect, http_url, listen, or_shutdown, start_ai_processor, start_event_store, taken, until_ready,
 };
 
 /// Everything that is up, as it is told to whoever started it.
@@ -81,7 +81,7 @@ async fn start(
     let Some(log) = or_shutdown(connect(&log_config, out), shutdown).await? else { return Ok(None) };
     start_event_store(services, loaded, &data, log.clone(), listener);
     start_ai_processor(services, &loaded.config, log);
-    if or_shutdown(gateway_ready(address, out), shutdown).await?.is_none() {
+    if or_shutdown(until_ready(services, address, out), shutdown).await?.is_none() {
         return Ok(None);
     }
     Ok(Some(Ready { gateway: http_url(address), nats: log_config.url, data }))
@@ -149,12 +149,9 @@ fn welcome(program: &str, ready: &Ready, data: &str, model: &serde_json::Value) 
     ];
     if provider == "demo" {
         text.push((Plain, "demo".to_owned()));
-        text.push((Dim, "   no network, no key; it only shows the way. For a real one start with\n".to_owned()));
-        for line in [
-            "CAUSEWAY__AI_PROCESSOR__MODEL__PROVIDER=anthropic CAUSEWAY__AI_PROCESSOR__MODEL__API_KEY=...",
-            "or put it into causeway.toml: see `config example`",
-        ] {
-            text.push((Dim, format!("           {line}\n")));
+        text.push((Dim, "   no network, no key: it shows the way. For a real one, put into causeway.toml\n".to_owned()));
+        for line in ["[ai_processor.model]", "provider = \"anthropic\"    # or \"openai\", with base_url for any server like it", "model = \"...\"", "api_key = \"...\""] {
+            text.push((Dim, format!("             {line}\n")));
         }
     } else {
         text.push((Plain, format!("{name} ({provider})\n")));

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
@@ -12,7 +13,8 @@ use causeway_event::{AggregateId, Category, CorrelationId, Data, EventId, EventT
 use causeway_proto::{Draft, Expected, Kind, Problem};
 use futures::StreamExt as _;
 use serde::Deserialize;
-use serde::de::{self, DeserializeOwned, IgnoredAny, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// How far a body that is too large is read on before the answer: a client that is still sending would miss an earlier one.
 const READ_ON: usize = 8;
@@ -77,7 +79,7 @@ impl Form {
 pub(super) fn parse(json: &[u8]) -> Result<Parsed, Problem> {
     match json.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'[') => {
-            let events: Vec<EventBody> = from_json(json)?;
+            let events: Vec<Object<EventBody>> = from_json(json)?;
             Ok(parsed(events, Form::List))
         }
         Some(b'{') if has_field(json, "events") => {
@@ -90,15 +92,20 @@ pub(super) fn parse(json: &[u8]) -> Result<Parsed, Problem> {
             })
         }
         Some(b'{') => {
-            let event: EventBody = from_json(json)?;
+            let event = from_json(json)?;
             Ok(parsed(vec![event], Form::One))
         }
         _ => Err(Problem::invalid("", "the body must be an event, a list of events, or {events, expected, idempotency_key}")),
     }
 }
 
-fn parsed(events: Vec<EventBody>, form: Form) -> Parsed {
-    Parsed { drafts: events.into_iter().map(EventBody::draft).collect(), expected: vec![], idempotency_key: None, form }
+fn parsed(events: Vec<Object<EventBody>>, form: Form) -> Parsed {
+    Parsed {
+        drafts: events.into_iter().map(|Object(event)| event.draft()).collect(),
+        expected: vec![],
+        idempotency_key: None,
+        form,
+    }
 }
 
 /// Whether a JSON object has this field. What is not JSON is left to the parser that will complain.
@@ -112,7 +119,7 @@ struct EventBody {
     r#type: EventType,
     aggregate_id: AggregateId,
     data: Data,
-    metadata: Option<MetadataBody>,
+    metadata: Option<Object<MetadataBody>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -126,7 +133,7 @@ struct MetadataBody {
 
 impl EventBody {
     fn draft(self) -> Draft {
-        let metadata = self.metadata.unwrap_or_default();
+        let metadata = self.metadata.map(|Object(metadata)| metadata).unwrap_or_default();
         Draft {
             event_type: self.r#type,
             aggregate_id: self.aggregate_id,
@@ -142,7 +149,7 @@ impl EventBody {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EnvelopeBody {
-    events: Vec<EventBody>,
+    events: Vec<Object<EventBody>>,
     expected: Option<ExpectedBody>,
     idempotency_key: Option<IdempotencyKey>,
 }
@@ -151,7 +158,7 @@ struct EnvelopeBody {
 enum ExpectedBody {
     Any,
     Last(Place),
-    Each(Vec<FenceBody>),
+    Each(Vec<Object<FenceBody>>),
 }
 
 #[derive(Deserialize)]
@@ -173,7 +180,11 @@ impl ExpectedBody {
             Self::Last(Place(position)) => vec![Expected { aggregate_id: None, category: None, position }],
             Self::Each(fences) => fences
                 .into_iter()
-                .map(|fence| Expected { aggregate_id: fence.aggregate_id, category: fence.category, position: fence.position.0 })
+                .map(|Object(fence)| Expected {
+                    aggregate_id: fence.aggregate_id,
+                    category: fence.category,
+                    position: fence.position.0,
+                })
                 .collect(),
         }
     }
@@ -231,6 +242,25 @@ impl<'de> Deserialize<'de> for Place {
     }
 }
 
+/// A JSON object. A derived struct alone would also take a list of its fields' values.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Read<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Read(PhantomData))
+    }
+}
+
 /// Exactly one JSON value; an error names the field by its pointer.
 fn from_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, Problem> {
     let mut parser = serde_json::Deserializer::from_slice(json);
@@ -244,7 +274,11 @@ fn from_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, Problem> {
         let reason = error.to_string();
         let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(what, _)| what);
         if let Some(name) = named_field(reason) {
-            field.push_str(&format!("/{}", name.replace('~', "~0").replace('/', "~1")));
+            let name = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
+            // The path ends with a field that is there and should not be, but not with one that is missing.
+            if reason.starts_with("missing") || !field.ends_with(&name) {
+                field.push_str(&name);
+            }
         }
         Problem::invalid(field, reason)
     })?;
@@ -350,6 +384,8 @@ mod tests {
             (r#"{"type":"A","aggregate_id":"a","data":1,"metadata":{"labels":{"k":1}}}"#, "/metadata/labels/k"),
             (r#"[{"type":"A","aggregate_id":"a","data":1},{"type":"B","aggregate_id":"a"}]"#, "/1/data"),
             (r#"[1]"#, "/0"),
+            (r#"[["A","a",1]]"#, "/0"),
+            (r#"{"events":[],"expected":[["a","ai",1]]}"#, "/expected/0"),
             (r#"{"events":{}}"#, "/events"),
             (r#"{"events":[{"type":"A","aggregate_id":7,"data":1}]}"#, "/events/0/aggregate_id"),
             (r#"{"events":[],"idempotency_key":""}"#, "/idempotency_key"),

@@ -24,6 +24,9 @@ use crate::read_model::Order;
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
 
+/// The header under which an append is made at most once.
+const KEY: &str = "Idempotency-Key";
+
 /// Events of one answer: unless asked, and at most.
 const LIMIT: u64 = 100;
 const LIMIT_MAX: u64 = 1000;
@@ -35,6 +38,7 @@ pub(super) async fn append(State(gateway): State<Arc<Gateway>>, request: Request
     let json = gateway.within(body::read(&parts.headers, body, limits.body_bytes_max)).await?;
     let parsed = body::parse(&json)?;
     let form = parsed.form;
+    let key_in_body = parsed.idempotency_key.is_some();
     let idempotency_key = key(&parts.headers, parsed.idempotency_key)?;
     let append = append::Request {
         drafts: parsed.drafts,
@@ -43,10 +47,13 @@ pub(super) async fn append(State(gateway): State<Arc<Gateway>>, request: Request
         source: source()?,
         traceparent: super::traceparent(&parts.headers),
     };
-    let appended = append::append(&gateway, append).await.map_err(|mut problem| {
-        problem.field = problem.field.map(|field| form.field(&field));
-        problem
-    })?;
+    let told = |field: String| match field.as_str() {
+        "/idempotency_key" if !key_in_body => KEY.to_owned(),
+        field => form.field(field),
+    };
+    let appended = append::append(&gateway, append)
+        .await
+        .map_err(|problem| Problem { field: problem.field.clone().map(told), ..problem })?;
     Ok(created(form, &appended))
 }
 
@@ -56,18 +63,17 @@ fn source() -> Result<Source, Problem> {
 
 /// The key of the header or the body; given twice it must be the same.
 fn key(headers: &HeaderMap, in_body: Option<IdempotencyKey>) -> Result<Option<IdempotencyKey>, Problem> {
-    const NAME: &str = "Idempotency-Key";
-    let mut values = headers.get_all(NAME).iter();
+    let mut values = headers.get_all(KEY).iter();
     let Some(value) = values.next() else { return Ok(in_body) };
     if values.next().is_some() {
-        return Err(Problem::invalid(NAME, "may be given only once"));
+        return Err(Problem::invalid(KEY, "may be given only once"));
     }
-    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| Problem::invalid(NAME, "is not UTF-8"))?;
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| Problem::invalid(KEY, "is not UTF-8"))?;
     // The header's draft standard has it in quotes; most clients send it bare.
     let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-    let key: IdempotencyKey = bare.parse().map_err(|invalid: Invalid| Problem::invalid(NAME, invalid.reason))?;
+    let key: IdempotencyKey = bare.parse().map_err(|invalid: Invalid| Problem::invalid(KEY, invalid.reason))?;
     match in_body {
-        Some(other) if other != key => Err(Problem::invalid(NAME, "differs from the body's idempotency_key")),
+        Some(other) if other != key => Err(Problem::invalid(KEY, "differs from the body's idempotency_key")),
         _ => Ok(Some(key)),
     }
 }

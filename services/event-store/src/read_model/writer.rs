@@ -86,6 +86,8 @@ impl Writer {
 
     /// Leaves one file behind, without a journal beside it.
     pub(crate) fn close(self) -> Result<(), ModelError> {
+        // SQLite does this by itself when the last connection closes; readers are still open.
+        self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         self.conn.close().map_err(|(_, error)| error.into())
     }
 }

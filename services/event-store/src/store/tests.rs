@@ -264,7 +264,7 @@ async fn a_deleted_or_damaged_file_is_made_again() {
     let damages: [fn(&Path); 3] = [
         |path| fs::remove_file(path).unwrap(),
         |path| fs::write(path, "garbage".repeat(1000)).unwrap(),
-        |path| overwrite(path, 4096),
+        overwrite,
     ];
     for damage in damages {
         let running = Running::start(&log, &folder, 64).await;
@@ -285,7 +285,7 @@ async fn damage_under_way_is_healed_without_a_restart() {
     running.store.fresh().await.unwrap();
     let live = tokio::spawn(follow(running.store.clone(), Filter::default(), 0, 20_010, async |_| {}));
     // Everything behind the first page; no reader has more than a part of it cached.
-    overwrite(&path(&folder), 4096);
+    overwrite(&path(&folder));
     for _ in 0..10 {
         let aggregate_id = Some("user_1".parse().unwrap());
         let query = Query { filter: Filter { aggregate_id, ..Filter::default() }, limit: 20_000, ..Query::default() };
@@ -302,13 +302,17 @@ async fn damage_under_way_is_healed_without_a_restart() {
     running.stop().await;
 }
 
-/// Writes nonsense over the file from `start` on, and leaves its length.
-fn overwrite(path: &Path, start: usize) {
+/// Writes nonsense over all of the file and its journal but their first pages, and leaves their lengths.
+fn overwrite(path: &Path) {
     use std::os::unix::fs::FileExt as _;
-    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
-    let len = file.metadata().unwrap().len() as usize;
-    assert!(start < len, "nothing was written to the file itself");
-    file.write_all_at(&vec![0xa5; len - start], start as u64).unwrap();
+    let mut overwritten = 0;
+    for path in [path.to_owned(), path.with_extension("sqlite-wal")] {
+        let Ok(file) = fs::OpenOptions::new().write(true).open(path) else { continue };
+        let len = (file.metadata().unwrap().len() as usize).saturating_sub(5000);
+        file.write_all_at(&vec![0xa5; len], 5000).unwrap();
+        overwritten += len;
+    }
+    assert!(overwritten > 20_000, "only {overwritten} bytes");
 }
 
 #[tokio::test]
