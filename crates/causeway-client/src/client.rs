@@ -320,8 +320,8 @@ impl From<Filter> for v1::Filter {
             category: filter.category.map(|category| category.to_string()).unwrap_or_default(),
             aggregate_id: filter.aggregate_id.map(String::from).unwrap_or_default(),
             correlation_id: filter.correlation_id.map(String::from).unwrap_or_default(),
-            from: filter.from.map(timestamp),
-            until: filter.until.map(timestamp),
+            from_time: filter.from.map(timestamp),
+            until_time: filter.until.map(timestamp),
         }
     }
 }

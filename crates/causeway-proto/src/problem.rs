@@ -194,3 +194,31 @@ impl From<Conflict> for Problem {
         Self { conflict: Some(Box::new(conflict)), ..Self::new(Kind::Conflict, detail) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_what_clients_rely_on() {
+        let line = |kind: &Kind| {
+            let Row { name, reason, code, status, title } = kind.row();
+            format!("{} {reason} {code:?} {name}: {title}\n", status.as_u16())
+        };
+        insta::assert_snapshot!(Kind::ALL.iter().map(line).collect::<String>(), @r"
+        400 INVALID InvalidArgument invalid: The request is not valid
+        404 NOT_FOUND NotFound not-found: There is no such thing
+        405 METHOD_NOT_ALLOWED Unimplemented method-not-allowed: This method is not allowed here
+        406 NOT_ACCEPTABLE InvalidArgument not-acceptable: No acceptable type can be written
+        409 CONFLICT FailedPrecondition conflict: The log has moved on
+        413 TOO_LARGE InvalidArgument too-large: The request is too large
+        415 UNSUPPORTED_MEDIA_TYPE InvalidArgument unsupported-media-type: The body's type is not supported
+        429 OVERLOADED ResourceExhausted overloaded: Too much is under way
+        500 INTERNAL Internal internal: Something is broken
+        503 BEHIND Unavailable behind: The read model is behind
+        503 UNAVAILABLE Unavailable unavailable: The log cannot be reached
+        504 OUTCOME_UNKNOWN DeadlineExceeded outcome-unknown: The outcome is unknown
+        504 TIMED_OUT DeadlineExceeded timed-out: The answer took too long
+        ");
+    }
+}

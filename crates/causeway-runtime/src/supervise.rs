@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, error, info, info_span, warn};
+use tracing::{error, info, warn};
 
 /// What a service may fail with.
 pub type ServiceError = Box<dyn std::error::Error + Send + Sync>;
@@ -76,7 +76,10 @@ impl Services {
         Self { drain_timeout, tasks: JoinSet::new(), running: Vec::new() }
     }
 
-    /// Starts one. It runs until its token is cancelled; what it logs carries its name.
+    /// Starts one. It runs until its token is cancelled.
+    ///
+    /// It is not put into a span of its own: that would be the parent of every trace which begins inside. Whose a log line
+    /// or a span is, its target says.
     pub fn start<F, E>(&mut self, name: &'static str, service: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -84,8 +87,7 @@ impl Services {
     {
         let stop = CancellationToken::new();
         let service = service(stop.clone());
-        let span = info_span!(parent: None, "service", service = name);
-        let task = self.tasks.spawn(async move { service.await.map_err(Into::into) }.instrument(span));
+        let task = self.tasks.spawn(async move { service.await.map_err(Into::into) });
         self.running.push(Running { name, stop, task });
     }
 

@@ -31,6 +31,9 @@ pub const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 /// Which spans go to the collector: ours, whatever the logs show. The exporter's own transport must not trace itself.
 const SPANS: &str = "info,h2=off,hyper=off,hyper_util=off,tonic=off,tower=off,reqwest=off,async_nats=warn,opentelemetry=off";
 
+/// Libraries that say at `info` what nobody asked for. Whoever names them in the filter hears them.
+const QUIET: &str = "async_nats=warn,h2=warn,hyper=warn,hyper_util=warn,opentelemetry=warn,tonic=warn,tower=warn";
+
 /// How long the last spans may take to get out.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -85,6 +88,16 @@ pub enum TelemetryError {
     Twice,
 }
 
+impl TelemetryError {
+    /// The same complaint, about what the user gave rather than what we made of it.
+    fn about(self, given: &str) -> Self {
+        match self {
+            Self::Filter { reason, .. } => Self::Filter { directives: given.to_owned(), reason },
+            other => other,
+        }
+    }
+}
+
 /// Keeps the exporter alive. Call [`Telemetry::shutdown`] last thing in `main`.
 #[derive(Debug)]
 #[must_use = "dropping it ends the export of spans"]
@@ -97,7 +110,7 @@ pub struct Telemetry {
 /// `service` is the resource's `service.name` unless `OTEL_SERVICE_NAME` says otherwise.
 pub fn init(service: &str, config: &Config) -> Result<Telemetry, TelemetryError> {
     let directives = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()).unwrap_or_else(|| config.level.clone());
-    let shown = filter(&directives)?;
+    let shown = filter(&format!("{QUIET},{directives}")).map_err(|error| error.about(&directives))?;
     let provider = match endpoint() {
         Some(endpoint) => Some(provider(service, &endpoint)?),
         None => None,
@@ -233,8 +246,8 @@ where
     S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
 {
     let tracer = provider.tracer(service.to_owned());
-    // Code locations and thread names cost more attributes than they tell.
-    let layer = tracing_opentelemetry::layer().with_tracer(tracer).with_location(false).with_threads(false).with_target(false);
+    // Code locations and thread names cost more attributes than they tell. The target says whose span it is.
+    let layer = tracing_opentelemetry::layer().with_tracer(tracer).with_location(false).with_threads(false);
     Ok(layer.with_filter(filter(SPANS)?))
 }
 
@@ -252,7 +265,7 @@ where
         Format::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
         Format::Text => {
             let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-            lines.with_ansi(std::io::stderr().is_terminal() && !no_colour).with_target(false).boxed()
+            lines.with_ansi(std::io::stderr().is_terminal() && !no_colour).boxed()
         }
     }
 }

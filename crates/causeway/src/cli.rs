@@ -83,7 +83,7 @@ pub(crate) struct UpArgs {
     #[arg(long)]
     pub(crate) relaxed_durability: bool,
     /// The nats-server to start (2.12 or newer) [default: from PATH, or what `make nats` installed]
-    #[arg(long, value_name = "FILE", env = "CAUSEWAY_NATS_SERVER")]
+    #[arg(long, value_name = "FILE", env = "CAUSEWAY_NATS_SERVER", hide_env_values = true)]
     pub(crate) nats_server: Option<String>,
 }
 
@@ -110,7 +110,7 @@ pub(crate) struct ServiceArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ServerArgs {
     /// The gateway to talk to
-    #[arg(long, value_name = "URL", env = "CAUSEWAY_SERVER", default_value = DEFAULT_SERVER)]
+    #[arg(long, value_name = "URL", env = "CAUSEWAY_SERVER", hide_env_values = true, default_value = DEFAULT_SERVER)]
     pub(crate) server: String,
 }
 
@@ -246,7 +246,7 @@ pub(crate) struct ReadArgs {
     /// Only before this position or event id
     #[arg(long, value_name = "PLACE")]
     pub(crate) before: Option<String>,
-    /// Oldest or newest first
+    /// asc for the oldest first, desc for the newest
     #[arg(long, default_value = "asc")]
     pub(crate) order: Direction,
     /// At most so many; 0 for all
@@ -256,9 +256,7 @@ pub(crate) struct ReadArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 pub(crate) enum Direction {
-    /// Oldest first
     Asc,
-    /// Newest first
     Desc,
 }
 
@@ -376,12 +374,10 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// The help of a subcommand, as a person sees it.
+    /// What `--help` prints.
     fn help(path: &[&str]) -> String {
-        let mut command = Cli::command().term_width(110);
-        command.build();
-        let command = path.iter().fold(&mut command, |command, name| command.find_subcommand_mut(name).unwrap());
-        let help = command.render_long_help().to_string();
+        let arguments = ["causeway"].iter().chain(path).chain(&["--help"]);
+        let help = Cli::command().term_width(110).try_get_matches_from(arguments).unwrap_err().render().to_string();
         help.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
     }
 

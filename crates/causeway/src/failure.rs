@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Error;
 use causeway_client::{ClientError, Kind};
+use causeway_log::LogError;
 use causeway_runtime::config::ConfigError;
 use causeway_runtime::telemetry::TelemetryError;
 
@@ -40,6 +41,9 @@ pub(crate) fn report(out: &Output, error: &Error) -> ExitCode {
 fn code(error: &Error) -> u8 {
     if error.is::<Usage>() || error.is::<ConfigError>() || error.is::<TelemetryError>() {
         return USAGE;
+    }
+    if let Some(LogError::Unavailable { .. }) = error.downcast_ref::<LogError>() {
+        return UNREACHABLE;
     }
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::Unreachable { .. }) => UNREACHABLE,

@@ -3,6 +3,7 @@
 //! What comes from the log was written by anybody: it never reaches a terminal with its control characters.
 
 use std::borrow::Cow;
+use std::future::Future;
 use std::io::{self, IsTerminal as _, Write};
 use std::time::{Duration, Instant};
 
@@ -110,43 +111,37 @@ impl Output {
         let _ = write(io::stderr().lock(), &[&text, "\n"]);
     }
 
-    /// Says that something longer has begun; a person sees how long it takes.
-    pub(crate) fn step(&self, what: &str) -> Step<'_> {
-        if self.progress {
-            let _ = write(io::stderr().lock(), &[&paint(self.colour_err, Look::Dim, &format!("{what} ..."))]);
-        }
-        Step { out: self, what: what.to_owned(), begun: Instant::now(), told: Duration::ZERO }
+    /// Whether a person watches stderr.
+    pub(crate) fn person(&self) -> bool {
+        self.progress
     }
-}
 
-/// Something longer that is under way.
-pub(crate) struct Step<'o> {
-    out: &'o Output,
-    what: String,
-    begun: Instant,
-    told: Duration,
-}
-
-impl Step<'_> {
-    /// Still under way: tells the seconds.
-    pub(crate) fn tick(&mut self) {
-        let elapsed = self.begun.elapsed();
-        if self.out.progress && elapsed.as_secs() > self.told.as_secs() {
-            self.told = elapsed;
-            let text = paint(self.out.colour_err, Look::Dim, &format!("{} ... {} s", self.what, elapsed.as_secs()));
-            let _ = write(io::stderr().lock(), &["\r", &text]);
-        }
-    }
-}
-
-impl Drop for Step<'_> {
-    /// Done, or failed: either way what follows stands on a clean line.
-    fn drop(&mut self) {
-        if self.out.progress {
+    /// Awaits something that may take longer; a person sees that it does, and for how long.
+    pub(crate) async fn during<T>(&self, what: &str, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        let begun = Instant::now();
+        let mut told = false;
+        let done = loop {
+            match tokio::time::timeout(TOLD_EVERY, &mut work).await {
+                Ok(done) => break done,
+                Err(_) if self.progress => {
+                    told = true;
+                    let text = paint(self.colour_err, Look::Dim, &format!("{what} ... {} s", begun.elapsed().as_secs()));
+                    let _ = write(io::stderr().lock(), &["\r", &text]);
+                }
+                Err(_) => {}
+            }
+        };
+        if told {
+            // What follows stands on a clean line.
             let _ = write(io::stderr().lock(), &["\r\x1b[2K"]);
         }
+        done
     }
 }
+
+/// What takes less than this is not worth a word.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
 
 fn paint(colour: bool, look: Look, text: &str) -> String {
     let style = look.style();

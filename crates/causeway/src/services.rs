@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use causeway_log::Log;
@@ -18,6 +19,9 @@ use crate::config::{self, Config};
 use crate::data_dir::DataDir;
 use crate::failure::Hinted;
 use crate::output::{Look, Output};
+
+/// Between two looks at whether the gateway is ready.
+const READY_POLL: Duration = Duration::from_millis(50);
 
 /// The name of each service, the same everywhere.
 pub(crate) const EVENT_STORE: &str = "event-store";
@@ -108,8 +112,7 @@ pub(crate) fn taken(address: &str, flag: &str) -> anyhow::Error {
 
 /// Connects to the log and sees to its streams.
 pub(crate) async fn connect(config: &causeway_log::Config, out: &Output) -> anyhow::Result<Log> {
-    let _step = out.step("opening the log");
-    Log::connect(config).await.with_context(|| format!("cannot use the log at {}", config.url))
+    out.during("opening the log", Log::connect(config)).await.with_context(|| format!("cannot use the log at {}", config.url))
 }
 
 /// Adds the gateway to the group. Its read model lies in the data folder unless the configuration says where.
@@ -140,19 +143,18 @@ pub(crate) fn start_ai_processor(services: &mut Services, config: &Config, log: 
 /// Waits until the gateway is ready. Fails as soon as one of the services does.
 pub(crate) async fn until_ready(services: &mut Services, gateway: SocketAddr, out: &Output) -> anyhow::Result<()> {
     tokio::select! {
-        ready = gateway_ready(gateway, out) => ready,
+        ready = out.during("bringing the read model up to date", gateway_ready(gateway)) => ready,
         stopped = services.ended() => Err(stopped.into()),
     }
 }
 
 /// Waits until the gateway answers a read: then its read model is as fresh as the log.
-async fn gateway_ready(address: SocketAddr, out: &Output) -> anyhow::Result<()> {
+async fn gateway_ready(address: SocketAddr) -> anyhow::Result<()> {
     let client = causeway_client::Client::connect(&http_url(address))?;
-    let mut step = out.step("bringing the read model up to date");
     loop {
         match client.get("1").await {
             Ok(_) => return Ok(()),
-            Err(error) if error.is_transient() => step.tick(),
+            Err(error) if error.is_transient() => tokio::time::sleep(READY_POLL).await,
             Err(error) => return Err(error.into()),
         }
     }

@@ -6,6 +6,7 @@
 //! ```
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener};
+use std::path::Path;
 
 use anyhow::Context as _;
 use causeway_runtime::config::Loaded;
@@ -33,17 +34,17 @@ struct Ready {
 
 /// `causeway up`
 pub(crate) async fn run(common: &Common, args: &UpArgs, out: &Output) -> anyhow::Result<()> {
-    let loaded = config::read(common, &args.flags())?;
+    let mut loaded = config::read(common, &args.flags())?;
+    if out.person() && !loaded.sources.contains_key("telemetry.level") {
+        // A person is told in words below, and wants to see what goes wrong.
+        loaded.config.telemetry.level = "warn".to_owned();
+    }
     let telemetry = telemetry::init("causeway", &loaded.config.telemetry)?;
     let signals = Signals::watch();
     let mut services = Services::new(loaded.config.up.drain_timeout);
     let started = start(&loaded, &mut services, &signals.token(), out).await;
     let outcome = match started {
-        Ok(Some(ready)) => async {
-            tell(&ready, &loaded.config, out)?;
-            services.run(signals.token()).await.map_err(anyhow::Error::from)
-        }
-        .await,
+        Ok(Some(ready)) => serve(&ready, &loaded.config, services, &signals.token(), out).await,
         stopped => {
             // What has begun is stopped in order all the same.
             let stop = CancellationToken::new();
@@ -54,6 +55,33 @@ pub(crate) async fn run(common: &Common, args: &UpArgs, out: &Output) -> anyhow:
     };
     telemetry.shutdown().await;
     outcome
+}
+
+/// Says that everything is up, and runs it until it is to stop.
+async fn serve(
+    ready: &Ready,
+    config: &Config,
+    services: Services,
+    shutdown: &CancellationToken,
+    out: &Output,
+) -> anyhow::Result<()> {
+    tell(ready, config, out)?;
+    let running = services.run(shutdown.clone());
+    tokio::pin!(running);
+    let stopped = tokio::select! {
+        stopped = &mut running => stopped,
+        () = shutdown.cancelled() => {
+            if out.person() {
+                out.note("stopping ... (again to leave at once)");
+            }
+            running.await
+        }
+    };
+    stopped?;
+    if out.person() {
+        out.note(&format!("stopped; everything is in {}", shown(ready.data.path())));
+    }
+    Ok(())
 }
 
 /// Starts everything, one after the other. `None` if it was asked to stop meanwhile.
@@ -120,13 +148,18 @@ fn tell(ready: &Ready, config: &Config, out: &Output) -> anyhow::Result<()> {
         }));
     }
     let program = std::env::args().next().unwrap_or_else(|| "causeway".to_owned());
-    let here = std::env::current_dir().ok();
-    let data = here.and_then(|here| ready.data.path().strip_prefix(here).ok()).unwrap_or(ready.data.path());
     let model = serde_json::to_value(&config.ai_processor.model)?;
-    for (look, text) in welcome(&program, ready, &data.display().to_string(), &model) {
+    for (look, text) in welcome(&program, ready, &shown(ready.data.path()), &model) {
         out.piece(look, &text)?;
     }
     Ok(())
+}
+
+/// A path as a person would write it here.
+fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().ok();
+    let below = here.and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
+    below.unwrap_or_else(|| path.to_owned()).display().to_string()
 }
 
 /// What a newcomer needs next.
@@ -179,7 +212,7 @@ fn welcome(program: &str, ready: &Ready, data: &str, model: &serde_json::Value) 
 mod tests {
     use super::*;
 
-    fn shown(gateway: &str, model: &serde_json::Value) -> String {
+    fn welcomed(gateway: &str, model: &serde_json::Value) -> String {
         let folder = tempfile::tempdir().unwrap();
         let data = DataDir::take(folder.path()).unwrap();
         let ready = Ready { gateway: gateway.to_owned(), nats: "nats://127.0.0.1:8471".to_owned(), data };
@@ -188,9 +221,9 @@ mod tests {
 
     #[test]
     fn the_welcome_says_where_to_go_next() {
-        insta::assert_snapshot!("welcome_demo", shown("http://127.0.0.1:8470", &serde_json::json!({ "provider": "demo" })));
+        insta::assert_snapshot!("welcome_demo", welcomed("http://127.0.0.1:8470", &serde_json::json!({ "provider": "demo" })));
         let model = serde_json::json!({ "provider": "anthropic", "model": "claude" });
-        insta::assert_snapshot!("welcome_real_elsewhere", shown("http://127.0.0.1:9000", &model));
+        insta::assert_snapshot!("welcome_real_elsewhere", welcomed("http://127.0.0.1:9000", &model));
     }
 
     #[test]

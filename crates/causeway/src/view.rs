@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use causeway_client::{Project, Projection};
-use causeway_event::Position;
+use causeway_event::{Data, Position};
 use causeway_view::Time;
 use causeway_view::conversation::{Conversation, Message, Role, ToolCall, ToolStatus, Turn, TurnStatus};
 use serde_json::value::RawValue;
@@ -104,7 +104,9 @@ fn tool_call(call: &ToolCall) -> Pieces {
     let (look, outcome) = match call.status {
         ToolStatus::Running => (Look::Dim, "running".to_owned()),
         ToolStatus::Completed => {
-            (Look::Good, call.result.as_ref().map_or(String::new(), |result| one_line(result.as_str(), Some(200))))
+            // A text is shown without its quotes.
+            let text = |result: &Data| result.parse::<String>().unwrap_or_else(|_| result.as_str().to_owned());
+            (Look::Good, call.result.as_ref().map_or(String::new(), |result| one_line(&text(result), Some(200))))
         }
         ToolStatus::Failed => (Look::Bad, format!("failed: {}", one_line(call.error.as_deref().unwrap_or_default(), None))),
         ToolStatus::Unknown => (Look::Bad, "outcome unknown".to_owned()),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::model::ModelConfig;
+use crate::tools::ToolsConfig;
 
 /// Configuration of the AI processor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,6 +35,8 @@ pub struct Config {
     pub trace_content: bool,
     /// The model to ask.
     pub model: ModelConfig,
+    /// Limits of the tools.
+    pub tools: ToolsConfig,
     /// How work is taken and held.
     pub processing: causeway_processor::Config,
 }
@@ -51,6 +54,7 @@ impl Default for Config {
             model_retry_max: Duration::from_secs(60),
             trace_content: false,
             model: ModelConfig::default(),
+            tools: ToolsConfig::default(),
             processing: causeway_processor::Config::default(),
         }
     }

@@ -8,7 +8,7 @@ pub mod model;
 mod prompt;
 mod shell;
 pub mod tools;
-pub mod turn;
+mod turn;
 
 use causeway_log::{Log, LogError};
 use tokio_util::sync::CancellationToken;

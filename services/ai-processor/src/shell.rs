@@ -37,7 +37,7 @@ pub(crate) struct Scratch {
 impl Assistant {
     pub(crate) fn new(config: Config) -> Result<Self, ModelError> {
         let model = Model::from_config(&config.model)?;
-        Ok(Self { config_hash: config.hash(), model, tools: Toolbox::default(), config })
+        Ok(Self { config_hash: config.hash(), model, tools: Toolbox::new(config.tools.clone()), config })
     }
 }
 

@@ -290,6 +290,8 @@ fn spawn_writer(shared: Arc<Shared>, work: Work) -> Result<oneshot::Receiver<Res
         .name("read-model-writer".to_owned())
         .spawn(move || {
             let result = write(&shared, work.writer, &work.commands);
+            // Whoever hears of the end may open the files again.
+            drop(shared);
             let _ = ended.send(result);
         })
         .map_err(|source| ModelError::File { what: "cannot start the writer of", path, source })?;

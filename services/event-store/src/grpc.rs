@@ -11,6 +11,7 @@ use causeway_proto::{Draft, Expected, Kind, Problem, timestamp_from, v1};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
+use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
@@ -25,7 +26,7 @@ use crate::{append, project};
 /// The service, on its way into a router.
 pub(crate) fn service(gateway: Arc<Gateway>) -> EventStoreServer<Grpc> {
     let bytes_max = gateway.config.limits.message_bytes_max;
-    EventStoreServer::new(Grpc(gateway)).max_decoding_message_size(bytes_max)
+    EventStoreServer::new(Grpc(gateway)).max_decoding_message_size(bytes_max).accept_compressed(CompressionEncoding::Gzip)
 }
 
 pub(crate) struct Grpc(Arc<Gateway>);
@@ -159,8 +160,8 @@ fn filter(filter: v1::Filter) -> Result<Filter, Problem> {
         category: parse_given("/filter/category", &filter.category)?,
         aggregate_id: parse_given("/filter/aggregate_id", &filter.aggregate_id)?,
         correlation_id: parse_given("/filter/correlation_id", &filter.correlation_id)?,
-        from: time("/filter/from", filter.from)?,
-        until: time("/filter/until", filter.until)?,
+        from: time("/filter/from_time", filter.from_time)?,
+        until: time("/filter/until_time", filter.until_time)?,
     })
 }
 
@@ -209,7 +210,7 @@ mod tests {
         assert_eq!(field(filtered(v1::Filter { category: "x".into(), ..none() })), "/filter/category");
         assert_eq!(field(filtered(v1::Filter { aggregate_id: "\0".into(), ..none() })), "/filter/aggregate_id");
         let time = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
-        assert_eq!(field(filtered(v1::Filter { until: Some(time), ..none() })), "/filter/until");
+        assert_eq!(field(filtered(v1::Filter { until_time: Some(time), ..none() })), "/filter/until_time");
         assert_eq!(field(v1::ReadRequest { after: "-1".into(), ..v1::ReadRequest::default() }), "/after");
         assert_eq!(field(v1::ReadRequest { order: 9, ..v1::ReadRequest::default() }), "/order");
     }

@@ -107,8 +107,8 @@ fn body(problem: &Problem) -> Value {
 fn log(problem: &Problem) {
     match problem.kind {
         Kind::Internal => tracing::error!(error = %problem, "a request failed"),
-        Kind::OutcomeUnknown | Kind::TimedOut | Kind::Behind => tracing::warn!(error = %problem, "a request was not settled"),
-        // An outage is told once by whoever watches the connection, not by each request that it fails.
+        Kind::OutcomeUnknown | Kind::TimedOut => tracing::warn!(error = %problem, "a request was not settled"),
+        // An outage is told once, by whoever watches the log and the read model, not by each request that it fails.
         _ => tracing::debug!(error = %problem, "a request was refused"),
     }
 }

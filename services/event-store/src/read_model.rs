@@ -106,8 +106,8 @@ impl From<rusqlite::Error> for ModelError {
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation | ErrorCode::Unknown => {
                     Self::corrupt(error)
                 }
-                // The file was moved or removed behind our back.
-                ErrorCode::CannotOpen | ErrorCode::ReadOnly => Self::corrupt(error),
+                // The file was moved or removed behind our back, or its head is damaged.
+                ErrorCode::ReadOnly => Self::corrupt(error),
                 _ => Self::Sqlite(error),
             },
             // A column holds something of another type than was written.

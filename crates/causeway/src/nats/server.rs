@@ -75,8 +75,7 @@ impl Server {
         };
         leftover::stop(&files.pid, &files.conf).await?;
         write_conf(&files, &settings)?;
-        let mut step = out.step("starting nats-server");
-        let child = start(&settings, &files, || step.tick()).await?;
+        let child = out.during("starting nats-server", start(&settings, &files)).await?;
         Ok(Self { settings, files, child })
     }
 
@@ -108,7 +107,7 @@ impl Server {
                 () = stop.cancelled() => return Ok(()),
             }
             tokio::select! {
-                child = start(&self.settings, &self.files, || {}) => self.child = child?,
+                child = start(&self.settings, &self.files) => self.child = child?,
                 // Dropping the start kills what it has started.
                 () = stop.cancelled() => return Ok(()),
             }
@@ -118,7 +117,7 @@ impl Server {
 }
 
 /// Starts it and waits until it serves.
-async fn start(settings: &Settings, files: &Files, mut tick: impl FnMut()) -> anyhow::Result<Child> {
+async fn start(settings: &Settings, files: &Files) -> anyhow::Result<Child> {
     let program = &settings.binary.path;
     let log = open_log(&files.log)?;
     let begin = log.metadata()?.len();
@@ -127,7 +126,6 @@ async fn start(settings: &Settings, files: &Files, mut tick: impl FnMut()) -> an
     let mut child = Child::start(program, &arguments, &log).await.with_context(cannot)?;
     let deadline = Instant::now() + START_TIMEOUT;
     while Instant::now() < deadline {
-        tick();
         if serves(settings.port).await {
             return Ok(child);
         }

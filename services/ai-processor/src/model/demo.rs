@@ -237,7 +237,7 @@ fn read(prompt: &Prompt) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tools::{Toolbox, ToolsConfig};
+    use crate::tools::Toolbox;
 
     fn prompt(texts: &[&str]) -> Prompt {
         let said = |text: &&str| Message::User { text: (*text).to_owned() };
@@ -247,7 +247,7 @@ mod tests {
             messages.push(Message::Assistant { thinking: vec![], text: "answered".into(), tool_calls: vec![] });
         }
         messages.pop();
-        Prompt { messages, tools: Toolbox::new(ToolsConfig::default()).specs(), ..Prompt::default() }
+        Prompt { messages, tools: Toolbox::default().specs(), ..Prompt::default() }
     }
 
     fn with_results(mut prompt: Prompt, results: &[(&str, Value)]) -> Prompt {

@@ -17,6 +17,8 @@ mod demo;
 mod failure;
 
 mod openai;
+#[cfg(test)]
+mod served;
 mod sse;
 mod wire;
 
@@ -149,7 +151,7 @@ pub enum ModelError {
         reason: String,
     },
     /// The configuration names no usable model. Only [`Model::from_config`] says this.
-    #[error("model.{key} {reason}")]
+    #[error("{key} {reason}")]
     Config {
         /// The key within the model's configuration.
         key: &'static str,

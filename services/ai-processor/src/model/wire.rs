@@ -2,6 +2,7 @@
 //!
 //! Makes each request once. Follows no redirect: it would carry the key to a place that nobody configured.
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use causeway_runtime::config::{Secret, duration};
@@ -124,8 +125,11 @@ impl Wire {
                 break;
             }
         }
-        let complaint = Complaint::from_body(&body, self.key());
-        Complaint { status: Some(status.as_u16()), retry_after: wait, should_retry, ..complaint }.judge()
+        let mut complaint = Complaint::from_body(&body, self.key());
+        complaint.status = Some(status.as_u16());
+        complaint.retry_after = wait;
+        complaint.should_retry = should_retry;
+        complaint.judge()
     }
 
     async fn read_stream<R: Reply>(
@@ -172,7 +176,7 @@ impl Wire {
         reply.finish()
     }
 
-    async fn chunk(&self, response: &mut Response) -> Result<Option<impl AsRef<[u8]> + use<>>, ModelError> {
+    async fn chunk(&self, response: &mut Response) -> Result<Option<impl Deref<Target = [u8]> + use<>>, ModelError> {
         match timeout(self.idle_timeout, response.chunk()).await {
             Ok(Ok(chunk)) => Ok(chunk),
             Ok(Err(error)) => Err(self.broken("the answer was cut", &error)),

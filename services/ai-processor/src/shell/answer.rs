@@ -20,7 +20,7 @@ pub(super) fn payloads(
     let mut thought = |text: String, kind: ThinkingKind, signature: Option<String>, usage: Option<Usage>| {
         payloads.push(Payload::ThinkingGenerated(Thinking { turn: turn.id.clone(), step, text, kind, signature, usage }));
     };
-    for reasoning in thinking {
+    if let Some(reasoning) = thinking {
         thought(reasoning.text, ThinkingKind::Reasoning, reasoning.signature, unclaimed.take());
     }
     if !is_message && !text.trim().is_empty() {

@@ -75,7 +75,7 @@ impl Assistant {
                 }
             }
             Err(error) => {
-                span.record("error.type", error.kind());
+                span.record("error.type", kind(error));
             }
         }
         generated
@@ -99,6 +99,16 @@ impl Assistant {
             gen_ai.output.messages = field::Empty,
             error.type = field::Empty,
         )
+    }
+}
+
+/// The `error.type` of a failed call: a word of few values.
+fn kind(error: &ModelError) -> &'static str {
+    match error {
+        ModelError::Retryable { .. } => "retryable",
+        ModelError::ContextTooLong { .. } => "context_too_long",
+        ModelError::Permanent { .. } => "permanent",
+        ModelError::Config { .. } => "configuration",
     }
 }
 

@@ -114,6 +114,12 @@ struct Think {
     _thought: String,
 }
 
+impl Default for Toolbox {
+    fn default() -> Self {
+        Self::new(ToolsConfig::default())
+    }
+}
+
 impl Toolbox {
     /// All tools that there are.
     pub fn new(config: ToolsConfig) -> Self {
@@ -250,7 +256,7 @@ mod tests {
     use super::*;
 
     fn toolbox() -> Toolbox {
-        Toolbox::new(ToolsConfig::default())
+        Toolbox::default()
     }
 
     async fn run(tool: &str, arguments: Value) -> Result<Value, String> {

@@ -1,5 +1,7 @@
 //! The store over a log in memory: what is promised to subscribers and queries while events come in and files break.
 
+mod real_log;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

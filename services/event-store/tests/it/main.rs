@@ -7,3 +7,4 @@ mod outage;
 mod projections;
 mod refusals;
 mod sse;
+mod traces;
