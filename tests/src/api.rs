@@ -124,12 +124,19 @@ async fn answer(request: RequestBuilder) -> Result<(StatusCode, Value)> {
 /// One message of a server-sent event stream.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// The `id:` line, empty if there was none.
+    /// What a client that breaks off here would send as `Last-Event-ID`: the newest `id:` line so far.
     pub id: String,
     /// The `event:` line.
     pub kind: String,
     /// The `data:` lines as JSON, or null.
     pub data: Value,
+}
+
+impl Seen {
+    /// Whether it is an event of the log, not a mark or a live piece.
+    pub fn is_event(&self) -> bool {
+        self.data["id"].is_string() && self.data["position"].is_u64()
+    }
 }
 
 type Body = BoxStream<'static, reqwest::Result<bytes::Bytes>>;
@@ -143,9 +150,7 @@ impl Sse {
         let next = timeout(STREAM_LIMIT, self.0.next()).await.context("nothing came over SSE")?;
         let Some(Ok(message)) = next else { return Ok(None) };
         let data = serde_json::from_str(&message.data).unwrap_or(Value::Null);
-        // The parser repeats the last id for messages that have none; an event's own position settles it.
-        let id = if data["position"].is_u64() { message.id } else { String::new() };
-        Ok(Some(Seen { id, kind: message.event, data }))
+        Ok(Some(Seen { id: message.id, kind: message.event, data }))
     }
 
     /// All messages up to the first that satisfies `last`, which must come within the limit.

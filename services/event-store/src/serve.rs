@@ -112,3 +112,33 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, gateway: &Gatew
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{Request, StatusCode};
+    use axum::routing::get;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_told_like_any_other_problem() {
+        async fn broken() -> &'static str {
+            panic!("out of order")
+        }
+        let router = Router::new().route("/", get(broken)).layer(middleware::from_fn(catch_panic));
+        let response = router.clone().oneshot(Request::get("/").body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+        let request = Request::get("/").header(header::CONTENT_TYPE, "application/grpc").body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.headers()["grpc-status"], "13");
+    }
+
+    #[test]
+    fn no_origin_is_allowed_unless_it_is_named() {
+        assert!(cors(&[]).unwrap().is_none());
+        assert!(cors(&["https://example.com".into()]).unwrap().is_some());
+        assert!(cors(&["\n".into()]).is_err());
+    }
+}

@@ -146,7 +146,7 @@ impl<'p> Talk<'p> {
     fn greeting(&self) -> String {
         match (&self.name, self.messages) {
             (Some(name), 0 | 1) => format!("Hello {name}!"),
-            (Some(name), _) => format!("{name},"),
+            (Some(name), _) => format!("Here you go, {name}."),
             (None, 0 | 1) => "Hello!".to_owned(),
             (None, _) => String::new(),
         }
@@ -276,7 +276,7 @@ mod tests {
             ("now", json!({"weekday": "Monday", "date": "2026-11-23", "clock": "11:00", "zone": "Europe/Oslo"})),
         ];
         let second = compose("demo", &with_results(asked, &results));
-        insta::assert_snapshot!(second.text, @"");
+        insta::assert_snapshot!(second.text, @r#"Hello Ada! `calculate` says 17 * 23 = 391. `now` says it is Monday, 2026-11-23, 11:00 (Europe/Oslo). I am Causeway's built-in demo model: a few rules and no neural network, so arithmetic, units and the time are all I know. But the way here was real: your message, my thinking, each tool call and this answer are events on the log. To talk with a real model, set provider = "openai" (or "anthropic"), model, api_key and, for any compatible server, base_url under [ai_processor.model] in causeway.toml."#);
         assert_eq!((second.finish_reason.as_str(), second.thinking), ("stop", None));
     }
 
@@ -285,13 +285,13 @@ mod tests {
         let asked = prompt(&["Hi there"]);
         let first = compose("demo", &asked);
         assert_eq!(first.tool_calls[0].tool, "think");
-        insta::assert_snapshot!(compose("demo", &with_results(asked, &[("think", json!({}))])).text, @"");
+        insta::assert_snapshot!(compose("demo", &with_results(asked, &[("think", json!({}))])).text, @r#"Hello! None of my rules fits your message, so I only took a note with `think`. Try "what is 17 * 23, and what time is it in Oslo?". I am Causeway's built-in demo model: a few rules and no neural network, so arithmetic, units and the time are all I know. But the way here was real: your message, my thinking, each tool call and this answer are events on the log. To talk with a real model, set provider = "openai" (or "anthropic"), model, api_key and, for any compatible server, base_url under [ai_processor.model] in causeway.toml."#);
     }
 
     #[test]
     fn it_counts_and_remembers() {
         let asked = prompt(&["I am called Bob and like 42", "Do you remember my first message?"]);
-        insta::assert_snapshot!(compose("demo", &with_results(asked, &[("think", json!({}))])).text, @"");
+        insta::assert_snapshot!(compose("demo", &with_results(asked, &[("think", json!({}))])).text, @r#"Here you go, Bob. None of my rules fits your message, so I only took a note with `think`. Try "what is 17 * 23, and what time is it in Oslo?". Your first message, as the log has it, was: "I am called Bob and like 42". (Still the built-in demo model; this was message 2 of our conversation.)"#);
     }
 
     #[test]

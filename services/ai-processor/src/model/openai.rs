@@ -395,7 +395,7 @@ mod tests {
     #[test]
     fn an_answer_has_limits() {
         let long = json!({"content": "x".repeat(600)});
-        assert!(matches!(deltas(&[long.clone(), long]), Err(ModelError::Permanent { reason }) if reason.contains("1000B")));
+        assert!(matches!(deltas(&[long.clone(), long]), Err(ModelError::Permanent { reason }) if reason.contains("longer than 1kB")));
         let many: Vec<Value> = (0..5).map(|at| json!({"tool_calls": [{"index": at, "function": {"name": "now"}}]})).collect();
         assert!(matches!(deltas(&many), Err(ModelError::Permanent { reason }) if reason.contains("more than 4 tools")));
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -183,9 +184,10 @@ fn write_line(lines: &mut Vec<u8>, event: &Event) -> Result<(), Problem> {
 /// `GET /events/{id}`
 pub(super) async fn one(
     State(gateway): State<Arc<Gateway>>,
-    Path(id): Path<String>,
+    path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, HttpProblem> {
+    let Path(id) = path.map_err(|refused| Problem::invalid("id", refused.body_text()))?;
     Params::read(query.as_deref())?.finish()?;
     let cursor: Cursor = id.parse().map_err(|invalid: Invalid| Problem::invalid("id", invalid.reason))?;
     match gateway.within(range::one(&gateway, cursor)).await? {

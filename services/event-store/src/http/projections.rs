@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
 use causeway_event::Position;
@@ -25,9 +26,10 @@ struct ProjectionJson {
 /// `GET /projections/{view}/{id}`
 pub(super) async fn project(
     State(gateway): State<Arc<Gateway>>,
-    Path((view, id)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, HttpProblem> {
+    let Path((view, id)) = path.map_err(|refused| Problem::invalid("id", refused.body_text()))?;
     let mut params = Params::read(query.as_deref())?;
     let request = project::Request {
         view,

@@ -79,8 +79,13 @@ impl Gateway {
     }
 
     pub(crate) async fn start_with(nats: &NatsServer, config: Config) -> Self {
+        let log = causeway_log::Config { url: nats.url(), ..causeway_log::Config::default() };
+        Self::start_on(log, config).await
+    }
+
+    pub(crate) async fn start_on(log: causeway_log::Config, config: Config) -> Self {
         causeway_runtime::install_crypto();
-        let log = Log::connect(&causeway_log::Config { url: nats.url(), ..causeway_log::Config::default() }).await.unwrap();
+        let log = Log::connect(&log).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();

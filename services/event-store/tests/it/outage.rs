@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use causeway_testkit::wait_until;
+use causeway_event_store::{Config, Limits, ReadModelConfig};
+use causeway_testkit::{NatsServer, wait_until};
 use reqwest::{Method, StatusCode};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::harness::{LIMIT, World, note, position};
+use crate::harness::{Gateway, LIMIT, World, note, position};
 use crate::sse;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,5 +54,49 @@ async fn without_the_log_everything_fails_at_once_and_comes_back_with_it() {
     let second = gateway.note("a", 2).await;
     let event = sse::next(&mut events).await;
     assert_eq!(event.id, position(&second).to_string(), "the old stream goes on without gap or repeat");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_without_acknowledgement_is_unknown_and_its_key_settles_it() {
+    let nats = NatsServer::start().await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let log = causeway_log::Config {
+        url: nats.url(),
+        request_timeout: Duration::from_millis(500),
+        append_timeout: Duration::from_secs(2),
+        ..causeway_log::Config::default()
+    };
+    let config = Config {
+        read_model: ReadModelConfig { path: dir.path().join("read-model.sqlite"), ..ReadModelConfig::default() },
+        limits: Limits { appends_max: 1, appends_waiting_max: 0, ..Limits::default() },
+        ..Config::default()
+    };
+    let gateway = Gateway::start_on(log, config).await;
+    let append = || gateway.send(gateway.request(Method::POST, "/events").header("idempotency-key", "k").json(&note("a", 1)));
+
+    nats.pause().unwrap();
+    let crowd = async {
+        // The one place is taken: whoever comes now is turned away at once.
+        wait_until("the gateway to be full", LIMIT, async || {
+            let answer = gateway.post(&note("b", 1)).await;
+            (answer.status == StatusCode::TOO_MANY_REQUESTS).then_some(answer)
+        })
+        .await
+    };
+    let (unknown, refused) = tokio::join!(append(), crowd);
+    assert_eq!(refused.headers["retry-after"], "1");
+    assert_eq!(unknown.status, StatusCode::GATEWAY_TIMEOUT, "{unknown:?}");
+    assert_eq!(unknown.json()["type"], "urn:causeway:problem:outcome-unknown");
+
+    nats.resume().unwrap();
+    let settled = wait_until("the outcome to be settled", LIMIT, async || {
+        let answer = append().await;
+        (answer.status == StatusCode::CREATED).then_some(answer)
+    })
+    .await;
+    let again = append().await.created();
+    assert_eq!((&again["id"], &again["duplicate"]), (&settled.created()["id"], &true.into()));
+    assert_eq!(gateway.positions("/events?aggregate_id=a").await.len(), 1);
     gateway.stop().await;
 }

@@ -91,6 +91,8 @@ async fn urls_that_are_not_what_they_must_be() {
         ("/events/stream?limit=3".into(), 400, Some("limit")),
         ("/events/evt_".into(), 400, Some("id")),
         ("/events/-1".into(), 400, Some("id")),
+        ("/events/%FF".into(), 400, Some("id")),
+        ("/projections/conversation/%FF".into(), 400, Some("id")),
         ("/events/99999".into(), 404, Some("id")),
         ("/events/18446744073709551615".into(), 404, Some("id")),
         (format!("/events/{unknown}"), 404, Some("id")),
@@ -117,6 +119,12 @@ async fn urls_that_are_not_what_they_must_be() {
     let accepts = |path: &str, accept: &str| gateway.send(gateway.request(Method::GET, path).header("accept", accept));
     check(&accepts("/events", "text/html").await, 406, Some("Accept"), "a list as a page");
     check(&accepts("/events/stream", "application/json").await, 406, Some("Accept"), "a stream as JSON");
+    // The largest numbers are numbers like others.
+    let huge = u64::MAX;
+    assert_eq!(gateway.positions(&format!("/events?after={huge}")).await, Vec::<u64>::new());
+    assert_eq!(gateway.positions(&format!("/events?before={huge}&order=desc")).await.len(), 1);
+    let fenced = json!({"events": [note("a", 1)], "expected": huge});
+    check(&gateway.post(&fenced).await, 409, None, "a fence far ahead");
     let last_id = gateway.request(Method::GET, "/events/stream").header("last-event-id", "x");
     check(&gateway.send(last_id).await, 400, Some("Last-Event-ID"), "a bad Last-Event-ID");
     gateway.stop().await;
