@@ -16,6 +16,9 @@ use crate::process::{Durability, Setup};
 use crate::stats::{size, time};
 use crate::table::table;
 
+/// Linux tells processor time in these, whatever its own clock does.
+const TICKS_PER_SECOND: f64 = 100.0;
+
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// How long it is watched
@@ -53,7 +56,7 @@ pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
     let after = ticks(&pids)?;
     let busy = |pid: &u32| {
         let ticks = after.get(pid).zip(before.get(pid)).map_or(0, |(after, before)| after.saturating_sub(*before));
-        100.0 * ticks as f64 / rustix::param::clock_ticks_per_second() as f64 / watched.as_secs_f64()
+        100.0 * ticks as f64 / TICKS_PER_SECOND / watched.as_secs_f64()
     };
     let processes: Vec<Process> = pids.iter().map(|pid| look(*pid, busy(pid))).collect::<Result<_>>()?;
     causeway.stop().await?;
@@ -130,7 +133,8 @@ fn look(pid: u32, cpu_percent: f64) -> Result<Process> {
 
 fn binaries(measured: &Path) -> Vec<Binary> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), PathBuf::from);
-    let builds = [("measured", measured.to_owned()), ("release", target.join("release/causeway")), ("dev", target.join("debug/causeway"))];
+    let builds =
+        [("measured", measured.to_owned()), ("release", target.join("release/causeway")), ("dev", target.join("debug/causeway"))];
     let binary = |(build, path): (&'static str, PathBuf)| {
         let bytes = fs::metadata(&path).ok()?.len();
         Some(Binary { build, path, bytes })

@@ -47,9 +47,9 @@ impl Setup {
     pub(crate) fn new(named: Option<PathBuf>, dir: Option<PathBuf>) -> Result<Self> {
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), PathBuf::from);
         let binary = named.unwrap_or_else(|| target.join("release/causeway"));
-        let binary = binary
-            .canonicalize()
-            .with_context(|| format!("{}: build it with `cargo build --release -p causeway`, or name one with --bin", binary.display()))?;
+        let binary = binary.canonicalize().with_context(|| {
+            format!("{}: build it with `cargo build --release -p causeway`, or name one with --bin", binary.display())
+        })?;
         Ok(Self { binary, dir: dir.unwrap_or_else(std::env::temp_dir) })
     }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use async_nats::jetstream::consumer::{AckPolicy, pull, push};
 use async_nats::jetstream;
+use async_nats::jetstream::consumer::{AckPolicy, pull, push};
 use causeway_proto::v1;
 use clap::Args;
 use futures::{Stream, StreamExt as _};

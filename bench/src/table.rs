@@ -40,6 +40,9 @@ mod tests {
     #[test]
     fn columns_stand_below_each_other() {
         let rows = [vec!["raw".to_owned(), "87 µs".to_owned()], vec!["gRPC".to_owned(), "1.2 ms".to_owned()]];
-        assert_eq!(table(&["way", "p50"], 1, &rows), "| way  |    p50 |\n| ---- | -----: |\n| raw  |  87 µs |\n| gRPC | 1.2 ms |\n");
+        assert_eq!(
+            table(&["way", "p50"], 1, &rows),
+            "| way  |    p50 |\n| ---- | -----: |\n| raw  |  87 µs |\n| gRPC | 1.2 ms |\n"
+        );
     }
 }

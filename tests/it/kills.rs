@@ -137,7 +137,10 @@ async fn killed_at_random() {
         // Not a wait for something: the kill shall come at any moment of the turn, which takes about 400 ms.
         tokio::time::sleep(Duration::from_millis(random % 450)).await;
         restarted(&mut causeway).await;
-        let events = causeway.api().wait_for(&session, "AIProcessingCompleted").await.unwrap();
+        let events = match causeway.api().wait_for(&session, "AIProcessingCompleted").await {
+            Ok(events) => events,
+            Err(error) => panic!("{error:?}\n{}", consumers(&causeway.ready().nats).await),
+        };
         Turn(&events).check_once(2);
         check_causation(&events);
         let calls = model.calls() - before;
@@ -148,6 +151,15 @@ async fn killed_at_random() {
         let events = causeway.api().events(&format!("aggregate_id=s{round}")).await.unwrap();
         Turn(&events).check_once(2);
     }
+}
+
+/// What the broker believes, for a test that failed.
+async fn consumers(nats: &str) -> String {
+    use futures::TryStreamExt as _;
+    let client = async_nats::connect(nats).await.unwrap();
+    let stream = async_nats::jetstream::new(client).get_stream("causeway_EVENTS").await.unwrap();
+    let consumers: Vec<_> = stream.consumers().try_collect().await.unwrap();
+    format!("{consumers:#?}")
 }
 
 async fn restarted(causeway: &mut Causeway) {

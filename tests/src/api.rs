@@ -10,6 +10,8 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::turn::types;
+
 /// How long one request may take. Longer than any timeout that the server has by default.
 const REQUEST_LIMIT: Duration = Duration::from_secs(40);
 /// How long a test may wait for something to appear in a stream.
@@ -95,8 +97,10 @@ impl Api {
     /// Waits until an event of this type stands in the session, and returns all of the session's events.
     pub async fn wait_for(&self, session: &str, event_type: &str) -> Result<Vec<Value>> {
         let mut sse = self.stream(&format!("aggregate_id={session}&type={event_type}"), None).await?;
-        sse.until(|seen| seen.kind == event_type).await.with_context(|| format!("{event_type} in {session}"))?;
-        self.events(&format!("aggregate_id={session}")).await
+        let waited = sse.until(|seen| seen.kind == event_type).await;
+        let events = self.events(&format!("aggregate_id={session}")).await?;
+        waited.with_context(|| format!("{event_type} in {session}, where there is {:?}", types(&events)))?;
+        Ok(events)
     }
 
     /// Opens the SSE stream, after a position if one is given.

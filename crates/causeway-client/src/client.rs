@@ -265,11 +265,7 @@ impl Client {
     }
 
     /// Awaits an answer; `late` is what its absence means.
-    async fn answer<T>(
-        &self,
-        call: impl Future<Output = Result<Response<T>, Status>>,
-        late: Kind,
-    ) -> Result<T, ClientError> {
+    async fn answer<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>, late: Kind) -> Result<T, ClientError> {
         match tokio::time::timeout(self.options.request_timeout, call).await {
             Ok(answer) => answer.map(Response::into_inner).map_err(|status| self.error(&status)),
             Err(_elapsed) => Err(self.too_late(late)),

@@ -48,7 +48,9 @@ impl ClientError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
-            Self::Problem(problem) => matches!(problem.kind, Kind::Unavailable | Kind::Behind | Kind::Overloaded | Kind::TimedOut),
+            Self::Problem(problem) => {
+                matches!(problem.kind, Kind::Unavailable | Kind::Behind | Kind::Overloaded | Kind::TimedOut)
+            }
             Self::Address { .. } | Self::Unreadable(_) | Self::Invalid(_) => false,
         }
     }

@@ -93,17 +93,9 @@ impl Subscription {
             Start::Now => (String::new(), true),
             Start::After(place) => (place, false),
         };
-        let request =
-            v1::SubscribeRequest { filter: Some(subscribe.filter.into()), after, from_now, deltas: subscribe.deltas };
-        let mut follower = Follower {
-            client,
-            request,
-            stream: None,
-            position: None,
-            caught_up: false,
-            failures: 0,
-            ready: VecDeque::new(),
-        };
+        let request = v1::SubscribeRequest { filter: Some(subscribe.filter.into()), after, from_now, deltas: subscribe.deltas };
+        let mut follower =
+            Follower { client, request, stream: None, position: None, caught_up: false, failures: 0, ready: VecDeque::new() };
         follower.connect().await?;
         // The first word says that the server took the request: a bad one is an error here, not later.
         let first = follower.receive().await?;

@@ -201,7 +201,8 @@ fn secret_files(values: Dict, origin: &str, parent: &str) -> Result<Dict, Config
 fn explain(error: figment::Error, figment: &Figment) -> ConfigError {
     use figment::error::Kind;
     let key = error.path.join(".");
-    let origin = error.metadata.as_ref().or_else(|| figment.find_metadata(&key)).map_or("the configuration", |metadata| &metadata.name);
+    let origin =
+        error.metadata.as_ref().or_else(|| figment.find_metadata(&key)).map_or("the configuration", |metadata| &metadata.name);
     let origin = origin.to_owned();
     match error.kind {
         Kind::UnknownField(field, known) => {

@@ -10,9 +10,7 @@ use std::cell::Cell;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use opentelemetry::trace::{
-    SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState, TracerProvider as _,
-};
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState, TracerProvider as _};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
@@ -282,10 +280,8 @@ mod tests {
     /// Runs `work` with spans recorded in memory.
     fn recorded(work: impl FnOnce()) -> Vec<SpanData> {
         let exporter = InMemorySpanExporter::default();
-        let provider = SdkTracerProvider::builder()
-            .with_id_generator(ChainIds::default())
-            .with_simple_exporter(exporter.clone())
-            .build();
+        let provider =
+            SdkTracerProvider::builder().with_id_generator(ChainIds::default()).with_simple_exporter(exporter.clone()).build();
         let subscriber = tracing_subscriber::registry().with(span_layer(&provider, "test").unwrap());
         tracing::subscriber::with_default(subscriber, work);
         exporter.get_finished_spans().unwrap()

@@ -166,7 +166,8 @@ async fn complete(State(shared): State<Arc<Shared>>, Json(request): Json<Value>)
     let reply = (shared.script)(&request);
     if reply.status != 200 {
         let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let problem = json!({"error": {"message": "as the script says", "type": "server_error", "param": null, "code": null}});
+        let kind = if matches!(reply.status, 401 | 403) { "authentication_error" } else { "server_error" };
+        let problem = json!({"error": {"message": "as the script says", "type": kind, "param": null, "code": null}});
         shared.answered.fetch_add(1, Ordering::SeqCst);
         return (status, Json(problem)).into_response();
     }

@@ -346,8 +346,7 @@ impl UpArgs {
 
 impl GatewayArgs {
     pub(crate) fn flags(&self) -> Vec<Flag> {
-        let mut all =
-            flags([("--data", "up.data", self.data.clone()), ("--listen", "up.listen", self.listen.clone())]);
+        let mut all = flags([("--data", "up.data", self.data.clone()), ("--listen", "up.listen", self.listen.clone())]);
         all.extend(self.service.flags());
         all
     }

@@ -140,7 +140,10 @@ mod tests {
     fn a_model_key_never_shows() {
         let loaded = load_env(&[("CAUSEWAY__AI_PROCESSOR__MODEL__API_KEY", "sk-very-secret")]).unwrap();
         let shown = document::in_force(&loaded);
-        assert!(shown.contains("api_key = \"***\"  # from environment variable CAUSEWAY__AI_PROCESSOR__MODEL__API_KEY"), "{shown}");
+        assert!(
+            shown.contains("api_key = \"***\"  # from environment variable CAUSEWAY__AI_PROCESSOR__MODEL__API_KEY"),
+            "{shown}"
+        );
         assert!(!format!("{shown}{loaded:?}").contains("very-secret"));
     }
 }

@@ -32,8 +32,7 @@ impl DataDir {
         let file = path.join("lock");
         let cannot = || format!("cannot lock the data folder: {}", file.display());
         // Not truncated: until the lock is ours the file says whose it is.
-        let mut lock =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file).with_context(cannot)?;
+        let mut lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file).with_context(cannot)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -21,9 +21,7 @@ use crate::config::{self, Config};
 use crate::data_dir::DataDir;
 use crate::nats::{self, Durability, Server, Settings};
 use crate::output::{Look, Output};
-use crate::services::{
-    connect, http_url, listen, or_shutdown, start_ai_processor, start_event_store, taken, until_ready,
-};
+use crate::services::{connect, http_url, listen, or_shutdown, start_ai_processor, start_event_store, taken, until_ready};
 
 /// Everything that is up, as it is told to whoever started it.
 struct Ready {
@@ -183,7 +181,12 @@ fn welcome(program: &str, ready: &Ready, data: &str, model: &serde_json::Value) 
     if provider == "demo" {
         text.push((Plain, "demo".to_owned()));
         text.push((Dim, "   no network, no key: it shows the way. For a real one, put into causeway.toml\n".to_owned()));
-        for line in ["[ai_processor.model]", "provider = \"anthropic\"    # or \"openai\", with base_url for any server like it", "model = \"...\"", "api_key = \"...\""] {
+        for line in [
+            "[ai_processor.model]",
+            "provider = \"anthropic\"    # or \"openai\", with base_url for any server like it",
+            "model = \"...\"",
+            "api_key = \"...\"",
+        ] {
             text.push((Dim, format!("             {line}\n")));
         }
     } else {

@@ -99,7 +99,8 @@ fn message(said: &Message) -> Pieces {
 }
 
 fn tool_call(call: &ToolCall) -> Pieces {
-    let arguments = call.arguments.as_ref().map_or(String::new(), |arguments| format!(" {}", one_line(arguments.as_str(), Some(200))));
+    let arguments =
+        call.arguments.as_ref().map_or(String::new(), |arguments| format!(" {}", one_line(arguments.as_str(), Some(200))));
     let mut pieces = vec![(Look::Accent, format!("  → {}", one_line(&call.tool, None))), (Look::Dim, arguments)];
     let (look, outcome) = match call.status {
         ToolStatus::Running => (Look::Dim, "running".to_owned()),
@@ -163,7 +164,10 @@ mod tests {
             event("MessageReceived", json!({ "content": "What is 6 * 7?\u{1b}[2J", "user_id": "ada" })),
             event("AIProcessingStarted", claim("t1", input(1))),
             event("ThinkingGenerated", json!({ "turn": "t1", "step": 1, "text": "I need a calculator." })),
-            event("ToolCalled", json!({ "turn": "t1", "step": 1, "call_id": "c", "tool": "calculate", "arguments": { "expression": "6*7" }, "effect": "pure" })),
+            event(
+                "ToolCalled",
+                json!({ "turn": "t1", "step": 1, "call_id": "c", "tool": "calculate", "arguments": { "expression": "6*7" }, "effect": "pure" }),
+            ),
             event("ToolCompleted", json!({ "turn": "t1", "step": 1, "call_id": "c", "tool": "calculate", "result": "42" })),
             event("MessageGenerated", json!({ "turn": "t1", "content": "It is 42.\nSure.", "model": "demo" })),
             event("AIProcessingCompleted", json!({ "turn": "t1" })),

@@ -20,113 +20,113 @@ use causeway_processor::Seen;
 use jiff::Timestamp;
 
 /// How many finished turns are remembered for the prompts of later ones.
-pub const HISTORY_TURNS_MAX: usize = 50;
+pub(crate) const HISTORY_TURNS_MAX: usize = 50;
 
 /// What the log says about one session. Only [`fold`] makes new values.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Session {
+pub(crate) struct Session {
     /// The newest event that has been folded; none is folded twice.
-    pub position: Position,
+    pub(crate) position: Position,
     /// Inputs that no turn has taken.
-    pub waiting: VecDeque<Arc<Input>>,
+    pub(crate) waiting: VecDeque<Arc<Input>>,
     /// The turn that is under way.
-    pub turn: Option<Turn>,
+    pub(crate) turn: Option<Turn>,
     /// Finished turns, oldest first.
-    pub history: VecDeque<Arc<Exchange>>,
+    pub(crate) history: VecDeque<Arc<Exchange>>,
 }
 
 /// Something that was said to the assistant.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Input {
-    pub id: EventId,
-    pub position: Position,
-    pub text: String,
-    pub channel: Option<Channel>,
-    pub correlation: CorrelationId,
-    pub traceparent: Option<TraceParent>,
+pub(crate) struct Input {
+    pub(crate) id: EventId,
+    pub(crate) position: Position,
+    pub(crate) text: String,
+    pub(crate) channel: Option<Channel>,
+    pub(crate) correlation: CorrelationId,
+    pub(crate) traceparent: Option<TraceParent>,
 }
 
 /// A turn under way.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Turn {
-    pub id: String,
-    pub input: Arc<Input>,
-    pub claim: Claim,
-    pub started_at: Timestamp,
+pub(crate) struct Turn {
+    pub(crate) id: String,
+    pub(crate) input: Arc<Input>,
+    pub(crate) claim: Claim,
+    pub(crate) started_at: Timestamp,
     /// The newest event of the turn that made the next one possible: its direct cause.
-    pub enabled_by: EventId,
+    pub(crate) enabled_by: EventId,
     /// When that was.
-    pub enabled_at: Timestamp,
+    pub(crate) enabled_at: Timestamp,
     /// What each model call so far answered, but for the last one, which is the message.
-    pub steps: Vec<Step>,
-    pub usage: Usage,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) usage: Usage,
     /// The message is on the log; only the turn's completion is not.
-    pub answer: Option<String>,
+    pub(crate) answer: Option<String>,
 }
 
 /// Who works on a turn.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Claim {
-    pub owner: String,
-    pub attempt: u32,
+pub(crate) struct Claim {
+    pub(crate) owner: String,
+    pub(crate) attempt: u32,
 }
 
 /// One model call's answer that asked for tools.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Step {
-    pub number: u32,
-    pub thoughts: Vec<Thinking>,
-    pub calls: Vec<Call>,
+pub(crate) struct Step {
+    pub(crate) number: u32,
+    pub(crate) thoughts: Vec<Thinking>,
+    pub(crate) calls: Vec<Call>,
 }
 
 /// A tool call and what became of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Call {
+pub(crate) struct Call {
     /// The `ToolCalled` event: the intent.
-    pub event: EventId,
+    pub(crate) event: EventId,
     /// The attempt that asked for it: in a later one nobody knows whether it ran.
-    pub attempt: u32,
-    pub called: ToolCalled,
-    pub outcome: Option<Outcome>,
+    pub(crate) attempt: u32,
+    pub(crate) called: ToolCalled,
+    pub(crate) outcome: Option<Outcome>,
 }
 
 /// What a tool call came to.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Result(serde_json::Value),
     Error(String),
 }
 
 /// A finished turn, as later prompts tell it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Exchange {
-    pub said: String,
-    pub steps: Vec<Step>,
+pub(crate) struct Exchange {
+    pub(crate) said: String,
+    pub(crate) steps: Vec<Step>,
     /// None if the turn failed.
-    pub answer: Option<String>,
+    pub(crate) answer: Option<String>,
 }
 
 /// What woke the processor.
 #[derive(Clone, Copy, Debug)]
-pub struct Hint<'h> {
-    pub event: EventId,
-    pub seen: Seen,
+pub(crate) struct Hint<'h> {
+    pub(crate) event: EventId,
+    pub(crate) seen: Seen,
     /// The run that asks.
-    pub owner: &'h str,
+    pub(crate) owner: &'h str,
 }
 
 /// Limits on a turn.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// The most model calls.
-    pub steps_max: u32,
+    pub(crate) steps_max: u32,
     /// The most claims, against an input that kills whoever works on it.
-    pub attempts_max: u32,
+    pub(crate) attempts_max: u32,
 }
 
 /// The one thing that is due.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Nothing, or nothing of ours.
     Done,
     /// Take the waiting input, or take over its turn.
@@ -144,7 +144,7 @@ pub enum Action {
 }
 
 /// Takes account of one event.
-pub fn fold(mut session: Session, event: &Event) -> Session {
+pub(crate) fn fold(mut session: Session, event: &Event) -> Session {
     if event.position <= session.position {
         return session;
     }
@@ -178,7 +178,7 @@ pub fn fold(mut session: Session, event: &Event) -> Session {
 }
 
 /// What is due, as seen by the run that `hint` names.
-pub fn decide(session: &Session, hint: Hint<'_>, limits: Limits) -> Action {
+pub(crate) fn decide(session: &Session, hint: Hint<'_>, limits: Limits) -> Action {
     let Some(turn) = &session.turn else {
         return match session.waiting.front() {
             Some(input) => Action::Claim { turn: turn_id(input.id), input: Arc::clone(input), attempt: 1 },
@@ -207,7 +207,10 @@ pub fn decide(session: &Session, hint: Hint<'_>, limits: Limits) -> Action {
     match turn.steps_done() + 1 {
         step if step > limits.steps_max => Action::Fail {
             reason: "steps_exhausted",
-            message: format!("The assistant asked the model {} times and still had no answer; it stopped there.", limits.steps_max),
+            message: format!(
+                "The assistant asked the model {} times and still had no answer; it stopped there.",
+                limits.steps_max
+            ),
         },
         step => Action::CallModel { step },
     }
@@ -279,17 +282,17 @@ impl Session {
 
 impl Turn {
     /// How many model calls have answered, the message not counted.
-    pub fn steps_done(&self) -> u32 {
+    pub(crate) fn steps_done(&self) -> u32 {
         self.steps.iter().filter(|step| !step.calls.is_empty()).map(|step| step.number).max().unwrap_or(0)
     }
 
     /// How many model calls gave a result.
-    pub fn steps_total(&self) -> u32 {
+    pub(crate) fn steps_total(&self) -> u32 {
         self.steps_done() + u32::from(self.answer.is_some())
     }
 
     /// From the first claim to the newest event, by the log's clock.
-    pub fn duration_ms(&self) -> u64 {
+    pub(crate) fn duration_ms(&self) -> u64 {
         u64::try_from(self.enabled_at.duration_since(self.started_at).as_millis()).unwrap_or(0)
     }
 

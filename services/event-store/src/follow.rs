@@ -15,9 +15,9 @@
 //! the new epoch, waits for the reads under way, sets the file aside and starts an empty one; the feed starts again at the first
 //! event. Queries wait until the model is again as far as it ever was, so no answer goes back in time.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_event::Position;
@@ -29,9 +29,7 @@ use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::read_model::{
-    Arrived, Files, Loaded, ModelError, Pool, Pushed, ReadModelConfig, Snapshot, Tail, TailLimits, Writer,
-};
+use crate::read_model::{Arrived, Files, Loaded, ModelError, Pool, Pushed, ReadModelConfig, Snapshot, Tail, TailLimits, Writer};
 
 /// Records taken from the log at once.
 const RECORDS_MAX: usize = 512;
@@ -81,7 +79,10 @@ pub(crate) struct Work {
 
 impl Shared {
     pub(crate) fn new(
-        config: ReadModelConfig, source: Source, files: Files, loaded: Loaded,
+        config: ReadModelConfig,
+        source: Source,
+        files: Files,
+        loaded: Loaded,
     ) -> Result<(Arc<Self>, Work), ModelError> {
         let limits = TailLimits { events_max: config.ring_events_max, bytes_max: config.ring_bytes_max };
         let (position, unchecked) = (loaded.meta.position, loaded.unchecked);

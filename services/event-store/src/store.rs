@@ -63,7 +63,9 @@ impl Store {
     /// Opens the read model of this log, or starts a new one where there is none that can be believed. The future feeds it, and has to
     /// run for as long as the store is used; it ends with `shutdown`, or with an error when the model cannot be kept at all.
     pub(crate) async fn open(
-        log: Log, config: &ReadModelConfig, shutdown: CancellationToken,
+        log: Log,
+        config: &ReadModelConfig,
+        shutdown: CancellationToken,
     ) -> Result<(Self, impl Future<Output = Result<(), StoreError>> + Send + 'static + use<>), StoreError> {
         let identity = log.identity().await?;
         let (files, loaded) = blocking({
@@ -82,7 +84,12 @@ impl Store {
 
     /// The rest of opening, for any source.
     async fn start(
-        config: &ReadModelConfig, source: Source, identity: String, files: Files, loaded: Option<Loaded>, shutdown: CancellationToken,
+        config: &ReadModelConfig,
+        source: Source,
+        identity: String,
+        files: Files,
+        loaded: Option<Loaded>,
+        shutdown: CancellationToken,
     ) -> Result<(Self, impl Future<Output = Result<(), StoreError>> + Send + 'static + use<>), StoreError> {
         let config = config.clone();
         let (shared, work) = blocking(move || {
@@ -102,7 +109,9 @@ impl Store {
     /// Waits until all is readable that the log had when this was called.
     pub(crate) async fn fresh(&self) -> Result<Position, StoreError> {
         let last = timeout(self.shared.config.read_timeout, self.shared.last_position());
-        let last = last.await.unwrap_or_else(|_| Err(LogError::Unavailable { reason: "it did not say in time how far it is".into() }))?;
+        let last = last
+            .await
+            .unwrap_or_else(|_| Err(LogError::Unavailable { reason: "it did not say in time how far it is".into() }))?;
         self.wait_for(last).await?;
         Ok(last)
     }
@@ -145,7 +154,10 @@ impl Store {
 
     /// The events of the first append of `count` events under this key.
     pub(crate) async fn by_key(
-        &self, aggregate: &AggregateId, key: &IdempotencyKey, count: usize,
+        &self,
+        aggregate: &AggregateId,
+        key: &IdempotencyKey,
+        count: usize,
     ) -> Result<Option<Vec<Arc<Event>>>, StoreError> {
         let (aggregate, key) = (aggregate.clone(), key.clone());
         self.read(move |reader, last| reader.by_key(&aggregate, &key, count, last)).await
@@ -153,7 +165,11 @@ impl Store {
 
     /// The newest snapshot of a view that is not newer than `at_most`.
     pub(crate) async fn snapshot(
-        &self, view: &str, version: u32, id: &str, at_most: Position,
+        &self,
+        view: &str,
+        version: u32,
+        id: &str,
+        at_most: Position,
     ) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
         let (view, id) = (view.to_owned(), id.to_owned());
         self.read(move |reader, _| reader.snapshot(&view, version, &id, at_most)).await
@@ -161,7 +177,12 @@ impl Store {
 
     /// Keeps a snapshot of a view, which is a cache: it may be gone at any time.
     pub(crate) async fn keep_snapshot(
-        &self, view: &str, version: u32, id: &str, position: Position, state: Vec<u8>,
+        &self,
+        view: &str,
+        version: u32,
+        id: &str,
+        position: Position,
+        state: Vec<u8>,
     ) -> Result<(), StoreError> {
         let snapshot = Snapshot { view: view.to_owned(), version, id: id.to_owned(), position, state };
         match timeout(self.shared.config.read_timeout, self.shared.keep(snapshot)).await {
@@ -172,7 +193,8 @@ impl Store {
 
     /// Asks the database, as far as it is committed; never one that is being made again.
     async fn read<T: Send + 'static>(
-        &self, ask: impl Fn(&mut Reader, Position) -> Result<T, ModelError> + Clone + Send + 'static,
+        &self,
+        ask: impl Fn(&mut Reader, Position) -> Result<T, ModelError> + Clone + Send + 'static,
     ) -> Result<T, StoreError> {
         let shared = &self.shared;
         for _ in 0..ATTEMPTS_MAX {

@@ -33,7 +33,9 @@ impl Gateway {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = format!("http://{}", listener.local_addr().unwrap());
         let service = EventStoreServer::new(self.clone());
-        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
+        tokio::spawn(
+            tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)),
+        );
         Client::connect_with(&server, options()).unwrap()
     }
 
@@ -154,7 +156,10 @@ async fn a_lost_answer_is_settled_with_a_key_and_told_without_one() {
     let error = client.append(note(None)).await.unwrap_err();
     assert_eq!(error.kind(), Some(Kind::OutcomeUnknown));
     let traceparent = (options().traceparent)().unwrap();
-    assert_eq!(gateway.asked(), [format!("NoteTaken k {traceparent}"), format!("NoteTaken k {traceparent}"), format!("NoteTaken  {traceparent}")]);
+    assert_eq!(
+        gateway.asked(),
+        [format!("NoteTaken k {traceparent}"), format!("NoteTaken k {traceparent}"), format!("NoteTaken  {traceparent}")]
+    );
 }
 
 #[tokio::test]
@@ -189,7 +194,12 @@ async fn events_and_views_are_read() {
     assert_eq!(positions, [1, 2, 3]);
     assert_eq!(client.get("7").await.unwrap().unwrap().position, Position::new(7));
     assert_eq!(client.get("8").await.unwrap(), None);
-    let project = |view: &str| Project { view: view.into(), id: "me".into(), as_of: Some("4".into()), min_position: Some(Position::new(9)) };
+    let project = |view: &str| Project {
+        view: view.into(),
+        id: "me".into(),
+        as_of: Some("4".into()),
+        min_position: Some(Position::new(9)),
+    };
     let projection = client.project(project("conversation")).await.unwrap();
     assert_eq!((projection.state, projection.position.get()), (br#"{"as_of":"4"}"#.to_vec(), 9));
     assert_eq!(client.project(project("nonsense")).await.unwrap_err().kind(), Some(Kind::Invalid));
@@ -223,7 +233,10 @@ async fn a_subscription_goes_on_where_its_connection_broke() {
         })
         .collect();
     assert_eq!(told, ["event 1", "event 2", "caught up 2", "event 3", "heartbeat 3", "heartbeat 9", "/filter: is wrong"]);
-    assert_eq!(gateway.asked(), ["after= now=true", "after=2 now=false", "after=3 now=false", "after=3 now=false", "after=9 now=false"]);
+    assert_eq!(
+        gateway.asked(),
+        ["after= now=true", "after=2 now=false", "after=3 now=false", "after=3 now=false", "after=9 now=false"]
+    );
 }
 
 #[tokio::test]

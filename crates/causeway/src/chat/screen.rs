@@ -293,10 +293,12 @@ mod tests {
             event("ToolCalled", &data)
         };
         let done = |call_id: &str, result: &str| {
-            let data = json!({ "turn": "t", "step": 1, "call_id": call_id, "tool": "calculate", "result": result, "duration_ms": 3 });
+            let data =
+                json!({ "turn": "t", "step": 1, "call_id": call_id, "tool": "calculate", "result": result, "duration_ms": 3 });
             event("ToolCompleted", &data)
         };
-        let failed = json!({ "turn": "t", "step": 1, "call_id": "c2", "tool": "calculate", "error": "no such unit", "duration_ms": 1200 });
+        let failed =
+            json!({ "turn": "t", "step": 1, "call_id": "c2", "tool": "calculate", "error": "no such unit", "duration_ms": 1200 });
         vec![
             started(1),
             event("ThinkingGenerated", &json!({ "turn": "t", "step": 1, "text": "I need a calculator." })),
@@ -328,7 +330,9 @@ mod tests {
         updates.insert(9, delta(2, Text, "It is "));
         updates.push(delta(2, Text, "42."));
         assert_eq!(
-            shown(updates).replace("<Dim|I need ><Dim|a calculator.>", "<Dim|I need a calculator.>").replace("It is 42", "It is 42"),
+            shown(updates)
+                .replace("<Dim|I need ><Dim|a calculator.>", "<Dim|I need a calculator.>")
+                .replace("It is 42", "It is 42"),
             shown(whole_turn())
         );
     }
@@ -336,7 +340,10 @@ mod tests {
     #[test]
     fn lost_pieces_bring_the_whole_text() {
         let answer = |content: &str| event("MessageGenerated", &json!({ "turn": "t", "content": content }));
-        assert_eq!(shown([delta(1, DeltaKind::Text, "Hel"), delta(1, DeltaKind::Text, "you"), answer("Hello you")]), "Helyou\nHello you\n");
+        assert_eq!(
+            shown([delta(1, DeltaKind::Text, "Hel"), delta(1, DeltaKind::Text, "you"), answer("Hello you")]),
+            "Helyou\nHello you\n"
+        );
     }
 
     #[test]

@@ -42,14 +42,21 @@ const KEYS: &[Key] = &[
     key("up.listen", "Address of the gateway. NATS takes the next port; port 0 takes free ones."),
     optional("up.nats", "\"nats://127.0.0.1:4222\"", "A NATS to use instead of a private one."),
     key("up.relaxed_durability", "Acknowledge before the disk has it: faster, but a power cut may lose the last two minutes."),
-    optional("up.nats_server", "\"/usr/local/bin/nats-server\"", "The nats-server to start, 2.12 or newer. Otherwise looked for on the PATH and below .causeway."),
+    optional(
+        "up.nats_server",
+        "\"/usr/local/bin/nats-server\"",
+        "The nats-server to start, 2.12 or newer. Otherwise looked for on the PATH and below .causeway.",
+    ),
     key("up.drain_timeout", "How long each service may take to end what it has begun."),
     key("log.url", "The NATS server, or several with commas between them."),
     key("log.namespace", "Prefix of every subject, stream and consumer: several Causeways share one NATS."),
     key("log.replicas", "Copies of each stream: 1 on a single server, 3 in production."),
     optional("log.credentials", "\"/etc/causeway/nats.creds\"", "A NATS credentials file."),
     key("log.request_timeout", "How long to wait for one answer of the server."),
-    key("log.append_timeout", "How long an append is sent again before it is reported as unknown. A cluster that lost a leader is back after 4 to 7 seconds."),
+    key(
+        "log.append_timeout",
+        "How long an append is sent again before it is reported as unknown. A cluster that lost a leader is back after 4 to 7 seconds.",
+    ),
     key("ai_processor.agent", "The assistant's name, as events and traces show it."),
     key("ai_processor.system_prompt", "What the model is told before everything else."),
     key("ai_processor.history_turns", "How many earlier turns of the session the model is told."),
@@ -59,20 +66,33 @@ const KEYS: &[Key] = &[
     key("ai_processor.model_retry_min", "The shortest pause before that; it doubles each time. The provider's Retry-After wins."),
     key("ai_processor.model_retry_max", "The longest pause; a provider that asks for more has failed."),
     key("ai_processor.trace_content", "Whether spans may hold what people and the model say."),
-    key("ai_processor.model.provider", "demo (built in: no key, no network), openai (any server that speaks chat completions) or anthropic."),
+    key(
+        "ai_processor.model.provider",
+        "demo (built in: no key, no network), openai (any server that speaks chat completions) or anthropic.",
+    ),
     key("ai_processor.model.model", "The model's name, as the server knows it."),
-    optional("ai_processor.model.api_key", "\"...\"", "The key. Better: api_key_file, which names a file that holds it, or the environment."),
+    optional(
+        "ai_processor.model.api_key",
+        "\"...\"",
+        "The key. Better: api_key_file, which names a file that holds it, or the environment.",
+    ),
     optional("ai_processor.model.base_url", "\"http://127.0.0.1:11434/v1\"", "The server. Otherwise the provider's own."),
     optional("ai_processor.model.max_tokens", "8192", "The most tokens of one answer. Otherwise what the server thinks right."),
     optional("ai_processor.model.temperature", "0.7", "How freely it chooses its words. Otherwise what the server thinks right."),
-    key("ai_processor.model.thinking", "Extended thinking, for anthropic: off, adaptive, or a number of tokens for models that want a budget."),
+    key(
+        "ai_processor.model.thinking",
+        "Extended thinking, for anthropic: off, adaptive, or a number of tokens for models that want a budget.",
+    ),
     key("ai_processor.model.connect_timeout", "How long to try to reach the server."),
     key("ai_processor.model.idle_timeout", "How long the server may be silent, before its first byte and between two."),
     key("ai_processor.model.request_timeout", "How long the whole answer may take."),
     key("ai_processor.model.answer_bytes_max", "The most bytes of an answer; it has to fit into an event."),
     key("ai_processor.model.tool_calls_max", "The most tools that one answer may ask for."),
     key("ai_processor.model.demo_delay", "How long the demo model takes for a word."),
-    key("ai_processor.processing.ack_wait", "After this long without a sign of its owner, work is taken over by another replica."),
+    key(
+        "ai_processor.processing.ack_wait",
+        "After this long without a sign of its owner, work is taken over by another replica.",
+    ),
     key("ai_processor.processing.in_flight_max", "The most sessions at work at a time, over all replicas."),
     key("ai_processor.processing.actions_max", "The most actions for one event, against work that never comes to rest."),
     key("ai_processor.processing.retry_min", "The shortest pause before a failed event is taken up again; it doubles each time."),
@@ -94,7 +114,10 @@ const KEYS: &[Key] = &[
     key("event_store.read_model.read_timeout", "How long a read waits for the model to be as fresh as the log."),
     key("event_store.read_model.ring_events_max", "The newest events kept in memory for subscribers, at most so many ..."),
     key("event_store.read_model.ring_bytes_max", "... and at most so many bytes of them."),
-    key("event_store.read_model.check_bytes_max", "The largest file that is checked in full before it serves; a larger one is checked while it serves."),
+    key(
+        "event_store.read_model.check_bytes_max",
+        "The largest file that is checked in full before it serves; a larger one is checked while it serves.",
+    ),
     key("telemetry.level", "error, warn, info, debug, trace, or directives such as info,causeway_log=debug. RUST_LOG wins."),
     key("telemetry.format", "text for people, json for collectors."),
 ];
@@ -212,9 +235,15 @@ mod tests {
     fn the_example_is_valid_and_states_the_defaults() {
         let bare = load(&example());
         assert_eq!(values(&bare.config), values(&Config::default()));
-        let is_value = |line: &str| line.strip_prefix("# ").is_some_and(|rest| rest.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_')));
-        let uncommented: String =
-            example().lines().map(|line| if is_value(line) { format!("{}\n", &line[2..]) } else { format!("{line}\n") }).collect();
+        let is_value = |line: &str| {
+            line.strip_prefix("# ").is_some_and(|rest| {
+                rest.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+            })
+        };
+        let uncommented: String = example()
+            .lines()
+            .map(|line| if is_value(line) { format!("{}\n", &line[2..]) } else { format!("{line}\n") })
+            .collect();
         let full = load(&uncommented);
         assert_eq!(full.sources.len(), KEYS.len());
         let optional: BTreeSet<&str> = KEYS.iter().filter(|key| key.unset.is_some()).map(|key| key.name).collect();

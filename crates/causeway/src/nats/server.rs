@@ -198,8 +198,10 @@ fn log_tail(path: &Path, begin: u64) -> String {
             return "it left no log".to_owned();
         }
     };
-    let complaints: Vec<&str> =
-        text.lines().filter(|line| ["[ERR]", "[FTL]", "nats-server: ", "cannot run"].iter().any(|mark| line.contains(mark))).collect();
+    let complaints: Vec<&str> = text
+        .lines()
+        .filter(|line| ["[ERR]", "[FTL]", "nats-server: ", "cannot run"].iter().any(|mark| line.contains(mark)))
+        .collect();
     let lines = if complaints.is_empty() { text.lines().collect() } else { complaints };
     lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join(" | ")
 }

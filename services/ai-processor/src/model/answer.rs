@@ -94,7 +94,9 @@ impl Draft {
     pub(crate) fn open_call(&mut self) -> Result<usize, ModelError> {
         if self.calls.len() == self.limits.tool_calls_max {
             let most = self.limits.tool_calls_max;
-            return Err(ModelError::permanent(format!("the model asked for more than {most} tools at once (model.tool_calls_max)")));
+            return Err(ModelError::permanent(format!(
+                "the model asked for more than {most} tools at once (model.tool_calls_max)"
+            )));
         }
         self.calls.push(Call::default());
         Ok(self.calls.len() - 1)

@@ -91,7 +91,9 @@ fn messages(prompt: &Prompt) -> Vec<Value> {
     let mut messages: Vec<(&str, Vec<Value>)> = Vec::new();
     for message in &prompt.messages {
         let (role, blocks) = match message {
-            Message::User { text } => ("user", vec![text_block(text).unwrap_or_else(|| json!({ "type": "text", "text": "(no text)" }))]),
+            Message::User { text } => {
+                ("user", vec![text_block(text).unwrap_or_else(|| json!({ "type": "text", "text": "(no text)" }))])
+            }
             Message::Assistant { thinking, text, tool_calls } => ("assistant", assistant(thinking, text, tool_calls)),
             Message::ToolResults(results) => ("user", results.iter().map(tool_result).collect()),
         };
@@ -149,10 +151,18 @@ fn thinking_blocks(thought: &Thought) -> Vec<Value> {
 /// What a block of the stream is, by its index.
 #[derive(Debug)]
 enum Block {
-    Thinking { text: String, signature: String },
-    Hidden { data: String },
+    Thinking {
+        text: String,
+        signature: String,
+    },
+    Hidden {
+        data: String,
+    },
     /// The draft's call, and the input that came with the block's start, for servers that send it whole.
-    Call { at: usize, given: Value },
+    Call {
+        at: usize,
+        given: Value,
+    },
     /// Text, and whatever we did not ask for.
     Other,
 }
@@ -347,7 +357,7 @@ mod tests {
         replay([stream(frames).as_bytes()], Answer::new("asked", LIMITS), &mut |_, _| {})
     }
 
-    fn start(index: u64, block: Value) -> Value {
+    fn start(index: u64, block: &Value) -> Value {
         json!({"type": "content_block_start", "index": index, "content_block": block})
     }
 
@@ -356,24 +366,27 @@ mod tests {
     }
 
     fn stop(reason: &str) -> [Value; 2] {
-        [json!({"type": "message_delta", "delta": {"stop_reason": reason}, "usage": {"output_tokens": 9}}), json!({"type": "message_stop"})]
+        [
+            json!({"type": "message_delta", "delta": {"stop_reason": reason}, "usage": {"output_tokens": 9}}),
+            json!({"type": "message_stop"}),
+        ]
     }
 
     fn answer() -> Vec<Value> {
         let mut frames = vec![
             json!({"type": "message_start", "message": {"model": "answered", "usage": {"input_tokens": 5, "cache_read_input_tokens": 100, "output_tokens": 1}}}),
-            start(0, json!({"type": "thinking", "thinking": ""})),
+            start(0, &json!({"type": "thinking", "thinking": ""})),
             json!({"type": "ping"}),
             delta(0, "thinking_delta", "thinking", "hm, 🐎"),
             delta(0, "signature_delta", "signature", "c2ln"),
             json!({"type": "content_block_stop", "index": 0}),
-            start(1, json!({"type": "text", "text": ""})),
+            start(1, &json!({"type": "text", "text": ""})),
             delta(1, "text_delta", "text", "Let me "),
             delta(1, "text_delta", "text", "look."),
-            start(2, json!({"type": "tool_use", "id": "toolu_1", "name": "calculate", "input": {}})),
+            start(2, &json!({"type": "tool_use", "id": "toolu_1", "name": "calculate", "input": {}})),
             delta(2, "input_json_delta", "partial_json", "{\"expression\": \"1"),
             delta(2, "input_json_delta", "partial_json", "+1\"}"),
-            start(3, json!({"type": "tool_use", "id": "toolu_2", "name": "now", "input": {}})),
+            start(3, &json!({"type": "tool_use", "id": "toolu_2", "name": "now", "input": {}})),
         ];
         frames.extend(stop("tool_use"));
         frames
@@ -396,10 +409,10 @@ mod tests {
     #[test]
     fn several_thoughts_go_back_as_they_came() {
         let mut frames = vec![
-            start(0, json!({"type": "thinking", "thinking": "a", "signature": "s1"})),
-            start(1, json!({"type": "redacted_thinking", "data": "xyz"})),
-            start(2, json!({"type": "thinking", "thinking": "b", "signature": "s2"})),
-            start(3, json!({"type": "text", "text": "yes"})),
+            start(0, &json!({"type": "thinking", "thinking": "a", "signature": "s1"})),
+            start(1, &json!({"type": "redacted_thinking", "data": "xyz"})),
+            start(2, &json!({"type": "thinking", "thinking": "b", "signature": "s2"})),
+            start(3, &json!({"type": "text", "text": "yes"})),
         ];
         frames.extend(stop("end_turn"));
         let thought = read(&frames).unwrap().thinking.unwrap();
@@ -414,7 +427,8 @@ mod tests {
 
     #[test]
     fn a_thought_that_is_not_shown_still_goes_back() {
-        let mut frames = vec![start(0, json!({"type": "thinking", "thinking": ""})), delta(0, "signature_delta", "signature", "s")];
+        let mut frames =
+            vec![start(0, &json!({"type": "thinking", "thinking": ""})), delta(0, "signature_delta", "signature", "s")];
         frames.extend(stop("end_turn"));
         let thought = read(&frames).unwrap().thinking.unwrap();
         assert_eq!(json!(thinking_blocks(&thought)), json!([{"type": "thinking", "thinking": "", "signature": "s"}]));

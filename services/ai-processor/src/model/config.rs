@@ -182,7 +182,9 @@ impl ModelConfig {
             return invalid("temperature", "must be between 0 and 2");
         }
         match self.key() {
-            None if is_public(&url) => return invalid("api_key", &format!("is needed for {}", url.host_str().unwrap_or_default())),
+            None if is_public(&url) => {
+                return invalid("api_key", &format!("is needed for {}", url.host_str().unwrap_or_default()));
+            }
             Some("***") => return invalid("api_key", "is the mask that stands for a key, not a key"),
             Some(key) if !key.bytes().all(|byte| byte.is_ascii_graphic()) => {
                 return invalid("api_key", "has characters that no key has (a space, a line end, a letter with an accent)");

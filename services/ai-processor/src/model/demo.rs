@@ -128,7 +128,9 @@ impl<'p> Talk<'p> {
         let mut sentences = vec![self.greeting()];
         sentences.extend(self.results.iter().map(|result| tell(result)));
         let said = self.said.to_lowercase();
-        if 1 < self.messages && ["remember", "did i say", "did i ask", "my first message"].iter().any(|words| said.contains(words)) {
+        if 1 < self.messages
+            && ["remember", "did i say", "did i ask", "my first message"].iter().any(|words| said.contains(words))
+        {
             sentences.push(format!("Your first message, as the log has it, was: \"{}\".", excerpt(self.first)));
         }
         sentences.push(match self.messages {
@@ -174,7 +176,9 @@ fn ask_tools(prompt: &Prompt, talk: &Talk<'_>) -> (Option<String>, String, Vec<T
         ([tools @ ..], Some(_), Some(_)) => {
             format!("There is arithmetic in this, and a question about the time: {} at the same time.", tools.join(" and "))
         }
-        ([tools @ ..], Some(_), None) => format!("There is arithmetic in this. I should not do it in my head: {}.", tools.join(", ")),
+        ([tools @ ..], Some(_), None) => {
+            format!("There is arithmetic in this. I should not do it in my head: {}.", tools.join(", "))
+        }
         ([tools @ ..], None, Some(_)) => format!("This asks for the time, which I cannot know by myself: {}.", tools.join(", ")),
         ([tools @ ..], None, None) => format!("None of my rules fits this, so I take a note: {}.", tools.join(", ")),
     };

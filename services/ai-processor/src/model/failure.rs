@@ -169,56 +169,56 @@ mod tests {
     }
 
     #[track_caller]
-    fn retryable(error: ModelError, words: &str) {
-        assert!(matches!(&error, ModelError::Retryable { reason, .. } if reason.contains(words)), "{error:?}");
+    fn retryable(error: &ModelError, words: &str) {
+        assert!(matches!(error, ModelError::Retryable { reason, .. } if reason.contains(words)), "{error:?}");
     }
 
     #[track_caller]
-    fn permanent(error: ModelError, words: &str) {
-        assert!(matches!(&error, ModelError::Permanent { reason } if reason.contains(words)), "{error:?}");
+    fn permanent(error: &ModelError, words: &str) {
+        assert!(matches!(error, ModelError::Permanent { reason } if reason.contains(words)), "{error:?}");
     }
 
     #[track_caller]
-    fn too_long(error: ModelError) {
-        assert!(matches!(&error, ModelError::ContextTooLong { .. }), "{error:?}");
+    fn too_long(error: &ModelError) {
+        assert!(matches!(error, ModelError::ContextTooLong { .. }), "{error:?}");
     }
 
     #[test]
     fn what_passes_is_worth_another_try() {
         for status in [408, 409, 425, 429, 500, 502, 503, 504, 529] {
-            retryable(judged(status, ""), &status.to_string());
+            retryable(&judged(status, ""), &status.to_string());
         }
-        retryable(judged(529, r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#), "Overloaded");
-        retryable(judged(502, "<html><body>Bad gateway</body></html>"), "HTML");
+        retryable(&judged(529, r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#), "Overloaded");
+        retryable(&judged(502, "<html><body>Bad gateway</body></html>"), "HTML");
     }
 
     #[test]
     fn what_stays_is_not() {
         for status in [301, 400, 401, 403, 404, 422] {
-            permanent(judged(status, "{}"), &status.to_string());
+            permanent(&judged(status, "{}"), &status.to_string());
         }
-        permanent(judged(404, r#"{"error":{"message":"no such model: x","type":"invalid_request_error"}}"#), "no such model");
+        permanent(&judged(404, r#"{"error":{"message":"no such model: x","type":"invalid_request_error"}}"#), "no such model");
         // A rate limit that no waiting lifts: nobody paid.
-        permanent(judged(429, r#"{"error":{"message":"pay","type":"insufficient_quota","code":"insufficient_quota"}}"#), "pay");
-        permanent(judged(422, r#"{"detail":[{"loc":["body","tools"],"msg":"extra"}]}"#), "extra");
-        permanent(judged(400, r#"{"error":"just words"}"#), "just words");
-        permanent(judged(400, r#"[{"error":{"code":400,"message":"in a list","status":"INVALID_ARGUMENT"}}]"#), "in a list");
-        permanent(judged(400, r#"{"object":"error","message":"flat","code":400}"#), "flat");
+        permanent(&judged(429, r#"{"error":{"message":"pay","type":"insufficient_quota","code":"insufficient_quota"}}"#), "pay");
+        permanent(&judged(422, r#"{"detail":[{"loc":["body","tools"],"msg":"extra"}]}"#), "extra");
+        permanent(&judged(400, r#"{"error":"just words"}"#), "just words");
+        permanent(&judged(400, r#"[{"error":{"code":400,"message":"in a list","status":"INVALID_ARGUMENT"}}]"#), "in a list");
+        permanent(&judged(400, r#"{"object":"error","message":"flat","code":400}"#), "flat");
     }
 
     #[test]
     fn a_prompt_that_is_too_long_is_its_own_matter() {
-        too_long(judged(400, r#"{"error":{"message":"m","type":"invalid_request_error","code":"context_length_exceeded"}}"#));
-        too_long(judged(400, r#"{"error":{"message":"This model's maximum context length is 8192 tokens.","code":null}}"#));
-        too_long(judged(
+        too_long(&judged(400, r#"{"error":{"message":"m","type":"invalid_request_error","code":"context_length_exceeded"}}"#));
+        too_long(&judged(400, r#"{"error":{"message":"This model's maximum context length is 8192 tokens.","code":null}}"#));
+        too_long(&judged(
             400,
             r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}"#,
         ));
-        too_long(judged(
+        too_long(&judged(
             400,
             r#"{"error":{"code":400,"message":"the request exceeds the available context size","type":"exceed_context_size_error"}}"#,
         ));
-        too_long(judged(413, r#"{"type":"error","error":{"type":"request_too_large","message":"too large"}}"#));
+        too_long(&judged(413, r#"{"type":"error","error":{"type":"request_too_large","message":"too large"}}"#));
     }
 
     #[test]
@@ -226,22 +226,22 @@ mod tests {
         let asked = |should_retry, status| {
             Complaint { status: Some(status), should_retry: Some(should_retry), ..Complaint::default() }.judge()
         };
-        retryable(asked(true, 400), "400");
-        permanent(asked(false, 500), "500");
+        retryable(&asked(true, 400), "400");
+        permanent(&asked(false, 500), "500");
     }
 
     #[test]
     fn inside_a_stream_the_word_decides() {
         let said = |json: &str| Complaint::from_json(&serde_json::from_str(json).unwrap(), None).judge();
-        retryable(said(r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#), "Overloaded");
-        retryable(said(r#"{"error":{"message":"upstream went away","code":502}}"#), "upstream");
-        permanent(said(r#"{"error":{"message":"bad","code":400}}"#), "bad");
-        permanent(said(r#"{"error":{"message":"bad","type":"invalid_request_error"}}"#), "bad");
+        retryable(&said(r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#), "Overloaded");
+        retryable(&said(r#"{"error":{"message":"upstream went away","code":502}}"#), "upstream");
+        permanent(&said(r#"{"error":{"message":"bad","code":400}}"#), "bad");
+        permanent(&said(r#"{"error":{"message":"bad","type":"invalid_request_error"}}"#), "bad");
     }
 
     #[test]
     fn a_quoted_key_is_masked_and_a_long_message_cut() {
-        permanent(judged(401, r#"{"error":{"message":"no such key: sk-secret"}}"#), "no such key: ***");
+        permanent(&judged(401, r#"{"error":{"message":"no such key: sk-secret"}}"#), "no such key: ***");
         let long = format!(r#"{{"error":{{"message":"{}"}}}}"#, "a\\n".repeat(5000));
         assert!(judged(400, &long).to_string().len() < 400);
     }

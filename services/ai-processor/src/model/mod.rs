@@ -10,8 +10,8 @@
 //!
 //! Everything right of the bytes is synchronous and does not care where the network cut them.
 
-mod anthropic;
 mod answer;
+mod anthropic;
 mod config;
 mod demo;
 mod failure;
@@ -268,7 +268,8 @@ mod tests {
 
     #[test]
     fn each_call_of_a_conversation_has_an_id_of_its_own() {
-        let earlier = Message::Assistant { thinking: vec![], text: String::new(), tool_calls: vec![call("call_0"), call("call_1")] };
+        let earlier =
+            Message::Assistant { thinking: vec![], text: String::new(), tool_calls: vec![call("call_0"), call("call_1")] };
         let prompt = Prompt { messages: vec![earlier], ..Prompt::default() };
         let mut calls = [call("call_0"), call(""), call(""), call("fresh"), call("fresh")];
         make_ids_unique(&prompt, &mut calls);

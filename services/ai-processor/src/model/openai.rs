@@ -123,7 +123,8 @@ fn assistant(text: &str, calls: &[ToolRequest]) -> Map<String, Value> {
 
 /// The thoughts of this wire, under the name under which they came.
 fn reasoning(thoughts: &[Thought]) -> Option<(String, Value)> {
-    let field = |thought: &Thought| thought.signature.as_deref().and_then(|mark| mark.strip_prefix(FIELD_MARK)).map(ToOwned::to_owned);
+    let field =
+        |thought: &Thought| thought.signature.as_deref().and_then(|mark| mark.strip_prefix(FIELD_MARK)).map(ToOwned::to_owned);
     let name = thoughts.iter().find_map(field)?;
     let texts: Vec<&str> =
         thoughts.iter().filter(|thought| field(thought).as_ref() == Some(&name)).map(|thought| thought.text.as_str()).collect();
@@ -395,7 +396,9 @@ mod tests {
     #[test]
     fn an_answer_has_limits() {
         let long = json!({"content": "x".repeat(600)});
-        assert!(matches!(deltas(&[long.clone(), long]), Err(ModelError::Permanent { reason }) if reason.contains("longer than 1kB")));
+        assert!(
+            matches!(deltas(&[long.clone(), long]), Err(ModelError::Permanent { reason }) if reason.contains("longer than 1kB"))
+        );
         let many: Vec<Value> = (0..5).map(|at| json!({"tool_calls": [{"index": at, "function": {"name": "now"}}]})).collect();
         assert!(matches!(deltas(&many), Err(ModelError::Permanent { reason }) if reason.contains("more than 4 tools")));
     }

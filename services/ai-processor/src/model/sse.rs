@@ -14,7 +14,7 @@ pub(crate) struct Event {
 }
 
 /// An event has more bytes than allowed.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct TooLong {
     pub(crate) bytes_max: usize,
 }

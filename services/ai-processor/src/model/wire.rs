@@ -52,7 +52,8 @@ impl Wire {
         url.set_path(&path);
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            let mut value = HeaderValue::from_str(value).map_err(|_| ModelError::config("api_key", "cannot stand in a header"))?;
+            let mut value =
+                HeaderValue::from_str(value).map_err(|_| ModelError::config("api_key", "cannot stand in a header"))?;
             value.set_sensitive(true);
             map.insert(HeaderName::from_static(name), value);
         }

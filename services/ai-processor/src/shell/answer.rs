@@ -7,12 +7,7 @@ use crate::model::Generated;
 use crate::turn::Turn;
 
 /// The events of one model call, to be appended all or none. The first of them, or the message, carries the call's usage.
-pub(super) fn payloads(
-    turn: &Turn,
-    step: u32,
-    generated: Generated,
-    effect: impl Fn(&str) -> Option<Effect>,
-) -> Vec<Payload> {
+pub(super) fn payloads(turn: &Turn, step: u32, generated: Generated, effect: impl Fn(&str) -> Option<Effect>) -> Vec<Payload> {
     let Generated { thinking, text, tool_calls, finish_reason, usage, model } = generated;
     let is_message = tool_calls.is_empty();
     let mut unclaimed = (!is_message).then_some(usage);
@@ -40,7 +35,14 @@ pub(super) fn payloads(
     }
     if is_message {
         let channel = turn.input.channel.clone();
-        payloads.push(Payload::MessageGenerated(MessageGenerated { turn: turn.id.clone(), content: text, model, finish_reason, usage, channel }));
+        payloads.push(Payload::MessageGenerated(MessageGenerated {
+            turn: turn.id.clone(),
+            content: text,
+            model,
+            finish_reason,
+            usage,
+            channel,
+        }));
     }
     payloads
 }

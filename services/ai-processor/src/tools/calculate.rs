@@ -164,9 +164,15 @@ mod tests {
     #[tokio::test]
     async fn nothing_runs_for_ever() {
         let deep = |open: &str| format!("{}1{}", open.repeat(20), ")".repeat(20));
-        for expression in
-            ["9^9^9^9", "1000000!", "pi to 1000000000 dp", "d1000000000", &deep("(1+"), &deep("1 (1 "), &format!("1{}", ")".repeat(200))]
-        {
+        for expression in [
+            "9^9^9^9",
+            "1000000!",
+            "pi to 1000000000 dp",
+            "d1000000000",
+            &deep("(1+"),
+            &deep("1 (1 "),
+            &format!("1{}", ")".repeat(200)),
+        ] {
             let started = Instant::now();
             assert!(calculated(expression).await.is_err(), "{expression}");
             assert!(started.elapsed() < Duration::from_secs(10), "{expression}: {:?}", started.elapsed());
@@ -175,7 +181,9 @@ mod tests {
 
     #[tokio::test]
     async fn long_chains_fit_the_stack() {
-        for expression in ["-".repeat(255) + "1", format!("1{}", "^1".repeat(127)), format!("1{}", "+1".repeat(127)), "sqrt ".repeat(50) + "1"] {
+        for expression in
+            ["-".repeat(255) + "1", format!("1{}", "^1".repeat(127)), format!("1{}", "+1".repeat(127)), "sqrt ".repeat(50) + "1"]
+        {
             // What matters is that the process is still there.
             let _ = calculated(&expression).await;
         }

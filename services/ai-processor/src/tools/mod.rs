@@ -26,7 +26,7 @@ use crate::model::ToolSpec;
 const FAULTS_MAX: usize = 3;
 
 /// Limits on the tools.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ToolsConfig {
     /// How long one call may take.

@@ -25,7 +25,9 @@ fn utc() -> String {
 pub(crate) fn run(arguments: &Arguments, now: Timestamp) -> Result<Value, ToolError> {
     let zone = TimeZone::get(arguments.zone.trim()).map_err(|_| {
         let zone = &arguments.zone;
-        ToolError::failed(format!("there is no time zone `{zone}`; give an IANA name such as Europe/Oslo, America/New_York or UTC"))
+        ToolError::failed(format!(
+            "there is no time zone `{zone}`; give an IANA name such as Europe/Oslo, America/New_York or UTC"
+        ))
     })?;
     let here = now.to_zoned(zone);
     // The name as the database writes it, not as the model did.

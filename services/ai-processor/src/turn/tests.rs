@@ -106,7 +106,14 @@ fn inputs_wait_their_turn_in_order() {
 
 #[test]
 fn usage_is_that_of_every_model_call() {
-    let given = given([said(1), started(1, "a", 1), thought(1, 1), called(1, 1, "x", Effect::Pure), completed_tool(1, 1, "x"), message(1)]);
+    let given = given([
+        said(1),
+        started(1, "a", 1),
+        thought(1, 1),
+        called(1, 1, "x", Effect::Pure),
+        completed_tool(1, 1, "x"),
+        message(1),
+    ]);
     let turn = given.session.turn.unwrap();
     assert_eq!(turn.usage, Usage { input_tokens: 20, output_tokens: 4 });
     assert_eq!(turn.steps_total(), 2);
@@ -171,7 +178,13 @@ fn fresh(salt: u128, turn: u128) -> EventId {
 }
 
 fn event(id: EventId, position: u64, payload: &Payload) -> Event {
-    let new = causeway_event::NewEvent::of(payload, "s".parse().unwrap(), "t".parse().unwrap(), causeway_event::Lineage::Root { correlation: None }).unwrap();
+    let new = causeway_event::NewEvent::of(
+        payload,
+        "s".parse().unwrap(),
+        "t".parse().unwrap(),
+        causeway_event::Lineage::Root { correlation: None },
+    )
+    .unwrap();
     assert!(matches!(new.category(), Category::Input | Category::Ai));
     Event {
         id,
@@ -268,7 +281,8 @@ fn completed(number: u128) -> Happening {
 
 fn failed(number: u128) -> Happening {
     let turn = turn_id(id(number));
-    let failed = ProcessingFailed { turn, reason: "r".into(), message: "m".into(), steps: 0, usage: Usage::default(), duration_ms: 1 };
+    let failed =
+        ProcessingFailed { turn, reason: "r".into(), message: "m".into(), steps: 0, usage: Usage::default(), duration_ms: 1 };
     (fresh(90, number), Payload::AIProcessingFailed(failed))
 }
 

@@ -55,9 +55,8 @@ pub(super) fn position_at(conn: &Connection, skew: i64, time: Timestamp, last: P
 
 /// Where events stop to be older than `time`, as bisection sees it.
 fn border(conn: &Connection, time: i64, last: Position) -> Result<i64, ModelError> {
-    let mut probe = conn.prepare_cached(
-        "SELECT position, time FROM events WHERE position >= ?1 AND position < ?2 ORDER BY position LIMIT 1",
-    )?;
+    let mut probe = conn
+        .prepare_cached("SELECT position, time FROM events WHERE position >= ?1 AND position < ?2 ORDER BY position LIMIT 1")?;
     let (mut low, mut high) = (1, row::number(last).saturating_add(1));
     while low < high {
         let middle = low + (high - low) / 2;

@@ -206,7 +206,9 @@ impl Meta {
         }
         let sql = "SELECT position, id FROM events ORDER BY position DESC LIMIT 1";
         let last = conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-        let last = last.map(|(at, id)| Ok::<_, ModelError>((row::position(at)?, EventId::from_uuid(Uuid::from_bytes(id))))).transpose()?;
+        let last = last
+            .map(|(at, id)| Ok::<_, ModelError>((row::position(at)?, EventId::from_uuid(Uuid::from_bytes(id)))))
+            .transpose()?;
         match last {
             Some((last, _)) if meta.position < last => Err(ModelError::corrupt("it holds events that it does not know of")),
             _ => Ok((meta, last)),
@@ -217,8 +219,14 @@ impl Meta {
         let sql = "INSERT OR REPLACE INTO meta (one, identity, position, events, latest, skew, checksum) \
             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6)";
         let (position, clock) = (number(self.position), self.clock);
-        conn.prepare_cached(sql)?
-            .execute(params![self.identity, position, self.events, clock.latest, clock.skew, self.checksum()])?;
+        conn.prepare_cached(sql)?.execute(params![
+            self.identity,
+            position,
+            self.events,
+            clock.latest,
+            clock.skew,
+            self.checksum()
+        ])?;
         Ok(())
     }
 
@@ -281,7 +289,11 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn remove(path: &Path) -> Result<(), ModelError> {
-    ignore_missing(fs::remove_file(path)).map_err(|source| ModelError::File { what: "cannot remove", path: path.to_owned(), source })
+    ignore_missing(fs::remove_file(path)).map_err(|source| ModelError::File {
+        what: "cannot remove",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn ignore_missing(result: std::io::Result<()>) -> std::io::Result<()> {

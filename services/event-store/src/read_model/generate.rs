@@ -10,16 +10,8 @@ use uuid::Uuid;
 use super::query::TypePattern;
 use super::{Arrived, Filter, Order, Query};
 
-const TYPES: [&str; 8] = [
-    "MessageReceived",
-    "MessageGenerated",
-    "ToolCalled",
-    "ToolCompleted",
-    "MemoryStored",
-    "EmailSent",
-    "MessageLiked",
-    "Zebra",
-];
+const TYPES: [&str; 8] =
+    ["MessageReceived", "MessageGenerated", "ToolCalled", "ToolCompleted", "MemoryStored", "EmailSent", "MessageLiked", "Zebra"];
 const PATTERNS: [&str; 8] = ["MessageReceived", "Message*", "Tool*", "Zebra", "*", "Unknown", "M*", "ToolCalled"];
 const AGGREGATES: [&str; 4] = ["user_1", "user_2", "telegram:42 ünï 👋", "idle"];
 const CHAINS: [&str; 3] = ["4bf92f3577b34da6a3ce929d0e0e4736", "4BF92F3577B34DA6A3CE929D0E0E4736", "order-7"];

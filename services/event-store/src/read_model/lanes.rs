@@ -55,7 +55,11 @@ pub(super) fn plan(conn: &Connection, names: &mut AllNames, filter: &Filter) -> 
             rusqlite::types::ToSqlOutput::Owned(value) => value,
             _ => Value::Text(chain.as_str().to_owned()),
         };
-        return Ok(Plan::Direct(Lane { index: "INDEXED BY events_by_correlation", columns: &["correlation"], values: vec![value] }));
+        return Ok(Plan::Direct(Lane {
+            index: "INDEXED BY events_by_correlation",
+            columns: &["correlation"],
+            values: vec![value],
+        }));
     }
     let aggregate = match &filter.aggregate_id {
         None => None,

@@ -29,7 +29,9 @@ impl Pool {
 
     /// Runs `ask` over a connection, on a thread that may block. It runs to its end even when nobody waits for it any more.
     pub(crate) async fn run<T: Send + 'static>(
-        &self, files: Arc<Files>, permit: OwnedSemaphorePermit,
+        &self,
+        files: Arc<Files>,
+        permit: OwnedSemaphorePermit,
         ask: impl FnOnce(&mut Reader) -> Result<T, ModelError> + Send + 'static,
     ) -> Result<T, ModelError> {
         let idle = self.idle.clone();

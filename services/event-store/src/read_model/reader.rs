@@ -72,7 +72,8 @@ impl Reader {
                 let mut merge = Merge::new(lanes, range, query.order, query.limit);
                 while let Some(position) = merge.next(conn)? {
                     let event = one(conn, names, "position = ?1", &position)?;
-                    let event = event.ok_or_else(|| ModelError::corrupt(format!("an index names {position}, which is not there")))?;
+                    let event =
+                        event.ok_or_else(|| ModelError::corrupt(format!("an index names {position}, which is not there")))?;
                     if !take(event) {
                         break;
                     }
@@ -93,7 +94,11 @@ impl Reader {
 
     /// The events of the first append under this key: `count` of them, as far as they stand there.
     pub(crate) fn by_key(
-        &mut self, aggregate: &AggregateId, key: &IdempotencyKey, count: usize, last: Position,
+        &mut self,
+        aggregate: &AggregateId,
+        key: &IdempotencyKey,
+        count: usize,
+        last: Position,
     ) -> Result<Option<Vec<Arc<Event>>>, ModelError> {
         let Some(aggregate) = self.names.aggregates.find(&self.conn, aggregate)? else {
             return Ok(None);
@@ -116,7 +121,11 @@ impl Reader {
     }
 
     pub(crate) fn snapshot(
-        &self, view: &str, version: u32, id: &str, at_most: Position,
+        &self,
+        view: &str,
+        version: u32,
+        id: &str,
+        at_most: Position,
     ) -> Result<Option<(Position, Vec<u8>)>, ModelError> {
         let sql = "SELECT position, state, checksum FROM snapshots \
             WHERE view = ?1 AND version = ?2 AND id = ?3 AND position <= ?4 ORDER BY position DESC LIMIT 1";

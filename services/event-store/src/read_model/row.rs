@@ -70,7 +70,12 @@ impl ToSql for Chain<'_> {
 }
 
 /// Writes one event.
-pub(super) fn insert(conn: &Connection, names: &mut AllNames, event: &Event, key: Option<&IdempotencyKey>) -> Result<(), ModelError> {
+pub(super) fn insert(
+    conn: &Connection,
+    names: &mut AllNames,
+    event: &Event,
+    key: Option<&IdempotencyKey>,
+) -> Result<(), ModelError> {
     let metadata = &event.metadata;
     let labels = match metadata.labels.is_empty() {
         true => None,

@@ -69,7 +69,8 @@ impl Writer {
             "INSERT OR REPLACE INTO snapshots (view, version, id, position, checksum, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
         .execute(params![view, version, id, number(*position), checksum, state])?;
-        tx.prepare_cached("DELETE FROM snapshots WHERE view = ?1 AND id = ?2 AND version < ?3")?.execute(params![view, id, version])?;
+        tx.prepare_cached("DELETE FROM snapshots WHERE view = ?1 AND id = ?2 AND version < ?3")?
+            .execute(params![view, id, version])?;
         let kept: i64 = tx
             .prepare_cached("SELECT count(*) FROM snapshots WHERE view = ?1 AND id = ?2 AND version = ?3")?
             .query_row(params![view, id, version], |row| row.get(0))?;

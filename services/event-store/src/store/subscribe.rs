@@ -37,7 +37,10 @@ pub(crate) enum Update {
 impl Store {
     /// Everything behind `after` that passes `filter`, then what is appended. Ends only with an error.
     pub(crate) fn subscribe(
-        &self, filter: Filter, after: Position, heartbeat: Duration,
+        &self,
+        filter: Filter,
+        after: Position,
+        heartbeat: Duration,
     ) -> impl Stream<Item = Result<Update, StoreError>> + Send + 'static + use<> {
         let subscriber = Subscriber {
             end: self.shared.tail.end(),
@@ -144,8 +147,7 @@ impl Subscriber {
 
     async fn look_at_page(&mut self) -> Result<(), StoreError> {
         let page = self.page.get_or_insert_with(|| {
-            let query =
-                Query { filter: self.filter.clone(), after: Some(self.cursor), limit: PAGE_EVENTS, ..Query::default() };
+            let query = Query { filter: self.filter.clone(), after: Some(self.cursor), limit: PAGE_EVENTS, ..Query::default() };
             let store = self.store.clone();
             Box::pin(async move { store.page(query).await })
         });

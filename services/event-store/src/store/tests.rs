@@ -263,11 +263,8 @@ async fn a_restart_goes_on_where_the_file_ends() {
 async fn a_deleted_or_damaged_file_is_made_again() {
     let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
     log.fill(300);
-    let damages: [fn(&Path); 3] = [
-        |path| fs::remove_file(path).unwrap(),
-        |path| fs::write(path, "garbage".repeat(1000)).unwrap(),
-        overwrite,
-    ];
+    let damages: [fn(&Path); 3] =
+        [|path| fs::remove_file(path).unwrap(), |path| fs::write(path, "garbage".repeat(1000)).unwrap(), overwrite];
     for damage in damages {
         let running = Running::start(&log, &folder, 64).await;
         running.store.fresh().await.unwrap();

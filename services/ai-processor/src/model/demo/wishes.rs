@@ -18,8 +18,7 @@ impl Wishes {
     }
 }
 
-const TIME_WORDS: [&str; 10] =
-    ["time", "date", "day", "today", "now", "clock", "weekday", "week", "o'clock", "year"];
+const TIME_WORDS: [&str; 10] = ["time", "date", "day", "today", "now", "clock", "weekday", "week", "o'clock", "year"];
 
 /// Places that people ask about; everything else can be named as the time zone database does.
 const PLACES: [(&str, &str); 24] = [
@@ -49,14 +48,48 @@ const PLACES: [(&str, &str); 24] = [
     ("zurich", "Europe/Zurich"),
 ];
 
-const REGIONS: [&str; 9] =
-    ["Africa", "America", "Antarctica", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific"];
+const REGIONS: [&str; 9] = ["Africa", "America", "Antarctica", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific"];
 
 /// Units that turn "5 km in miles" into a sum.
 const UNITS: [&str; 38] = [
-    "km", "m", "cm", "mm", "meters", "metres", "kilometers", "kilometres", "mile", "miles", "ft", "feet", "inch", "inches", "yards", "kg", "g",
-    "grams", "lb", "lbs", "pounds", "ounces", "seconds", "minutes", "hours", "days", "weeks", "years", "celsius", "fahrenheit", "liters",
-    "litres", "gallons", "KB", "MB", "GB", "KiB", "MiB",
+    "km",
+    "m",
+    "cm",
+    "mm",
+    "meters",
+    "metres",
+    "kilometers",
+    "kilometres",
+    "mile",
+    "miles",
+    "ft",
+    "feet",
+    "inch",
+    "inches",
+    "yards",
+    "kg",
+    "g",
+    "grams",
+    "lb",
+    "lbs",
+    "pounds",
+    "ounces",
+    "seconds",
+    "minutes",
+    "hours",
+    "days",
+    "weeks",
+    "years",
+    "celsius",
+    "fahrenheit",
+    "liters",
+    "litres",
+    "gallons",
+    "KB",
+    "MB",
+    "GB",
+    "KiB",
+    "MiB",
 ];
 
 fn words(text: &str) -> impl Iterator<Item = &str> {

@@ -14,11 +14,11 @@ fn stream(frames: &[Value]) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_raw(body, "text/event-stream; charset=utf-8")
 }
 
-fn start(index: u64, block: Value) -> Value {
+fn start(index: u64, block: &Value) -> Value {
     json!({"type": "content_block_start", "index": index, "content_block": block})
 }
 
-fn delta(index: u64, delta: Value) -> Value {
+fn delta(index: u64, delta: &Value) -> Value {
     json!({"type": "content_block_delta", "index": index, "delta": delta})
 }
 
@@ -44,22 +44,22 @@ fn tail(reason: &str, output_tokens: u64) -> [Value; 2] {
 fn two_tools() -> ResponseTemplate {
     let mut frames = vec![
         head(50),
-        start(0, json!({"type": "thinking", "thinking": "", "signature": ""})),
+        start(0, &json!({"type": "thinking", "thinking": "", "signature": ""})),
         json!({"type": "ping"}),
-        delta(0, json!({"type": "thinking_delta", "thinking": "Two things"})),
-        delta(0, json!({"type": "thinking_delta", "thinking": " at once."})),
-        delta(0, json!({"type": "signature_delta", "signature": "EqQBCgIYAg=="})),
+        delta(0, &json!({"type": "thinking_delta", "thinking": "Two things"})),
+        delta(0, &json!({"type": "thinking_delta", "thinking": " at once."})),
+        delta(0, &json!({"type": "signature_delta", "signature": "EqQBCgIYAg=="})),
         stop(0),
-        start(1, json!({"type": "text", "text": ""})),
-        delta(1, json!({"type": "text_delta", "text": "Let me "})),
-        delta(1, json!({"type": "text_delta", "text": "look."})),
+        start(1, &json!({"type": "text", "text": ""})),
+        delta(1, &json!({"type": "text_delta", "text": "Let me "})),
+        delta(1, &json!({"type": "text_delta", "text": "look."})),
         stop(1),
-        start(2, json!({"type": "tool_use", "id": "toolu_a", "name": "calculate", "input": {}})),
-        delta(2, json!({"type": "input_json_delta", "partial_json": ""})),
-        delta(2, json!({"type": "input_json_delta", "partial_json": "{\"expression\": \"6"})),
-        delta(2, json!({"type": "input_json_delta", "partial_json": " * 7\"}"})),
+        start(2, &json!({"type": "tool_use", "id": "toolu_a", "name": "calculate", "input": {}})),
+        delta(2, &json!({"type": "input_json_delta", "partial_json": ""})),
+        delta(2, &json!({"type": "input_json_delta", "partial_json": "{\"expression\": \"6"})),
+        delta(2, &json!({"type": "input_json_delta", "partial_json": " * 7\"}"})),
         stop(2),
-        start(3, json!({"type": "tool_use", "id": "toolu_b", "name": "now", "input": {}})),
+        start(3, &json!({"type": "tool_use", "id": "toolu_b", "name": "now", "input": {}})),
         stop(3),
     ];
     frames.extend(tail("tool_use", 20));
@@ -76,7 +76,7 @@ async fn a_turn_with_two_tools_at_once() {
             .and(header("anthropic-version", "2023-06-01"))
     };
     post().respond_with(two_tools()).up_to_n_times(1).expect(1).mount(&server).await;
-    let mut last = vec![head(90), start(0, json!({"type": "text", "text": "It is 42 o'clock."}))];
+    let mut last = vec![head(90), start(0, &json!({"type": "text", "text": "It is 42 o'clock."}))];
     last.extend(tail("end_turn", 6));
     post().respond_with(stream(&last)).expect(1).mount(&server).await;
 
@@ -106,7 +106,7 @@ async fn a_turn_with_two_tools_at_once() {
 #[tokio::test]
 async fn newer_models_are_asked_to_show_their_thoughts() {
     let server = MockServer::start().await;
-    let mut frames = vec![head(1), start(0, json!({"type": "text", "text": "yes"}))];
+    let mut frames = vec![head(1), start(0, &json!({"type": "text", "text": "yes"}))];
     frames.extend(tail("end_turn", 1));
     Mock::given(method("POST")).respond_with(stream(&frames)).mount(&server).await;
     let config = ModelConfig { thinking: ThinkingMode::Adaptive, ..config(Provider::Anthropic, &server.uri()) };

@@ -15,7 +15,11 @@ async fn a_newcomer_sees_the_whole_loop() {
     let toolbox = Toolbox::default();
     let now = "2026-11-23T10:00:00Z".parse().unwrap();
 
-    let mut prompt = Prompt { tools: toolbox.specs(), messages: vec![user("What is 15% of 80, and which day is it in Tokyo?")], ..Prompt::default() };
+    let mut prompt = Prompt {
+        tools: toolbox.specs(),
+        messages: vec![user("What is 15% of 80, and which day is it in Tokyo?")],
+        ..Prompt::default()
+    };
     let asked = answered(&model, &prompt).await;
     assert_eq!(asked.tool_calls.len(), 2);
     let mut results = Vec::new();

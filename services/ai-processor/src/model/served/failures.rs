@@ -171,6 +171,7 @@ async fn whoever_stops_listening_stops_the_server_too() {
     assert_eq!(hearing.recv().await.unwrap(), "half an ");
     asking.abort();
     // The server's side ends only when the connection is closed.
-    let request = tokio::time::timeout(Duration::from_millis(500), request).await.expect("the connection was closed at once").unwrap();
+    let request =
+        tokio::time::timeout(Duration::from_millis(500), request).await.expect("the connection was closed at once").unwrap();
     assert!(request.starts_with("POST /chat/completions"), "{request}");
 }

@@ -6,8 +6,8 @@ mod failures;
 mod openai;
 mod server;
 
-use crate::model::{Message, Model, ModelConfig, ModelError, Prompt, Provider, Thought, ToolRequest, ToolResult};
 use crate::model::{Generated, ToolSpec};
+use crate::model::{Message, Model, ModelConfig, ModelError, Prompt, Provider, Thought, ToolRequest, ToolResult};
 use causeway_event::DeltaKind;
 use serde_json::{Value, json};
 

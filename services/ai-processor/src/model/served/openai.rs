@@ -13,7 +13,7 @@ fn stream(frames: &[Value]) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_raw(format!("{body}data: [DONE]\n\n"), "text/event-stream; charset=utf-8")
 }
 
-fn chunk(delta: Value, finish_reason: Value) -> Value {
+fn chunk(delta: &Value, finish_reason: &Value) -> Value {
     json!({
         "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "small-2026-01-01",
         "choices": [{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason}], "usage": null,
@@ -28,23 +28,23 @@ fn usage(prompt: u64, completion: u64) -> Value {
 }
 
 fn two_tools() -> ResponseTemplate {
-    let piece = |index: u64, piece: Value| chunk(json!({"tool_calls": [{"index": index, "function": piece}]}), Value::Null);
+    let piece = |index: u64, piece: Value| chunk(&json!({"tool_calls": [{"index": index, "function": piece}]}), &Value::Null);
     let open = |index: u64, id: &str, name: &str| {
         let call = json!({"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}});
-        chunk(json!({"tool_calls": [call]}), Value::Null)
+        chunk(&json!({"tool_calls": [call]}), &Value::Null)
     };
     stream(&[
-        chunk(json!({"role": "assistant", "content": "", "refusal": null}), Value::Null),
-        chunk(json!({"reasoning_content": "Two things"}), Value::Null),
-        chunk(json!({"reasoning_content": " at once."}), Value::Null),
-        chunk(json!({"content": "Let me "}), Value::Null),
-        chunk(json!({"content": "look."}), Value::Null),
+        chunk(&json!({"role": "assistant", "content": "", "refusal": null}), &Value::Null),
+        chunk(&json!({"reasoning_content": "Two things"}), &Value::Null),
+        chunk(&json!({"reasoning_content": " at once."}), &Value::Null),
+        chunk(&json!({"content": "Let me "}), &Value::Null),
+        chunk(&json!({"content": "look."}), &Value::Null),
         open(0, "call_a", "calculate"),
         piece(0, json!({"arguments": "{\"expres"})),
         open(1, "call_b", "now"),
         piece(0, json!({"arguments": "sion\":\"6 * 7\"}"})),
         piece(1, json!({"arguments": "{}"})),
-        chunk(json!({}), json!("tool_calls")),
+        chunk(&json!({}), &json!("tool_calls")),
         usage(50, 20),
     ])
 }
@@ -52,9 +52,10 @@ fn two_tools() -> ResponseTemplate {
 #[tokio::test]
 async fn a_turn_with_two_tools_at_once() {
     let server = MockServer::start().await;
-    let post = || Mock::given(method("POST")).and(path("/v1/chat/completions")).and(header("authorization", format!("Bearer {KEY}")));
+    let post =
+        || Mock::given(method("POST")).and(path("/v1/chat/completions")).and(header("authorization", format!("Bearer {KEY}")));
     post().respond_with(two_tools()).up_to_n_times(1).expect(1).mount(&server).await;
-    let last = [chunk(json!({"content": "It is 42 o'clock."}), json!("stop")), usage(90, 6)];
+    let last = [chunk(&json!({"content": "It is 42 o'clock."}), &json!("stop")), usage(90, 6)];
     post().respond_with(stream(&last)).expect(1).mount(&server).await;
 
     let url = format!("{}/v1/", server.uri());
@@ -99,7 +100,10 @@ async fn a_server_that_does_not_stream_is_heard() {
     let model = Model::from_config(&config(Provider::OpenAi, &server.uri())).unwrap();
     let answer = answered(&model, &question()).await;
     assert_eq!(answer.text, "Let me look.");
-    assert_eq!(answer.tool_calls, [call("call_a", "calculate", json!({"expression": "6 * 7"})), call("call_b", "now", json!({}))]);
+    assert_eq!(
+        answer.tool_calls,
+        [call("call_a", "calculate", json!({"expression": "6 * 7"})), call("call_b", "now", json!({}))]
+    );
     assert_eq!(answer.usage, Usage { input_tokens: 5, output_tokens: 2 });
 }
 
@@ -107,7 +111,7 @@ async fn a_server_that_does_not_stream_is_heard() {
 async fn what_a_model_made_up_goes_back_in_a_form_that_servers_take() {
     let server = MockServer::start().await;
     let open = json!({"index": 0, "function": {"name": "look up!", "arguments": "{\"q\": "}});
-    let made_up = [chunk(json!({"tool_calls": [open]}), Value::Null), chunk(json!({}), json!("length"))];
+    let made_up = [chunk(&json!({"tool_calls": [open]}), &Value::Null), chunk(&json!({}), &json!("length"))];
     Mock::given(method("POST")).respond_with(stream(&made_up)).mount(&server).await;
     let model = Model::from_config(&config(Provider::OpenAi, &server.uri())).unwrap();
     let answer = answered(&model, &question()).await;

@@ -78,7 +78,8 @@ async fn read_request(client: &mut TcpStream) -> String {
         bytes.extend_from_slice(&piece[..length]);
         let text = String::from_utf8_lossy(&bytes).into_owned();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let wanted = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok());
+            let wanted =
+                head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok());
             if wanted.is_none_or(|wanted| wanted <= body.len()) || length == 0 {
                 return text;
             }

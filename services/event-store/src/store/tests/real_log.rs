@@ -90,7 +90,10 @@ async fn a_model_of_another_log_is_made_again() {
     // The same names, and more events than before: only the stream's own identity tells.
     let jetstream = nats.client().await.unwrap();
     let deleted = jetstream.request(format!("$JS.API.STREAM.DELETE.{EVENTS}"), "".into()).await.unwrap();
-    assert!(deleted.payload.starts_with(b"{\"type\":\"io.nats.jetstream.api.v1.stream_delete_response\",\"success\":true"), "{deleted:?}");
+    assert!(
+        deleted.payload.starts_with(b"{\"type\":\"io.nats.jetstream.api.v1.stream_delete_response\",\"success\":true"),
+        "{deleted:?}"
+    );
     let log = connect(&nats).await;
     append(&log, &["1", "2", "3", "4"], None).await;
     let running = open(&log, &folder).await;
