@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use causeway_e2e::{Causeway, Setup, Turn, check_causation, types};
+use causeway_e2e::{Causeway, Setup, Turn, check_causation, data, types};
 use causeway_testkit::{FakeModel, Reply, tool_results, wait_until};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const PAUSE_AT: &str = "CAUSEWAY_TEST_PAUSE_AT";
 /// How long the broker may take to give up on a killed consumer and hand the event out again.
@@ -32,7 +32,7 @@ async fn killed_at(step: &str, losses: usize) {
     causeway.kill();
     causeway.wait_gone().await;
 
-    causeway.reconfigure(|setup| setup.without_env(PAUSE_AT)).unwrap();
+    causeway.forget_env(PAUSE_AT);
     causeway.restart().await.unwrap();
     let api = causeway.api();
     api.wait_for("s", "AIProcessingCompleted").await.unwrap();
@@ -114,6 +114,50 @@ async fn killed_between_the_message_and_the_completion() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_before_the_acknowledgement() {
     killed_at("completed", 0).await;
+}
+
+/// The event of the second turn has been let go before that turn began: only the delivery of the first one is still held.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_the_second_of_two_turns_that_came_together() {
+    let model = FakeModel::start(|request| match last_words(request) {
+        "second" => Reply::text("The second answer, in no hurry.").slowly(Duration::from_millis(300)),
+        _ => Reply::text("The first answer."),
+    });
+    let model = model.await.unwrap();
+    let mut causeway = quick(Setup::up().fake_model(&model)).start().await.unwrap();
+    let api = causeway.api();
+    model.hold();
+    api.say("s", "first").await.unwrap();
+    model.called(1).await;
+    let second = api.say("s", "second").await.unwrap()["position"].as_u64().unwrap();
+    wait_delivered(&causeway.ready().nats, second).await;
+    model.release();
+    model.called(2).await;
+    restarted(&mut causeway).await;
+    wait_until("both answers", DRAIN_LIMIT, async || {
+        let completed = causeway.api().events("aggregate_id=s&type=AIProcessingCompleted").await.ok()?;
+        (completed.len() == 2).then_some(())
+    })
+    .await;
+    let messages = causeway.api().events("aggregate_id=s&type=MessageGenerated").await.unwrap();
+    assert_eq!(data(&messages, "MessageGenerated", "content"), ["The first answer.", "The second answer, in no hurry."]);
+    assert_eq!(model.calls(), 3, "two results and one loss");
+}
+
+fn last_words(request: &Value) -> &str {
+    let messages = request["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    messages.iter().rev().find(|message| message["role"] == "user").and_then(|message| message["content"].as_str()).unwrap_or("")
+}
+
+/// Waits until the event at `position` has been handed to the processor.
+async fn wait_delivered(nats: &str, position: u64) {
+    let client = async_nats::connect(nats).await.unwrap();
+    let stream = async_nats::jetstream::new(client).get_stream("causeway_EVENTS").await.unwrap();
+    wait_until("the delivery of the second message", DRAIN_LIMIT, async || {
+        let consumer = stream.consumer_info("causeway_ai-processor").await.ok()?;
+        (position <= consumer.delivered.stream_sequence).then_some(())
+    })
+    .await;
 }
 
 /// A kill at no step in particular, again and again on the same data.

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
 
 mod chains;
+mod cli;
 mod fresh_clone;
 mod kills;
 mod load;

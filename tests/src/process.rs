@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use causeway_testkit::{FakeModel, wait_until, workspace_root};
+use causeway_testkit::{FakeModel, wait_until};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -119,10 +119,10 @@ impl Setup {
             .env("CAUSEWAY__AI_PROCESSOR__MODEL__API_KEY", "test-key")
     }
 
-    /// Without the variable `name`.
+    /// What it reads from its standard input. Nothing by default.
     #[must_use]
-    pub fn without_env(mut self, name: &str) -> Self {
-        self.environment.retain(|(known, _)| known != name);
+    pub fn stdin(self, text: &str) -> Self {
+        fs::write(self.home.path().join("stdin"), text).expect("a file in the test's own folder");
         self
     }
 
@@ -162,7 +162,7 @@ impl Setup {
             .env("CAUSEWAY_NATS_SERVER", causeway_testkit::binary()?)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(home)
-            .stdin(Stdio::null())
+            .stdin(File::open(home.join("stdin")).map_or_else(|_| Stdio::null(), Stdio::from))
             .stdout(appending(&home.join("stdout"))?)
             .stderr(appending(&home.join("stderr"))?)
             .spawn()
@@ -256,11 +256,9 @@ impl Causeway {
         Ok(())
     }
 
-    /// Changes what the next start is given.
-    pub fn reconfigure(&mut self, change: impl FnOnce(Setup) -> Setup) -> Result<()> {
-        let placeholder = Setup::new(&[]);
-        self.setup = change(std::mem::replace(&mut self.setup, placeholder));
-        Ok(())
+    /// The next start goes without this variable.
+    pub fn forget_env(&mut self, name: &str) {
+        self.setup.environment.retain(|(known, _)| known != name);
     }
 
     /// Sends a signal.
@@ -381,6 +379,5 @@ pub fn binary() -> Result<PathBuf> {
     if !binary.is_file() {
         bail!("{} is missing: run `make test`, or `cargo build -p causeway`", binary.display());
     }
-    debug_assert!(workspace_root().exists());
     Ok(binary)
 }

@@ -104,7 +104,7 @@ impl Log {
                     match record {
                         Record::Event(stored) => each(&stored),
                         Record::Unreadable { position, reason } => {
-                            tracing::warn!(%position, %reason, "not an event of ours, left out")
+                            tracing::warn!(%position, %reason, "not an event of ours, left out");
                         }
                     }
                 }

@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 use tracing::{Instrument as _, info_span};
 use uuid::Uuid;
 
-use crate::cli::{ChatArgs, Common};
+use crate::cli::{ChatArgs, Common, DEFAULT_SERVER};
 use crate::events;
-use crate::output::{Look, Output};
+use crate::output::{self, Look, Output};
 use screen::Screen;
 
 /// After so long without anybody taking up a message, a person is told what may be missing.
@@ -61,12 +61,11 @@ async fn converse(args: ChatArgs, out: &Output) -> anyhow::Result<()> {
     }
     let failed = chat.lines(read_lines()).await?;
     if !out.json {
-        let again = if args.server.server == crate::cli::DEFAULT_SERVER {
-            String::new()
-        } else {
-            format!(" --server {}", args.server.server)
+        let server = match args.server.server.as_str() {
+            DEFAULT_SERVER => String::new(),
+            server => format!(" --server {server}"),
         };
-        out.note(&format!("go on with: causeway chat --session {}{again}", chat.session));
+        out.note(&format!("go on with: {} chat --session {}{server}", output::program(), chat.session));
     }
     match failed && !person {
         true => bail!("the assistant could not answer"),
@@ -110,7 +109,7 @@ impl Chat<'_> {
                 continue;
             }
             if !self.person && !self.out.json {
-                self.out.line(&format!("{}{}", self.out.paint(Look::Strong, screen::PROMPT), crate::output::clean(line)))?;
+                self.out.line(&format!("{}{}", self.out.paint(Look::Strong, screen::PROMPT), output::clean(line)))?;
             }
             let id = match self.say(line).await? {
                 Some(id) => id,

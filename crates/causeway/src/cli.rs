@@ -359,7 +359,9 @@ impl ServiceArgs {
 }
 
 fn flags<const N: usize>(given: [(&'static str, &'static str, Option<String>); N]) -> Vec<Flag> {
-    given.into_iter().filter_map(|(name, key, value)| Some(Flag { name, key, value: value? })).collect()
+    // An empty variable (`CAUSEWAY_NATS_SERVER= causeway up`) is one that is not set.
+    let given = given.into_iter().filter_map(|(name, key, value)| Some((name, key, value.filter(|text| !text.is_empty())?)));
+    given.map(|(name, key, value)| Flag { name, key, value }).collect()
 }
 
 #[cfg(test)]

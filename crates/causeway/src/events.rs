@@ -14,7 +14,7 @@ use crate::cli::{
     AppendArgs, Common, Direction, EventsArgs, EventsCommand, Expectation, FilterArgs, ReadArgs, ServerArgs, TailArgs,
 };
 use crate::failure::Usage;
-use crate::output::{Look, Output, clean, one_line};
+use crate::output::{self, Look, Output, clean, one_line};
 
 /// A client of the gateway that was asked for. A person waits: a gateway that is not there is told at once.
 pub(crate) fn client(server: &ServerArgs) -> anyhow::Result<Client> {
@@ -72,7 +72,7 @@ fn told(appended: &Appended, out: &Output) -> anyhow::Result<()> {
     }
     let what = if appended.duplicate { "appended before" } else { "appended" };
     out.line(&format!("{} {} at position {}", out.paint(Look::Good, what), receipt.id, receipt.position))?;
-    Ok(out.line(&out.paint(Look::Dim, &format!("causeway trace {}", clean(receipt.correlation_id.as_str()))))?)
+    Ok(out.line(&out.paint(Look::Dim, &format!("{} trace {}", output::program(), clean(receipt.correlation_id.as_str()))))?)
 }
 
 /// The bytes that `--data` means.

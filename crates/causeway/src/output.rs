@@ -79,12 +79,12 @@ impl Output {
 
     /// A line of the result. The error says that nobody reads any more.
     pub(crate) fn line(&self, text: &str) -> io::Result<()> {
-        write(io::stdout().lock(), &[text, "\n"])
+        write(&mut io::stdout().lock(), &[text, "\n"])
     }
 
     /// A piece of the result, at once.
     pub(crate) fn piece(&self, look: Look, text: &str) -> io::Result<()> {
-        write(io::stdout().lock(), &[&self.paint(look, text)])
+        write(&mut io::stdout().lock(), &[&self.paint(look, text)])
     }
 
     /// A result for a program: one line of JSON.
@@ -96,7 +96,7 @@ impl Output {
     /// A remark that is not part of the result.
     pub(crate) fn note(&self, text: &str) {
         // Whoever has closed stderr does not want to know.
-        let _ = write(io::stderr().lock(), &[&paint(self.colour_err, Look::Dim, text), "\n"]);
+        let _ = write(&mut io::stderr().lock(), &[&paint(self.colour_err, Look::Dim, text), "\n"]);
     }
 
     /// Why the command failed; for programs a line of JSON on stderr.
@@ -108,7 +108,7 @@ impl Output {
             let words = clean(words);
             format!("{} {words}{}", paint(self.colour_err, Look::Bad, "error:"), hint.unwrap_or_default())
         };
-        let _ = write(io::stderr().lock(), &[&text, "\n"]);
+        let _ = write(&mut io::stderr().lock(), &[&text, "\n"]);
     }
 
     /// Whether a person watches stderr.
@@ -127,14 +127,14 @@ impl Output {
                 Err(_) if self.progress => {
                     told = true;
                     let text = paint(self.colour_err, Look::Dim, &format!("{what} ... {} s", begun.elapsed().as_secs()));
-                    let _ = write(io::stderr().lock(), &["\r", &text]);
+                    let _ = write(&mut io::stderr().lock(), &["\r", &text]);
                 }
                 Err(_) => {}
             }
         };
         if told {
             // What follows stands on a clean line.
-            let _ = write(io::stderr().lock(), &["\r\x1b[2K"]);
+            let _ = write(&mut io::stderr().lock(), &["\r\x1b[2K"]);
         }
         done
     }
@@ -151,7 +151,7 @@ fn paint(colour: bool, look: Look, text: &str) -> String {
     }
 }
 
-fn write(mut to: impl Write, parts: &[&str]) -> io::Result<()> {
+fn write(to: &mut impl Write, parts: &[&str]) -> io::Result<()> {
     for part in parts {
         to.write_all(part.as_bytes())?;
     }
@@ -161,6 +161,11 @@ fn write(mut to: impl Write, parts: &[&str]) -> io::Result<()> {
 fn terminal_width() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// This program as it was called, for commands that are to be typed next.
+pub(crate) fn program() -> String {
+    std::env::args().next().filter(|name| !name.is_empty()).unwrap_or_else(|| "causeway".to_owned())
 }
 
 /// Whether an error says that the reader of stdout has gone (`| head`), which is no failure.

@@ -13,12 +13,12 @@ use crate::output::{Look, Output};
 /// `causeway trace CORRELATION_ID`
 pub(crate) async fn run(_common: &Common, args: TraceArgs, out: &Output) -> anyhow::Result<()> {
     let telemetry = events::telemetry()?;
-    let outcome = trace(args, out).await;
+    let outcome = trace(&args, out).await;
     telemetry.shutdown().await;
     outcome
 }
 
-async fn trace(args: TraceArgs, out: &Output) -> anyhow::Result<()> {
+async fn trace(args: &TraceArgs, out: &Output) -> anyhow::Result<()> {
     let client = events::client(&args.server)?;
     let correlation: CorrelationId = match args.id.parse::<EventId>() {
         Ok(id) => match client.get(&id.to_string()).await? {

@@ -20,7 +20,7 @@ use crate::cli::{Common, DEFAULT_SERVER, UpArgs};
 use crate::config::{self, Config};
 use crate::data_dir::DataDir;
 use crate::nats::{self, Durability, Server, Settings};
-use crate::output::{Look, Output};
+use crate::output::{self, Look, Output};
 use crate::services::{connect, http_url, listen, or_shutdown, start_ai_processor, start_event_store, taken, until_ready};
 
 /// Everything that is up, as it is told to whoever started it.
@@ -145,9 +145,8 @@ fn tell(ready: &Ready, config: &Config, out: &Output) -> anyhow::Result<()> {
             "pid": std::process::id(),
         }));
     }
-    let program = std::env::args().next().unwrap_or_else(|| "causeway".to_owned());
     let model = serde_json::to_value(&config.ai_processor.model)?;
-    for (look, text) in welcome(&program, ready, &shown(ready.data.path()), &model) {
+    for (look, text) in welcome(&output::program(), ready, &shown(ready.data.path()), &model) {
         out.piece(look, &text)?;
     }
     Ok(())

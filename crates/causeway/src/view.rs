@@ -50,7 +50,7 @@ fn render(id: &str, position: Position, conversation: &Conversation) -> Pieces {
     let mut pieces = Pieces::new();
     let count = conversation.messages.len();
     let plural = if count == 1 { "" } else { "s" };
-    pieces.push((Look::Strong, format!("{}", clean(id))));
+    pieces.push((Look::Strong, clean(id).into_owned()));
     let mut summary = format!(": {count} message{plural}, as of position {position}");
     if conversation.usage != Default::default() {
         let usage = conversation.usage;

@@ -158,10 +158,10 @@ pub(crate) fn fold(mut session: Session, event: &Event) -> Session {
         }),
         Payload::ToolCalled(called) => session.in_turn(&called.turn, |turn| turn.take_call(event.id, called.clone())),
         Payload::ToolCompleted(done) => session.in_turn(&done.turn, |turn| {
-            turn.settle(event, done.step, &done.call_id, Outcome::Result(done.result.clone()));
+            turn.settle(event, done.step, &done.call_id, &Outcome::Result(done.result.clone()));
         }),
         Payload::ToolFailed(failed) | Payload::ToolOutcomeUnknown(failed) => session.in_turn(&failed.turn, |turn| {
-            turn.settle(event, failed.step, &failed.call_id, Outcome::Error(failed.error.clone()));
+            turn.settle(event, failed.step, &failed.call_id, &Outcome::Error(failed.error.clone()));
         }),
         Payload::MessageGenerated(message) => session.in_turn(&message.turn, |turn| {
             if turn.answer.is_none() {
@@ -317,7 +317,7 @@ impl Turn {
     }
 
     /// The first outcome of a call counts.
-    fn settle(&mut self, event: &Event, step: u32, call_id: &str, outcome: Outcome) {
+    fn settle(&mut self, event: &Event, step: u32, call_id: &str, outcome: &Outcome) {
         let calls = self.steps.iter_mut().filter(|known| known.number == step).flat_map(|step| &mut step.calls);
         for call in calls.filter(|call| call.called.call_id == call_id && call.outcome.is_none()) {
             call.outcome = Some(outcome.clone());

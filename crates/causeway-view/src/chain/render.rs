@@ -19,7 +19,7 @@ impl Tree {
     /// ```
     pub fn render(&self) -> Vec<String> {
         let names: Vec<_> = self.branches().into_iter().zip(&self.nodes).map(|(branch, node)| branch + &name(node)).collect();
-        let gaps: Vec<_> = self.nodes.iter().map(|node| node.gap_us.map_or(String::new(), |gap| gap_text(gap))).collect();
+        let gaps: Vec<_> = self.nodes.iter().map(|node| node.gap_us.map_or(String::new(), gap_text)).collect();
         let width = |texts: &[String]| texts.iter().map(|text| text.chars().count()).max().unwrap_or(0);
         let (name_width, gap_width) = (width(&names), width(&gaps));
         let position_width = self.position.to_string().len() + 1;

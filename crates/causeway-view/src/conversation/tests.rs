@@ -48,7 +48,7 @@ fn started(attempt: u32) -> (&'static str, Value) {
     ("AIProcessingStarted", data)
 }
 
-fn thought(usage: Value) -> (&'static str, Value) {
+fn thought(usage: &Value) -> (&'static str, Value) {
     ("ThinkingGenerated", json!({"turn": "t", "step": 1, "text": "Better calculate it.", "usage": usage}))
 }
 
@@ -64,13 +64,13 @@ fn outcome(event_type: &'static str) -> (&'static str, Value) {
     (event_type, data)
 }
 
-fn generated(usage: Value) -> (&'static str, Value) {
+fn generated(usage: &Value) -> (&'static str, Value) {
     let data = json!({"turn": "t", "content": "It is 42.", "model": "demo-1", "finish_reason": "stop", "usage": usage,
         "channel": {"kind": "chat"}});
     ("MessageGenerated", data)
 }
 
-fn completed(usage: Value) -> (&'static str, Value) {
+fn completed(usage: &Value) -> (&'static str, Value) {
     ("AIProcessingCompleted", json!({"turn": "t", "steps": 2, "usage": usage, "duration_ms": 3000}))
 }
 
@@ -89,11 +89,11 @@ fn a_whole_documented_turn_has_this_json() {
     let Given(conversation) = given([
         received(),
         started(1),
-        thought(tokens(100, 20)),
+        thought(&tokens(100, 20)),
         called(),
         outcome("ToolCompleted"),
-        generated(tokens(150, 10)),
-        completed(tokens(250, 30)),
+        generated(&tokens(150, 10)),
+        completed(&tokens(250, 30)),
     ]);
     insta::assert_snapshot!(serde_json::to_string_pretty(&conversation).unwrap());
 }
@@ -153,7 +153,7 @@ fn a_turn_given_up_goes_on_when_it_is_claimed_once_more() {
 
 #[test]
 fn the_first_end_of_a_turn_counts() {
-    given([received(), started(1), completed(tokens(1, 1))])
+    given([received(), started(1), completed(&tokens(1, 1))])
         .when(failed())
         .when(started(2))
         .then_turn(|turn| assert_eq!((turn.status, turn.attempts, &turn.failure), (TurnStatus::Completed, 2, &None)));
@@ -208,7 +208,7 @@ fn an_outcome_without_its_call_is_shown_and_the_call_completes_it() {
 
 #[test]
 fn an_answer_of_an_unknown_turn_or_of_none_is_shown() {
-    given([generated(tokens(1, 2))]).then(|c| {
+    given([generated(&tokens(1, 2))]).then(|c| {
         assert_eq!((c.messages[0].role, c.messages[0].turn.as_deref()), (Role::Assistant, Some("t")));
         assert_eq!(c.turns[0].id, "t");
     });
@@ -222,21 +222,21 @@ fn an_answer_of_an_unknown_turn_or_of_none_is_shown() {
 fn usage_grows_with_each_model_call_and_its_end_has_the_last_word() {
     let usage = |input_tokens, output_tokens| Usage { input_tokens, output_tokens };
     given([received(), started(1)])
-        .when(thought(tokens(100, 20)))
+        .when(thought(&tokens(100, 20)))
         .then_turn(|turn| assert_eq!(turn.usage, usage(100, 20)))
         .when(called())
         .when(outcome("ToolCompleted"))
-        .when(generated(tokens(150, 10)))
+        .when(generated(&tokens(150, 10)))
         .then_turn(|turn| assert_eq!(turn.usage, usage(250, 30)))
-        .when(completed(tokens(260, 30)))
+        .when(completed(&tokens(260, 30)))
         .then_turn(|turn| assert_eq!(turn.usage, usage(260, 30)))
         .then(|c| assert_eq!(c.usage, usage(260, 30)));
 }
 
 #[test]
 fn the_usage_of_an_answer_that_was_thought_about_counts_once() {
-    given([received(), started(1), thought(tokens(100, 20))])
-        .when(generated(tokens(100, 20)))
+    given([received(), started(1), thought(&tokens(100, 20))])
+        .when(generated(&tokens(100, 20)))
         .then(|c| assert_eq!(c.usage, Usage { input_tokens: 100, output_tokens: 20 }));
 }
 

@@ -116,7 +116,7 @@ impl Screen {
                 let error = format!("outcome unknown: {}", lost.error);
                 self.outcome(&lost.tool, &lost.call_id, (Look::Bad, error), None, pieces);
             }
-            Payload::MessageGenerated(message) => self.message(message, pieces),
+            Payload::MessageGenerated(message) => self.message(&message, pieces),
             Payload::AIProcessingCompleted(end) => {
                 self.close(&end.turn);
                 self.line(pieces);
@@ -167,7 +167,7 @@ impl Screen {
         pieces.push((Look::Dim, format!("{took}\n")));
     }
 
-    fn message(&mut self, message: MessageGenerated, pieces: &mut Pieces) {
+    fn message(&mut self, message: &MessageGenerated, pieces: &mut Pieces) {
         // The event does not say which model call it came of: the turn's last.
         let last = self.streamed.iter().filter(|((turn, _), call)| *turn == message.turn && !call.closed);
         let streamed = last.max_by_key(|((_, step), _)| *step).map(|(_, call)| call.text.clone()).unwrap_or_default();

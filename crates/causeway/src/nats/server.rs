@@ -26,6 +26,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const RESTARTS_MAX: u32 = 5;
 /// ... within so short a time of each other are not to be mended by starting it again.
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
+/// The first restart is at once, each further one waits this much longer.
 const RESTART_WAIT: Duration = Duration::from_millis(200);
 
 /// How much of its log is quoted when it cannot start.
@@ -103,7 +104,7 @@ impl Server {
             }
             warn!(how, deaths, "nats-server died, starting it again");
             tokio::select! {
-                () = tokio::time::sleep(RESTART_WAIT * deaths) => {}
+                () = tokio::time::sleep(RESTART_WAIT * (deaths - 1)) => {}
                 () = stop.cancelled() => return Ok(()),
             }
             tokio::select! {

@@ -173,14 +173,14 @@ fn ask_tools(prompt: &Prompt, talk: &Talk<'_>) -> (Option<String>, String, Vec<T
     let names: Vec<String> = wanted.iter().map(|(tool, _)| format!("`{tool}`")).collect();
     let thought = match (names.as_slice(), &wishes.expression, &wishes.time) {
         ([], ..) => return (None, format!("{} {HOW_TO_GO_ON}", talk.answer()), Vec::new()),
-        ([tools @ ..], Some(_), Some(_)) => {
+        (tools, Some(_), Some(_)) => {
             format!("There is arithmetic in this, and a question about the time: {} at the same time.", tools.join(" and "))
         }
-        ([tools @ ..], Some(_), None) => {
+        (tools, Some(_), None) => {
             format!("There is arithmetic in this. I should not do it in my head: {}.", tools.join(", "))
         }
-        ([tools @ ..], None, Some(_)) => format!("This asks for the time, which I cannot know by myself: {}.", tools.join(", ")),
-        ([tools @ ..], None, None) => format!("None of my rules fits this, so I take a note: {}.", tools.join(", ")),
+        (tools, None, Some(_)) => format!("This asks for the time, which I cannot know by myself: {}.", tools.join(", ")),
+        (tools, None, None) => format!("None of my rules fits this, so I take a note: {}.", tools.join(", ")),
     };
     let seed = Sha256::digest(serde_json::to_vec(&prompt.messages).unwrap_or_default());
     let calls = wanted.into_iter().enumerate().map(|(ordinal, (tool, arguments))| {
