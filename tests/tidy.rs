@@ -123,13 +123,18 @@ fn every_crate_takes_lints_and_versions_from_the_workspace() {
 
 #[test]
 fn every_source_file_opens_with_what_it_is_for() {
-    let silent: Vec<PathBuf> = sources().filter(|(_, text)| !text.starts_with("//! ")).map(|(path, _)| path).collect();
+    // The names of tests say what they are for.
+    let sources = sources().filter(|(path, _)| !is_test(path));
+    let silent: Vec<PathBuf> = sources.filter(|(_, text)| !text.starts_with("//! ")).map(|(path, _)| path).collect();
     assert!(silent.is_empty(), "no module comment (`//! what it is for`) on the first line of {silent:#?}");
 }
 
 #[test]
 fn only_the_log_names_subjects() {
-    for (path, text) in sources().filter(|(path, _)| !within(path, "crates/causeway-log") && !within(path, "tests")) {
+    // Tests and benchmarks that look from outside speak NATS themselves, as anybody may.
+    let outside = ["crates/causeway-log", "tests", "bench"];
+    let inside = |path: &Path| !is_test(path) && !outside.iter().any(|folder| path.starts_with(folder));
+    for (path, text) in sources().filter(|(path, _)| inside(path)) {
         for (at, line) in code(&text) {
             assert!(!line.contains(".ev."), "{}:{at}: subjects are made by causeway-log only: {line}", path.display());
         }
@@ -242,6 +247,7 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     lines.take_while(|(_, line)| !line.starts_with("#[cfg(test)]")).filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
-fn within(path: &Path, folder: &str) -> bool {
-    path.starts_with(folder)
+/// The modules of an integration test, and unit tests that have files of their own.
+fn is_test(path: &Path) -> bool {
+    path.components().skip(1).any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs")
 }

@@ -54,6 +54,14 @@ impl Data {
         self.as_str().as_bytes()
     }
 
+    /// Reads the JSON as a `T`, but only if it is an object: serde would take a list for the fields of a struct as well.
+    pub(crate) fn parse_object<T: DeserializeOwned>(&self) -> Result<T, Invalid> {
+        match self.as_str().trim_start().starts_with('{') {
+            true => self.parse(),
+            false => Err(Invalid::new("", "must be an object")),
+        }
+    }
+
     /// Reads the JSON as a `T`; the error's field is the path inside `data`.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Invalid> {
         let mut json = serde_json::Deserializer::from_str(self.as_str());

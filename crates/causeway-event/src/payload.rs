@@ -38,14 +38,14 @@ macro_rules! known_types {
         impl Payload {
             pub(crate) fn read(event_type: &EventType, data: &Data) -> Self {
                 match event_type.as_str() {
-                    $(stringify!($variant) => data.parse().map_or(Self::Other, Self::$variant),)*
+                    $(stringify!($variant) => data.parse_object().map_or(Self::Other, Self::$variant),)*
                     _ => Self::Other,
                 }
             }
 
             pub(crate) fn check(event_type: &EventType, data: &Data) -> Result<(), Invalid> {
                 match event_type.as_str() {
-                    $(stringify!($variant) => data.parse::<$data>().map(drop),)*
+                    $(stringify!($variant) => data.parse_object::<$data>().map(drop),)*
                     _ => Ok(()),
                 }
             }
@@ -352,7 +352,9 @@ mod tests {
         assert_eq!(check("MessageReceived", r#"{"content": 7}"#).unwrap_err().field, "/content");
         assert_eq!(check("MessageReceived", r#"{"content": "x", "channel": {"kind": []}}"#).unwrap_err().field, "/channel/kind");
         assert!(check("MessageReceived", "{}").unwrap_err().reason.contains("content"));
-        assert!(check("MessageReceived", "\"hello\"").is_err());
+        for no_object in ["\"hello\"", "[\"hello\"]", "null"] {
+            assert!(check("MessageReceived", no_object).is_err(), "{no_object}");
+        }
         assert!(check("Anything", "null").is_ok());
     }
 

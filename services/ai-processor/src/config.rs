@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::fmt::serde::unsigned_duration::friendly::compact;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -26,10 +25,10 @@ pub struct Config {
     /// How often a model call that failed for a passing reason is made again.
     pub model_retries_max: u32,
     /// The shortest pause before a model call is made again; it doubles each time. The provider's `Retry-After` wins.
-    #[serde(with = "compact::required")]
+    #[serde(with = "causeway_runtime::config::duration")]
     pub model_retry_min: Duration,
     /// The longest pause before a model call is made again; a provider that asks for more has failed.
-    #[serde(with = "compact::required")]
+    #[serde(with = "causeway_runtime::config::duration")]
     pub model_retry_max: Duration,
     /// Whether spans may hold what people and the model say.
     pub trace_content: bool,

@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use causeway_event::Position;
@@ -42,6 +42,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// So many rebuilds within [`REBUILDS_WITHIN`] are not bad luck: the service stops and says so.
 const REBUILDS_MAX: usize = 3;
 const REBUILDS_WITHIN: Duration = Duration::from_secs(3600);
+/// With so many positions to go, a new database takes all events before it makes its indexes.
+const INDEX_LATER: u64 = if cfg!(test) { 1000 } else { 100_000 };
 
 /// What the read model wants of the log.
 pub(crate) struct Source {
@@ -73,6 +75,8 @@ enum Command {
 /// The writer's side of [`Shared`].
 pub(crate) struct Work {
     writer: Writer,
+    /// How far the log went: a database without indexes gets them when it is there.
+    target: Position,
     commands: Receiver<Command>,
     unchecked: bool,
 }
@@ -83,6 +87,7 @@ impl Shared {
         source: Source,
         files: Files,
         loaded: Loaded,
+        last: Position,
     ) -> Result<(Arc<Self>, Work), ModelError> {
         let limits = TailLimits { events_max: config.ring_events_max, bytes_max: config.ring_bytes_max };
         let (position, unchecked) = (loaded.meta.position, loaded.unchecked);
@@ -97,7 +102,12 @@ impl Shared {
             lookups: Lookups::default(),
             config,
         };
-        Ok((Arc::new(shared), Work { writer: Writer::new(loaded)?, commands, unchecked }))
+        let mut writer = Writer::new(loaded)?;
+        let target = index_at(position, last);
+        if index_if_due(&mut writer, position, target)? {
+            shared.tail.serve(0);
+        }
+        Ok((Arc::new(shared), Work { writer, target, commands, unchecked }))
     }
 
     /// Queues a snapshot and waits until it is written.
@@ -256,7 +266,7 @@ impl Progress {
 
     async fn tell(&mut self, shared: &Shared) {
         let (epoch, end) = shared.tail.feed_from();
-        let position = shared.tail.committed().borrow().unwrap_or_default();
+        let position = shared.tail.written();
         // While the log is away there is no news; whoever needs it says so.
         let Ok(target) = shared.last_position().await else { return };
         // A replica may have been asked that is a moment behind; not for the whole interval.
@@ -290,7 +300,7 @@ fn spawn_writer(shared: Arc<Shared>, work: Work) -> Result<oneshot::Receiver<Res
     std::thread::Builder::new()
         .name("read-model-writer".to_owned())
         .spawn(move || {
-            let result = write(&shared, work.writer, &work.commands);
+            let result = write(&shared, work);
             // Whoever hears of the end may open the files again.
             drop(shared);
             let _ = ended.send(result);
@@ -300,45 +310,79 @@ fn spawn_writer(shared: Arc<Shared>, work: Work) -> Result<oneshot::Receiver<Res
 }
 
 /// Writes what is in the tail, whatever is waiting in one transaction, until the feed has ended.
-fn write(shared: &Shared, mut writer: Writer, commands: &Receiver<Command>) -> Result<(), ModelError> {
+fn write(shared: &Shared, work: Work) -> Result<(), ModelError> {
+    let Work { mut writer, mut target, commands, .. } = work;
     let (mut epoch, mut rebuilt) = (0, Vec::new());
-    let mut pause = None;
-    loop {
-        let command = match pause.take() {
-            Some(pause) => commands.recv_timeout(pause),
-            None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        if shared.closed.is_cancelled() || matches!(command, Err(RecvTimeoutError::Disconnected)) {
-            return writer.close();
+    while !shared.closed.is_cancelled() {
+        if shared.tail.epoch() != epoch {
+            (writer, epoch) = rebuild(shared, writer, &mut rebuilt)?;
+            target = index_at(Position::START, shared.tail.furthest());
         }
-        let mut command = command.ok();
-        loop {
-            if let Some(Command::Keep(snapshot, done)) = command.take() {
+        let written = match shared.tail.unwritten(epoch) {
+            Some(batch) => writer.apply(&batch).map(|()| shared.tail.commit(epoch, batch.end)).map(|()| true),
+            None => Ok(false),
+        };
+        let result = written.and_then(|written| {
+            if index_if_due(&mut writer, shared.tail.written(), target)? {
+                shared.tail.serve(epoch);
+            }
+            Ok(written)
+        });
+        let wait = match result {
+            Ok(true) => Duration::ZERO,
+            Ok(false) => Duration::MAX,
+            Err(ModelError::Corrupt(reason)) => {
+                shared.give_up(epoch, &reason);
+                Duration::ZERO
+            }
+            Err(error) => {
+                tracing::error!(%error, "the read model cannot be written; reads go stale until it can");
+                RETRY_PAUSE
+            }
+        };
+        match next(&commands, wait) {
+            Some(Command::Keep(snapshot, done)) => {
                 let kept = writer.keep(&snapshot);
                 if let Err(ModelError::Corrupt(reason)) = &kept {
                     shared.give_up(epoch, reason);
                 }
                 let _ = done.send(kept);
             }
-            if shared.tail.epoch() != epoch {
-                (writer, epoch) = rebuild(shared, writer, &mut rebuilt)?;
-            }
-            let Some(batch) = shared.tail.unwritten() else { break };
-            match writer.apply(&batch) {
-                Ok(()) => shared.tail.commit(batch.epoch, batch.end),
-                Err(ModelError::Corrupt(reason)) => shared.give_up(epoch, &reason),
-                Err(error) => {
-                    tracing::error!(%error, "the read model cannot be written; reads go stale until it can");
-                    pause = Some(RETRY_PAUSE);
-                    break;
-                }
-            }
-            if shared.closed.is_cancelled() {
-                return writer.close();
-            }
-            command = commands.try_recv().ok();
+            Some(Command::Wake) | None => {}
         }
     }
+    writer.close()
+}
+
+/// The next command, if one comes in time.
+fn next(commands: &Receiver<Command>, wait: Duration) -> Option<Command> {
+    match wait {
+        Duration::ZERO => commands.try_recv().ok(),
+        Duration::MAX => commands.recv().ok(),
+        wait => commands.recv_timeout(wait).ok(),
+    }
+}
+
+/// Where a database at `position` gets its indexes, if it has none: at once, or when it has what the log has.
+fn index_at(position: Position, last: Position) -> Position {
+    match last.get().saturating_sub(position.get()) {
+        few if few < INDEX_LATER => position,
+        _ => last,
+    }
+}
+
+/// Makes the indexes if the database has none and has come to its target. Says whether it may serve.
+fn index_if_due(writer: &mut Writer, written: Position, target: Position) -> Result<bool, ModelError> {
+    if !writer.is_indexed() {
+        if written < target {
+            return Ok(false);
+        }
+        if target > Position::START {
+            tracing::info!(position = %written, "the read model has the events and makes its indexes");
+        }
+        writer.index()?;
+    }
+    Ok(true)
 }
 
 /// Puts an empty database in the place of a damaged one.
@@ -356,7 +400,5 @@ fn rebuild(shared: &Shared, damaged: Writer, rebuilt: &mut Vec<Instant>) -> Resu
         tracing::warn!(path = %aside.display(), "the damaged read model was kept there");
         shared.files.create(&identity)
     })?;
-    let writer = Writer::new(fresh)?;
-    shared.tail.serve(epoch);
-    Ok((writer, epoch))
+    Ok((Writer::new(fresh)?, epoch))
 }

@@ -79,22 +79,22 @@ impl Store {
             None => false,
         };
         let loaded = loaded.filter(|_| keep);
-        Self::start(config, Source::of(log), identity, files, loaded, shutdown).await
+        let last = log.last_position().await?;
+        Self::start(config, Source::of(log), (identity, last), (files, loaded), shutdown).await
     }
 
     /// The rest of opening, for any source.
     async fn start(
         config: &ReadModelConfig,
         source: Source,
-        identity: String,
-        files: Files,
-        loaded: Option<Loaded>,
+        (identity, last): (String, Position),
+        (files, loaded): (Files, Option<Loaded>),
         shutdown: CancellationToken,
     ) -> Result<(Self, impl Future<Output = Result<(), StoreError>> + Send + 'static + use<>), StoreError> {
         let config = config.clone();
         let (shared, work) = blocking(move || {
             let loaded = loaded.map_or_else(|| files.create(&identity), Ok)?;
-            Shared::new(config, source, files, loaded)
+            Shared::new(config, source, files, loaded, last)
         })
         .await?;
         let feed = follow::run(shared.clone(), work, shutdown).map(|ended| ended.map_err(StoreError::from));
@@ -123,7 +123,7 @@ impl Store {
         tokio::select! {
             reached = timeout(self.shared.config.read_timeout, reached) => match reached {
                 Ok(_) => Ok(()),
-                Err(_) => Err(StoreError::Behind { wanted: position, position: self.position() }),
+                Err(_) => Err(StoreError::Behind { wanted: position, position: self.shared.tail.written() }),
             },
             () = self.shared.closed.cancelled() => Err(StoreError::Closed),
         }

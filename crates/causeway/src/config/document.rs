@@ -30,6 +30,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("log", "The log. `causeway up` without `up.nats` sets the url to its own nats-server."),
     ("ai_processor", "The assistant."),
     ("ai_processor.model", "The model that it asks."),
+    ("ai_processor.tools", "The tools that it may call."),
     ("ai_processor.processing", "How it takes and holds its work."),
     ("event_store", "The gateway."),
     ("event_store.limits", "What the gateway takes on at most. Whoever hits a limit is told which."),
@@ -89,6 +90,8 @@ const KEYS: &[Key] = &[
     key("ai_processor.model.answer_bytes_max", "The most bytes of an answer; it has to fit into an event."),
     key("ai_processor.model.tool_calls_max", "The most tools that one answer may ask for."),
     key("ai_processor.model.demo_delay", "How long the demo model takes for a word."),
+    key("ai_processor.tools.timeout", "How long one call may take."),
+    key("ai_processor.tools.output_bytes_max", "The most bytes of a result that the model gets to see."),
     key(
         "ai_processor.processing.ack_wait",
         "After this long without a sign of its owner, work is taken over by another replica.",

@@ -24,8 +24,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// So many deaths ...
 const RESTARTS_MAX: u32 = 5;
-/// ... within so short a time of each other are not to be mended by starting it again.
-const RESTART_WINDOW: Duration = Duration::from_secs(60);
+/// ... each so soon after a start are not to be mended by starting it again.
+const RESTART_WINDOW: Duration = Duration::from_secs(10);
 /// The first restart is at once, each further one waits this much longer.
 const RESTART_WAIT: Duration = Duration::from_millis(200);
 

@@ -52,18 +52,11 @@ CREATE TABLE events (
     correlation ANY NOT NULL,
     causation BLOB,
     key TEXT,
-    traceparent TEXT,
+    traceparent BLOB,
     labels TEXT,
     checksum INTEGER NOT NULL,
     data TEXT NOT NULL
 ) STRICT;
-CREATE INDEX events_by_id ON events (id);
-CREATE INDEX events_by_aggregate ON events (aggregate);
-CREATE INDEX events_by_aggregate_type ON events (aggregate, type);
-CREATE INDEX events_by_type ON events (type);
-CREATE INDEX events_by_correlation ON events (correlation);
-CREATE INDEX events_by_causation ON events (causation) WHERE causation IS NOT NULL;
-CREATE INDEX events_by_key ON events (aggregate, key) WHERE key IS NOT NULL;
 CREATE TABLE snapshots (
     view TEXT NOT NULL,
     version INTEGER NOT NULL,
@@ -74,6 +67,19 @@ CREATE TABLE snapshots (
 ) STRICT;
 CREATE UNIQUE INDEX snapshots_by_view ON snapshots (view, id, version, position);
 ";
+
+/// What finds events by something else than their position. Made after the events where there are many of them: sorting them once
+/// costs far less than keeping seven orders while they come.
+pub(super) const INDEXES: [(&str, &str); 7] = [
+    ("events_by_id", "(id)"),
+    ("events_by_aggregate", "(aggregate)"),
+    ("events_by_aggregate_type", "(aggregate, type)"),
+    ("events_by_type", "(type)"),
+    ("events_by_correlation", "(correlation)"),
+    ("events_by_causation", "(causation) WHERE causation IS NOT NULL"),
+    // The key first: processors make keys that rise with time, and such an index grows at its end.
+    ("events_by_key", "(key, aggregate) WHERE key IS NOT NULL"),
+];
 
 /// What a file says of itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,6 +98,8 @@ pub(crate) struct Loaded {
     pub(crate) meta: Meta,
     /// The last event in it.
     pub(crate) last: Option<(Position, EventId)>,
+    /// Whether it has its indexes; without them it takes events but answers nothing.
+    pub(crate) indexed: bool,
     /// Too large to have been checked in full so far.
     pub(crate) unchecked: bool,
 }
@@ -142,10 +150,12 @@ impl Files {
             check(&conn)?;
         }
         let (meta, last) = Meta::read(&conn)?;
-        Ok(Some(Loaded { conn, meta, last, unchecked }))
+        let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'events'";
+        let indexes: usize = conn.query_row(sql, [], |row| row.get::<_, i64>(0))?.try_into().unwrap_or_default();
+        Ok(Some(Loaded { conn, meta, last, indexed: indexes == INDEXES.len(), unchecked }))
     }
 
-    /// A database without events, in the place of whatever is there.
+    /// A database without events or indexes, in the place of whatever is there.
     pub(crate) fn create(&self, identity: &str) -> Result<Loaded, ModelError> {
         for path in SUFFIXES.map(|suffix| beside(&self.path, suffix)) {
             remove(&path)?;
@@ -158,7 +168,7 @@ impl Files {
         tx.pragma_update(None, "user_version", SCHEMA)?;
         meta.write(&tx)?;
         tx.commit()?;
-        Ok(Loaded { conn, meta, last: None, unchecked: false })
+        Ok(Loaded { conn, meta, last: None, indexed: false, unchecked: false })
     }
 
     /// Moves a damaged database out of the way. No connection may be open. Returns where it went.

@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 
-use causeway_event::{AggregateId, CorrelationId, Data, Event, EventId, EventType, IdempotencyKey, Metadata, Position, Source};
+use causeway_event::{
+    AggregateId, CorrelationId, Data, Event, EventId, EventType, IdempotencyKey, Metadata, Position, Source, TraceParent,
+};
 use jiff::Timestamp;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Row, ToSql, params};
+use rusqlite::{Connection, Row, Statement, ToSql, params};
 use uuid::Uuid;
 
 use super::ModelError;
@@ -18,7 +20,8 @@ use super::names::Names;
 pub(super) const COLUMNS: &str =
     "position, id, time, type, aggregate, source, correlation, causation, key, traceparent, labels, checksum, data";
 
-const INSERT: &str = "INSERT INTO events \
+/// The parameters of [`insert`].
+pub(super) const INSERT: &str = "INSERT INTO events \
     (position, id, time, type, aggregate, source, correlation, causation, key, traceparent, labels, checksum, data) \
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
 
@@ -72,6 +75,7 @@ impl ToSql for Chain<'_> {
 /// Writes one event.
 pub(super) fn insert(
     conn: &Connection,
+    insert: &mut Statement<'_>,
     names: &mut AllNames,
     event: &Event,
     key: Option<&IdempotencyKey>,
@@ -81,12 +85,12 @@ pub(super) fn insert(
         true => None,
         false => Some(serde_json::to_string(&metadata.labels).map_err(ModelError::corrupt)?),
     };
-    let traceparent = metadata.traceparent.map(|parent| parent.to_string());
-    let checksum = checksum(event, key.map(IdempotencyKey::as_str), traceparent.as_deref(), labels.as_deref());
+    let traceparent = metadata.traceparent.as_ref().map(trace_bytes);
+    let checksum = checksum(event, key.map(IdempotencyKey::as_str), traceparent.as_ref(), labels.as_deref());
     let event_type = names.types.number(conn, &event.event_type)?;
     let aggregate = names.aggregates.number(conn, &event.aggregate_id)?;
     let source = names.sources.number(conn, &metadata.source)?;
-    conn.prepare_cached(INSERT)?.execute(params![
+    insert.execute(params![
         number(event.position),
         event.id.uuid().as_bytes(),
         micros(event.timestamp),
@@ -111,7 +115,8 @@ pub(super) fn event(conn: &Connection, names: &mut AllNames, row: &Row<'_>) -> R
         ValueRef::Blob(bytes) => CorrelationId::from_uuid(Uuid::from_slice(bytes).map_err(ModelError::corrupt)?),
         other => other.as_str().map_err(ModelError::corrupt)?.parse().map_err(ModelError::corrupt)?,
     };
-    let (key, traceparent, labels) = (text(8)?, text(9)?, text(10)?);
+    let (key, labels) = (text(8)?, text(10)?);
+    let traceparent: Option<[u8; 25]> = row.get(9)?;
     let data = row.get_ref(12)?.as_str().map_err(ModelError::corrupt)?;
     let event = Event {
         position: position(row.get(0)?)?,
@@ -125,16 +130,31 @@ pub(super) fn event(conn: &Connection, names: &mut AllNames, row: &Row<'_>) -> R
             causation_id: row.get::<_, Option<[u8; 16]>>(7)?.map(|cause| EventId::from_uuid(Uuid::from_bytes(cause))),
             correlation_id,
             labels: labels.map_or(Ok(Default::default()), serde_json::from_str).map_err(ModelError::corrupt)?,
-            traceparent: traceparent.map(str::parse).transpose().map_err(ModelError::corrupt)?,
+            traceparent: traceparent.as_ref().map(trace_parent),
         },
     };
-    match row.get::<_, i64>(11)? == checksum(&event, key, traceparent, labels) {
+    match row.get::<_, i64>(11)? == checksum(&event, key, traceparent.as_ref(), labels) {
         true => Ok(Arc::new(event)),
         false => Err(ModelError::corrupt(format!("the event at {} is not what was stored there", event.position))),
     }
 }
 
-fn checksum(event: &Event, key: Option<&str>, traceparent: Option<&str>, labels: Option<&str>) -> i64 {
+fn trace_bytes(parent: &TraceParent) -> [u8; 25] {
+    let mut bytes = [0; 25];
+    bytes[..16].copy_from_slice(&parent.trace_id);
+    bytes[16..24].copy_from_slice(&parent.span_id);
+    bytes[24] = u8::from(parent.sampled);
+    bytes
+}
+
+fn trace_parent(bytes: &[u8; 25]) -> TraceParent {
+    let (mut trace_id, mut span_id) = ([0; 16], [0; 8]);
+    trace_id.copy_from_slice(&bytes[..16]);
+    span_id.copy_from_slice(&bytes[16..24]);
+    TraceParent { trace_id, span_id, sampled: bytes[24] == 1 }
+}
+
+fn checksum(event: &Event, key: Option<&str>, traceparent: Option<&[u8; 25]>, labels: Option<&str>) -> i64 {
     let mut sum = Checksum::default();
     sum.word(event.position.get());
     sum.bytes(event.id.uuid().as_bytes());
@@ -144,7 +164,8 @@ fn checksum(event: &Event, key: Option<&str>, traceparent: Option<&str>, labels:
     sum.bytes(event.metadata.source.as_str().as_bytes());
     sum.bytes(event.metadata.correlation_id.as_str().as_bytes());
     sum.bytes(event.metadata.causation_id.map_or([0; 16], |cause| cause.uuid().into_bytes()).as_slice());
-    for text in [key, traceparent, labels] {
+    sum.bytes(traceparent.map_or(&[], |bytes| bytes.as_slice()));
+    for text in [key, labels] {
         sum.bytes(text.unwrap_or_default().as_bytes());
     }
     sum.bytes(event.data.as_bytes());

@@ -1,15 +1,16 @@
 //! The newest events in memory: the way from the log to the writer, and to live subscribers.
 //!
 //! ```text
-//!            start                committed                end
+//!            start                 written                 end
 //!   ------- | ---- read by subscribers ---- | -- not written yet -- |   the log goes on
 //!   written, |                              |
 //!   forgotten                               the writer takes from here
 //! ```
 //!
 //! Everything behind `start` up to `end` is held. What is written may be forgotten, what is not may not: so a subscriber finds
-//! all behind its cursor either here (`start <= cursor`) or in the database (`cursor < start <= committed`), and there is no
-//! moment between the two. `end` is what live subscribers see at once; `committed` is what queries may be answered from.
+//! all behind its cursor either here (`start <= cursor`) or in the database (`cursor < start <= written`), and there is no
+//! moment between the two. `end` is what live subscribers see at once; `committed` is what queries may be answered from: all that
+//! is written, or nothing while the database is being made.
 //!
 //! When the database has to be made again, the tail starts again from nothing under the next *epoch*, and whoever still
 //! works for the epoch before is refused.
@@ -23,11 +24,11 @@ use tokio::sync::watch;
 use super::Filter;
 
 /// Beyond what the ring keeps, so many events ...
-const UNWRITTEN_EVENTS_MAX: usize = 16 << 10;
+const UNWRITTEN_EVENTS_MAX: usize = 32 << 10;
 /// ... or bytes may wait for the writer before the log is read no further.
 const UNWRITTEN_BYTES_MAX: usize = 32 << 20;
 /// What the writer takes into one transaction.
-const BATCH_EVENTS_MAX: usize = 8 << 10;
+const BATCH_EVENTS_MAX: usize = 16 << 10;
 const BATCH_BYTES_MAX: usize = 16 << 20;
 /// What an event takes in memory beside its data.
 const EVENT_BYTES: usize = 512;
@@ -41,10 +42,9 @@ pub(crate) struct Arrived {
     pub(crate) key: Option<IdempotencyKey>,
 }
 
-/// What one transaction writes: all of the log behind what is committed, up to `end`.
+/// What one transaction writes: all of the log behind what is written, up to `end`.
 #[derive(Clone, Debug)]
 pub(crate) struct Batch {
-    pub(crate) epoch: u64,
     pub(crate) arrived: Vec<Arrived>,
     pub(crate) end: Position,
 }
@@ -77,7 +77,7 @@ pub(crate) struct Tail {
     limits: TailLimits,
     state: RwLock<State>,
     end: watch::Sender<Position>,
-    /// `None` while there is no database.
+    /// `None` while the database cannot answer.
     committed: watch::Sender<Option<Position>>,
 }
 
@@ -85,18 +85,20 @@ struct State {
     epoch: u64,
     start: Position,
     end: Position,
-    committed: Option<Position>,
-    /// The furthest that was ever committed, in whatever epoch.
+    written: Position,
+    /// Whether queries may be answered from what is written.
+    serving: bool,
+    /// The furthest that was ever readable, in whatever epoch.
     furthest: Position,
     events: VecDeque<Arrived>,
     bytes: usize,
 }
 
 impl Tail {
-    /// The tail of a database that has all up to `position`.
+    /// The tail of a database that has all up to `position`. Nothing is readable until [`Self::serve`].
     pub(crate) fn new(position: Position, limits: TailLimits) -> Self {
-        let state = State::starting(0, position, Some(position), position);
-        let (end, committed) = (watch::Sender::new(position), watch::Sender::new(Some(position)));
+        let state = State::starting(0, position, position);
+        let (end, committed) = (watch::Sender::new(position), watch::Sender::new(None));
         Self { limits, state: RwLock::new(state), end, committed }
     }
 
@@ -104,7 +106,7 @@ impl Tail {
         self.read().epoch
     }
 
-    /// What queries have been answered from: no answer may come from less.
+    /// The furthest that queries could ever be answered from: no answer may come from less.
     pub(crate) fn furthest(&self) -> Position {
         self.read().furthest
     }
@@ -120,7 +122,12 @@ impl Tail {
         self.end.subscribe()
     }
 
-    /// How far the database goes.
+    /// How far the database goes, whether or not it answers.
+    pub(crate) fn written(&self) -> Position {
+        self.read().written
+    }
+
+    /// How far queries can be answered; a change of anything that is written wakes whoever waits.
     pub(crate) fn committed(&self) -> watch::Receiver<Option<Position>> {
         self.committed.subscribe()
     }
@@ -151,15 +158,14 @@ impl Tail {
             || state.bytes >= self.limits.bytes_max + UNWRITTEN_BYTES_MAX
     }
 
-    /// What has to be written next, if anything.
-    pub(crate) fn unwritten(&self) -> Option<Batch> {
+    /// What has to be written next in this epoch, if anything.
+    pub(crate) fn unwritten(&self, epoch: u64) -> Option<Batch> {
         let state = self.read();
-        let committed = state.committed?;
-        if state.end <= committed {
+        if state.epoch != epoch || state.end <= state.written {
             return None;
         }
         let (mut arrived, mut size) = (Vec::new(), 0);
-        let mut unwritten = state.behind(committed);
+        let mut unwritten = state.behind(state.written);
         for one in unwritten.by_ref().take(BATCH_EVENTS_MAX) {
             arrived.push(one.clone());
             size += bytes(one);
@@ -171,7 +177,7 @@ impl Tail {
             (Some(_), Some(last)) => last.event.position,
             _ => state.end,
         };
-        Some(Batch { epoch: state.epoch, arrived, end })
+        Some(Batch { arrived, end })
     }
 
     /// The writer has written up to `position`.
@@ -180,8 +186,7 @@ impl Tail {
         if state.epoch != epoch {
             return;
         }
-        state.committed = Some(position);
-        state.furthest = state.furthest.max(position);
+        state.written = position;
         while let Some(oldest) = state.events.front()
             && oldest.event.position <= position
             && (state.events.len() > self.limits.events_max || state.bytes > self.limits.bytes_max)
@@ -191,7 +196,7 @@ impl Tail {
             state.bytes -= size;
             state.events.pop_front();
         }
-        self.committed.send_replace(Some(position));
+        self.publish(&mut state);
     }
 
     /// What of the tail passes `filter` behind `cursor`, a piece at a time.
@@ -229,15 +234,26 @@ impl Tail {
         if state.epoch != epoch {
             return false;
         }
-        *state = State::starting(epoch + 1, Position::START, None, state.furthest);
-        self.committed.send_replace(None);
+        *state = State::starting(epoch + 1, Position::START, state.furthest);
+        self.publish(&mut state);
         self.end.send_replace(Position::START);
         true
     }
 
-    /// The database of this epoch is there, and empty.
+    /// What is written in this epoch can be asked for.
     pub(crate) fn serve(&self, epoch: u64) {
-        self.commit(epoch, Position::START);
+        let mut state = self.write();
+        if state.epoch == epoch {
+            state.serving = true;
+            self.publish(&mut state);
+        }
+    }
+
+    fn publish(&self, state: &mut State) {
+        if state.serving {
+            state.furthest = state.furthest.max(state.written);
+        }
+        self.committed.send_replace(state.serving.then_some(state.written));
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -250,8 +266,9 @@ impl Tail {
 }
 
 impl State {
-    fn starting(epoch: u64, position: Position, committed: Option<Position>, furthest: Position) -> Self {
-        Self { epoch, start: position, end: position, committed, furthest, events: VecDeque::new(), bytes: 0 }
+    fn starting(epoch: u64, position: Position, furthest: Position) -> Self {
+        let events = VecDeque::new();
+        Self { epoch, start: position, end: position, written: position, serving: false, furthest, events, bytes: 0 }
     }
 
     fn behind(&self, cursor: Position) -> impl Iterator<Item = &Arrived> {

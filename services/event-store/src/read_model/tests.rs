@@ -25,9 +25,10 @@ impl Model {
     fn of(events: Vec<Arrived>, batch: usize) -> Self {
         let model = Self { folder: tempfile::tempdir().unwrap(), events };
         let mut writer = Writer::new(model.files().create("log@1").unwrap()).unwrap();
+        writer.index().unwrap();
         for arrived in model.events.chunks(batch) {
             let end = arrived.last().unwrap().event.position;
-            writer.apply(&Batch { epoch: 0, arrived: arrived.to_vec(), end }).unwrap();
+            writer.apply(&Batch { arrived: arrived.to_vec(), end }).unwrap();
         }
         writer.close().unwrap();
         model
@@ -191,10 +192,11 @@ proptest! {
         let mut model = Model::of(vec![], 1);
         model.events = hundred();
         let mut writer = Writer::new(model.files().create("log@1").unwrap()).unwrap();
+        writer.index().unwrap();
         let mut left = Model { folder: tempfile::tempdir().unwrap(), events: hundred() };
         for arrived in model.events.chunks(batch) {
             let end = arrived.last().unwrap().event.position;
-            writer.apply(&Batch { epoch: 0, arrived: arrived.to_vec(), end }).unwrap();
+            writer.apply(&Batch { arrived: arrived.to_vec(), end }).unwrap();
         }
         // The journal breaks off anywhere: what was being written when the machine went down.
         for suffix in ["", "-wal"] {
@@ -210,7 +212,7 @@ proptest! {
             let position = loaded.meta.position;
             let mut writer = Writer::new(loaded).unwrap();
             let arrived: Vec<_> = left.events.iter().filter(|one| position < one.event.position).cloned().collect();
-            writer.apply(&Batch { epoch: 0, arrived, end: left.last() }).unwrap();
+            writer.apply(&Batch { arrived, end: left.last() }).unwrap();
             writer.close().unwrap();
         }
         drop(files);

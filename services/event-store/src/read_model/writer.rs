@@ -3,7 +3,7 @@
 use causeway_event::Position;
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use super::files::{Loaded, Meta};
+use super::files::{INDEXES, Loaded, Meta};
 use super::reader::snapshot_checksum;
 use super::row::{self, AllNames, number};
 use super::{Batch, ModelError};
@@ -31,15 +31,16 @@ pub(crate) struct Writer {
     conn: Connection,
     meta: Meta,
     names: AllNames,
+    indexed: bool,
 }
 
 impl Writer {
     pub(crate) fn new(loaded: Loaded) -> Result<Self, ModelError> {
-        let Loaded { conn, meta, .. } = loaded;
+        let Loaded { conn, meta, indexed, .. } = loaded;
         conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
         conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         conn.pragma_update(None, "journal_size_limit", JOURNAL_BYTES_MAX)?;
-        Ok(Self { conn, meta, names: AllNames::new() })
+        Ok(Self { conn, meta, names: AllNames::new(), indexed })
     }
 
     pub(crate) fn identity(&self) -> &str {
@@ -58,6 +59,19 @@ impl Writer {
             Err(_) => self.names.forget(),
         }
         written
+    }
+
+    pub(crate) fn is_indexed(&self) -> bool {
+        self.indexed
+    }
+
+    /// Makes the indexes that are missing: each by itself, so that the journal stays small and a crash loses one of them.
+    pub(crate) fn index(&mut self) -> Result<(), ModelError> {
+        for (name, what) in INDEXES {
+            self.conn.execute_batch(&format!("CREATE INDEX IF NOT EXISTS {name} ON events {what}"))?;
+        }
+        self.indexed = true;
+        Ok(())
     }
 
     /// Keeps a snapshot, drops those of older versions, and thins out the others.
@@ -95,10 +109,12 @@ impl Writer {
 
 fn write(conn: &mut Connection, names: &mut AllNames, batch: &Batch, meta: &mut Meta) -> Result<(), ModelError> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut insert = tx.prepare_cached(row::INSERT)?;
     for arrived in &batch.arrived {
-        row::insert(&tx, names, &arrived.event, arrived.key.as_ref())?;
+        row::insert(&tx, &mut insert, names, &arrived.event, arrived.key.as_ref())?;
         meta.clock.see(arrived.event.timestamp);
     }
+    drop(insert);
     meta.write(&tx)?;
     Ok(tx.commit()?)
 }

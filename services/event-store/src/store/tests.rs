@@ -97,7 +97,7 @@ impl Running {
         let config = ReadModelConfig { path: path(folder), ring_events_max, ..ReadModelConfig::default() };
         let shutdown = CancellationToken::new();
         let (files, loaded) = super::load(&config).unwrap();
-        let started = Store::start(&config, log.source(), "log@1".into(), files, loaded, shutdown.clone());
+        let started = Store::start(&config, log.source(), ("log@1".into(), log.last()), (files, loaded), shutdown.clone());
         let (store, feed) = started.await.unwrap();
         Self { store, shutdown, feed: tokio::spawn(feed) }
     }
