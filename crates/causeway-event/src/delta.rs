@@ -23,4 +23,6 @@ pub enum DeltaKind {
     Text,
     /// A piece of the model's reasoning.
     Thinking,
+    /// Without text: the model call failed and is made again, so what was said of this step is void.
+    Reset,
 }

@@ -168,6 +168,11 @@ pub struct ProcessingStarted {
     pub inputs: Vec<EventId>,
     /// Who took it: one run of one process.
     pub owner: String,
+    /// The event whose delivery the owner holds unacknowledged as long as it is at work: whoever gets it next knows that the
+    /// owner is gone. Absent when whoever wrote the claim holds none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub delivery: Option<EventId>,
     /// 1 for the first claim, one more for each takeover.
     pub attempt: u32,
     /// The agent's name.

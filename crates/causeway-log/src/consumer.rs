@@ -34,14 +34,17 @@ pub struct Consumer {
     config: ConsumerConfig,
     connections: watch::Receiver<u64>,
     current: Option<pull::Stream>,
+    /// The end of the log when the consumer was opened.
+    opened_at: Position,
 }
 
-/// Whether the broker hands us an event for the first time. A further time means that whoever had it is gone.
+/// Whether anybody can have had an event before us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// The first time.
+    /// Nobody: it was appended after the consumer was opened, and the server counts one delivery.
     First,
-    /// Delivered before and neither acknowledged nor marked since.
+    /// Somebody may have had it, and has neither acknowledged nor marked it since. A server that was killed forgets what it
+    /// counted, so this is also what everything is that stood on the log when the consumer was opened.
     Again,
 }
 
@@ -49,7 +52,7 @@ pub enum Seen {
 pub struct Delivery {
     /// What happened.
     pub event: Event,
-    /// Whether for the first time.
+    /// Whether anybody can have had it before.
     pub seen: Seen,
     /// How often it has been delivered, this time included.
     pub deliveries: u32,
@@ -59,7 +62,13 @@ pub struct Delivery {
 impl Log {
     /// Opens the processor's consumer, creating it if it is not there. A new consumer starts with the first event of the log.
     pub async fn consumer(&self, config: ConsumerConfig) -> Result<Consumer, LogError> {
-        let mut consumer = Consumer { log: self.clone(), config, connections: self.inner.connections.clone(), current: None };
+        let mut consumer = Consumer {
+            log: self.clone(),
+            config,
+            connections: self.inner.connections.clone(),
+            current: None,
+            opened_at: Position::START,
+        };
         consumer.current = Some(consumer.open().await?);
         Ok(consumer)
     }
@@ -109,7 +118,8 @@ impl Consumer {
         let place = Place { subject: &message.subject, sequence, time_ns };
         match message::record(&self.log.inner.names, &place, message.headers.as_ref(), &message.payload) {
             Record::Event(stored) => {
-                let seen = if deliveries > 1 { Seen::Again } else { Seen::First };
+                let is_new = deliveries == 1 && stored.event.position > self.opened_at;
+                let seen = if is_new { Seen::First } else { Seen::Again };
                 let deliveries = u32::try_from(deliveries).unwrap_or(u32::MAX);
                 Some(Delivery { event: stored.event, seen, deliveries, acker })
             }
@@ -135,6 +145,7 @@ impl Consumer {
 
     async fn open(&mut self) -> Result<pull::Stream, LogError> {
         self.connections.mark_unchanged();
+        self.opened_at = self.log.last_position().await?;
         let names = &self.log.inner.names;
         let durable = names.consumer(self.config.processor);
         let config = pull::Config {

@@ -3,8 +3,8 @@
 //! A worker holds the delivery that started it until nothing is due. What arrives for its aggregate meanwhile:
 //!
 //! - for the first time: acknowledged at once, and the worker looks again before it lets go. Should we die, the held delivery
-//!   comes again to somebody, who folds the later event as well.
-//! - again: held too, and worked on in its turn, since only *its* return says that the owner of its claim is gone.
+//!   comes again to somebody, who folds the later event as well, and takes over any claim that names the held delivery.
+//! - again: held too, and worked on in its turn, since a claim may rest on it: only its return says that the owner is gone.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,7 +65,7 @@ async fn take<P: Processor>(shop: &Arc<Shop<P>>, desks: &Arc<Desks>, workers: &m
         }
         Joined::AtWork => {}
         Joined::Start(desk) => {
-            let span = tracing::info_span!("work", processor = P::NAME, aggregate.id = %delivery.event.aggregate_id);
+            let span = tracing::debug_span!("work", processor = P::NAME, aggregate.id = %delivery.event.aggregate_id);
             let aggregate = delivery.event.aggregate_id.clone();
             let handle = workers.spawn(worker(Arc::clone(shop), Arc::clone(desks), Arc::clone(&desk)).instrument(span));
             desks.started(handle.id(), aggregate);
@@ -79,16 +79,17 @@ type Workers = JoinSet<()>;
 async fn worker<P: Processor>(shop: Arc<Shop<P>>, desks: Arc<Desks>, desk: Arc<Desk>) {
     let mut held: Vec<Arc<Delivery>> = Vec::new();
     while let Some(hint) = desks.next_hint(&desk) {
-        let (event, seen) = match &hint {
+        let event = match &hint {
             Hint::Delivered(delivery) => {
                 held.push(Arc::clone(delivery));
-                (&delivery.event, delivery.seen)
+                &delivery.event
             }
-            Hint::Later(event) => (event, Seen::First),
+            Hint::Later(event) => event,
         };
         reached("delivered").await;
-        if let Err(error) = shop.work(event, seen, &desk.tenure_lost).await {
+        if let Err(error) = shop.work(event, held[0].event.id, &desk.tenure_lost).await {
             held.extend(desks.close(&desk));
+            desk.tenure_lost.fetch_or(matches!(error, ActError::TakenOver), Ordering::Relaxed);
             return give_back(&shop, &desk, held, &error).await;
         }
     }

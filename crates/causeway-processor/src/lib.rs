@@ -5,8 +5,9 @@
 //! ```
 //!
 //! A delivery is only a hint; the log is the truth. Decisions are appended under a fence, so a stale twin is refused by the log
-//! itself; outcomes are facts and are recorded without one. A crash anywhere is healed by redelivery: whoever gets an event
-//! *again* knows that its owner is gone, since a living owner sends in-progress marks. There is no business rule here.
+//! itself; outcomes are facts and are recorded without one. A crash anywhere is healed by redelivery: a claim names the delivery
+//! that its owner holds, and whoever gets that delivery knows that the owner is gone, since a living owner sends in-progress
+//! marks. There is no business rule here.
 
 mod cache;
 mod config;
@@ -20,7 +21,6 @@ use std::future::Future;
 
 use causeway_event::{Category, Event};
 use causeway_log::LogError;
-pub use causeway_log::Seen;
 
 pub use config::Config;
 pub use dispatch::run;
@@ -70,9 +70,10 @@ pub enum ActError {
     /// The log did not take what was appended. After a conflict it knows more than we do: the shell folds again.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The marks did not get through for so long that somebody else may have taken over: no effect may be started.
-    #[error("the claim may have been taken over")]
-    TenureLost,
+    /// Somebody else has taken over, or may have, since our marks did not get through for too long: nothing more may be
+    /// started, and nothing acknowledged.
+    #[error("somebody else has taken over, or may have")]
+    TakenOver,
     /// The processor is shutting down.
     #[error("shutting down")]
     ShuttingDown,

@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use causeway_event::{
-    AggregateId, Category, Event, IdempotencyKey, Labels, Lineage, NewEvent, Payload, Position, Source, TraceParent,
+    AggregateId, Category, Event, EventId, IdempotencyKey, Lineage, NewEvent, Payload, Position, Source, TraceParent,
 };
-use causeway_log::{Append, Fence, Log, LogError, Seen};
+use causeway_log::{Append, Fence, Log, LogError};
+use causeway_runtime::telemetry;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::ActError;
 use crate::tenure::Tenure;
@@ -20,7 +22,8 @@ pub struct Run<'r> {
     pub(crate) log: &'r Log,
     pub(crate) source: Source,
     pub(crate) event: &'r Event,
-    pub(crate) seen: Seen,
+    pub(crate) delivery: EventId,
+    pub(crate) since: Position,
     pub(crate) owner: &'r str,
     pub(crate) tips: [Position; Category::ALL.len()],
     pub(crate) tenure: &'r Tenure,
@@ -34,7 +37,7 @@ pub struct Run<'r> {
 pub struct Origin {
     /// Its direct cause, and the cause's chain.
     pub lineage: Lineage,
-    /// The span in which it is appended.
+    /// The span of its cause: what the event carries when nothing is traced here.
     pub traceparent: Option<TraceParent>,
 }
 
@@ -49,9 +52,16 @@ impl Run<'_> {
         &self.event.aggregate_id
     }
 
-    /// Whether it was delivered for the first time. A further time means that whoever had it is gone.
-    pub fn seen(&self) -> Seen {
-        self.seen
+    /// The event whose delivery this run holds unacknowledged until nothing is due. A claim names it: should it come to
+    /// somebody else, we are gone.
+    pub fn delivery(&self) -> EventId {
+        self.delivery
+    }
+
+    /// How far the log went when the run began. A claim that is newer and names our very delivery was made by somebody who got
+    /// it after us: we have been taken over.
+    pub fn since(&self) -> Position {
+        self.since
     }
 
     /// Who we are, in a claim: one run of one process, never used again.
@@ -73,7 +83,7 @@ impl Run<'_> {
     pub fn may_start_effect(&self) -> Result<(), ActError> {
         match self.tenure.is_held() && !self.tenure_lost.load(Ordering::Relaxed) {
             true => Ok(()),
-            false => Err(ActError::TenureLost),
+            false => Err(ActError::TakenOver),
         }
     }
 
@@ -90,14 +100,34 @@ impl Run<'_> {
     }
 
     async fn append(&self, payloads: Vec<(Payload, Origin)>, expected: Vec<Fence>, key: &str) -> Result<(), ActError> {
+        let span = tracing::info_span!(
+            "append",
+            otel.kind = "producer",
+            aggregate.id = %self.aggregate(),
+            event.type = tracing::field::Empty,
+            position = tracing::field::Empty,
+        );
+        self.append_in(span.clone(), payloads, expected, key).instrument(span).await
+    }
+
+    async fn append_in(
+        &self,
+        span: tracing::Span,
+        payloads: Vec<(Payload, Origin)>,
+        expected: Vec<Fence>,
+        key: &str,
+    ) -> Result<(), ActError> {
         let key: IdempotencyKey = key.parse().map_err(LogError::Invalid)?;
         let events = payloads.iter().map(|(payload, origin)| self.event_of(payload, origin)).collect::<Result<Vec<_>, _>>()?;
+        let types: Vec<&str> = events.iter().map(|event| event.event_type.as_str()).collect();
+        span.record("event.type", types.join(" "));
         let append = Append { events, expected, idempotency_key: Some(key) };
         loop {
             match self.log.append(append.clone()).await {
                 Ok(appended) => {
                     let last = appended.receipts.last().map_or(0, |receipt| receipt.position.get());
                     self.appended.fetch_max(last, Ordering::Relaxed);
+                    span.record("position", last);
                     return Ok(());
                 }
                 // What was decided or observed cost something: it is not thrown away because the log is away.
@@ -113,8 +143,8 @@ impl Run<'_> {
 
     fn event_of(&self, payload: &Payload, origin: &Origin) -> Result<NewEvent, LogError> {
         let mut event = NewEvent::of(payload, self.aggregate().clone(), self.source.clone(), origin.lineage.clone())?;
-        event.traceparent = origin.traceparent;
-        event.labels = Labels::new();
+        let traceparent = telemetry::current_traceparent().and_then(|text| text.parse().ok());
+        event.traceparent = traceparent.or(origin.traceparent);
         Ok(event)
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use causeway_event::{Category, Event, Position};
-use causeway_log::{DeadLetter, Folded, Log, LogError, Seen};
+use causeway_event::{Category, Event, EventId, Position};
+use causeway_log::{DeadLetter, Folded, Log, LogError};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -27,10 +27,10 @@ pub(crate) struct Shop<P: Processor> {
 }
 
 impl<P: Processor> Shop<P> {
-    /// Works on the hint's aggregate until nothing is due, folding at least up to the hint.
-    pub(crate) async fn work(&self, event: &Event, seen: Seen, tenure_lost: &AtomicBool) -> Result<(), ActError> {
+    /// Works on the hint's aggregate until nothing is due, folding at least up to the hint. `delivery` is held meanwhile.
+    pub(crate) async fn work(&self, event: &Event, delivery: EventId, tenure_lost: &AtomicBool) -> Result<(), ActError> {
         let mut folded = self.cache.take(&event.aggregate_id);
-        let worked = self.work_on(event, seen, tenure_lost, &mut folded).await;
+        let worked = self.work_on(event, delivery, tenure_lost, &mut folded).await;
         // Also after an error: a fold is as true as the log.
         self.cache.keep(event.aggregate_id.clone(), folded);
         worked
@@ -39,7 +39,7 @@ impl<P: Processor> Shop<P> {
     async fn work_on(
         &self,
         event: &Event,
-        seen: Seen,
+        delivery: EventId,
         tenure_lost: &AtomicBool,
         folded: &mut Folded<P::State>,
     ) -> Result<(), ActError> {
@@ -48,14 +48,17 @@ impl<P: Processor> Shop<P> {
         let owner = format!("{}:{}", P::NAME, Uuid::now_v7().simple());
         let appended = AtomicU64::new(0);
         let mut scratch = P::Scratch::default();
+        let mut since = None;
         for _ in 0..self.config.actions_max {
             let at_least = event.position.max(Position::new(appended.load(Ordering::Relaxed)));
             self.catch_up(event, at_least, folded).await?;
+            let since = *since.get_or_insert(folded.position());
             let run = Run {
                 log: &self.log,
                 source: source.clone(),
                 event,
-                seen,
+                delivery,
+                since,
                 owner: &owner,
                 tips: Category::ALL.map(|category| folded.tip(category)),
                 tenure: &self.tenure,
@@ -63,6 +66,7 @@ impl<P: Processor> Shop<P> {
                 appended: &appended,
                 shutdown: &self.abort,
             };
+            run.may_start_effect()?;
             match self.processor.act(&run, folded.state(), &mut scratch).await {
                 Ok(Next::Again) => {}
                 Ok(Next::Done) => {

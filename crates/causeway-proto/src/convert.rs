@@ -217,6 +217,7 @@ impl v1::Delta {
         let kind = match delta.kind {
             DeltaKind::Text => v1::DeltaKind::Text,
             DeltaKind::Thinking => v1::DeltaKind::Thinking,
+            DeltaKind::Reset => v1::DeltaKind::Reset,
         };
         Self { aggregate_id: aggregate_id.to_string(), turn: delta.turn, step: delta.step, kind: kind.into(), text: delta.text }
     }
@@ -229,6 +230,7 @@ impl TryFrom<v1::Delta> for Delta {
         let kind = match delta.kind() {
             v1::DeltaKind::Text => DeltaKind::Text,
             v1::DeltaKind::Thinking => DeltaKind::Thinking,
+            v1::DeltaKind::Reset => DeltaKind::Reset,
             v1::DeltaKind::Unspecified => return Err(Invalid::new("/kind", "is not a kind of delta")),
         };
         Ok(Self { turn: delta.turn, step: delta.step, kind, text: delta.text })

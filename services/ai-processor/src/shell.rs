@@ -52,12 +52,13 @@ impl Processor for Assistant {
     }
 
     async fn act(&self, run: &Run<'_>, session: &Session, scratch: &mut Scratch) -> Result<Next, ActError> {
-        let hint = Hint { event: run.event().id, seen: run.seen(), owner: run.owner() };
+        let hint = Hint { event: run.event().id, since: run.since(), owner: run.owner() };
         let limits = Limits { steps_max: self.config.steps_max, attempts_max: self.config.attempts_max };
         let action = turn::decide(session, hint, limits);
         tracing::debug!(aggregate.id = %run.aggregate(), ?action, "due");
         let span = match (&action, &session.turn) {
             (Action::Done, _) => return Ok(Next::Done),
+            (Action::Yield, _) => return Err(ActError::TakenOver),
             (Action::Claim { turn, input, .. }, _) => self.span(scratch, turn, input, run),
             (_, Some(turn)) => self.span(scratch, &turn.id, &turn.input, run),
             (_, None) => Span::none(),
@@ -75,7 +76,7 @@ impl Assistant {
             (Action::RecordUnknown { call }, Some(turn)) => record_unknown(run, turn, call).await,
             (Action::Complete, Some(turn)) => complete(run, turn).await,
             (Action::Fail { reason, message }, Some(turn)) => fail(run, turn, reason, message).await,
-            (_, None) | (Action::Done, _) => Ok(Next::Done),
+            (_, None) | (Action::Done | Action::Yield, _) => Ok(Next::Done),
         }
     }
 
@@ -85,6 +86,7 @@ impl Assistant {
             turn,
             inputs: vec![input.id],
             owner: run.owner().to_owned(),
+            delivery: Some(run.delivery()),
             attempt,
             agent: self.config.agent.clone(),
             model: self.model.name().to_owned(),
@@ -175,13 +177,9 @@ impl Assistant {
     }
 }
 
-/// What `cause` brought about, in the chain of the turn's input, appended in the current span.
+/// What `cause` brought about, in the chain of the turn's input.
 fn origin(input: &turn::Input, cause: EventId) -> Origin {
-    let traceparent = telemetry::current_traceparent().and_then(|text| text.parse().ok());
-    Origin {
-        lineage: Lineage::CausedBy { cause, correlation: input.correlation.clone() },
-        traceparent: traceparent.or(input.traceparent),
-    }
+    Origin { lineage: Lineage::CausedBy { cause, correlation: input.correlation.clone() }, traceparent: input.traceparent }
 }
 
 /// One key for all that may be said of a call's outcome, by whomever: the first counts.

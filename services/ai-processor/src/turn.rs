@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use causeway_event::payload::{Channel, Effect, Input as Said, ProcessingStarted, Thinking, ToolCalled, Usage};
 use causeway_event::{CorrelationId, Event, EventId, Payload, Position, TraceParent};
-use causeway_processor::Seen;
 use jiff::Timestamp;
 
 /// How many finished turns are remembered for the prompts of later ones.
@@ -68,6 +67,10 @@ pub(crate) struct Turn {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Claim {
     pub(crate) owner: String,
+    /// The event whose delivery the owner holds: its return says that the owner is gone.
+    pub(crate) delivery: EventId,
+    /// Where the claim stands.
+    pub(crate) position: Position,
     pub(crate) attempt: u32,
 }
 
@@ -110,7 +113,8 @@ pub(crate) struct Exchange {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hint<'h> {
     pub(crate) event: EventId,
-    pub(crate) seen: Seen,
+    /// How far the log went when it came.
+    pub(crate) since: Position,
     /// The run that asks.
     pub(crate) owner: &'h str,
 }
@@ -129,6 +133,8 @@ pub(crate) struct Limits {
 pub(crate) enum Action {
     /// Nothing, or nothing of ours.
     Done,
+    /// Leave off: somebody got our delivery after us and has claimed its turn.
+    Yield,
     /// Take the waiting input, or take over its turn.
     Claim { turn: String, input: Arc<Input>, attempt: u32 },
     /// Ask the model.
@@ -186,11 +192,13 @@ pub(crate) fn decide(session: &Session, hint: Hint<'_>, limits: Limits) -> Actio
         };
     };
     if turn.claim.owner != hint.owner {
-        return match hint.seen {
+        return match turn.claim.delivery == hint.event {
             // Its owner would have kept this very event from us: it is gone.
-            Seen::Again if turn.input.id == hint.event => take_over(turn, limits),
+            true if turn.claim.position <= hint.since => take_over(turn, limits),
+            // And whoever claims on it after it came to us has been told that *we* are gone.
+            true => Action::Yield,
             // Its owner lives, folds the log again before it lets go, and will find whatever this hint is about.
-            Seen::First | Seen::Again => Action::Done,
+            false => Action::Done,
         };
     }
     if turn.answer.is_some() {
@@ -242,7 +250,8 @@ impl Session {
     }
 
     fn take_claim(&mut self, event: &Event, started: ProcessingStarted) {
-        let claim = Claim { owner: started.owner, attempt: started.attempt };
+        let Some(delivery) = started.delivery.or(started.inputs.first().copied()) else { return };
+        let claim = Claim { owner: started.owner, delivery, position: event.position, attempt: started.attempt };
         if let Some(turn) = self.turn.as_mut().filter(|turn| turn.id == started.turn) {
             if claim.attempt > turn.claim.attempt {
                 turn.claim = claim;

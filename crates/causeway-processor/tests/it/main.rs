@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use causeway_event::payload::{Input, ProcessingCompleted, ProcessingFailed, ProcessingStarted, Usage};
 use causeway_event::{Category, Event, EventId, Lineage, NewEvent, Payload, Position};
-use causeway_log::{Append, Log, Record, Seen};
+use causeway_log::{Append, Log, Record};
 use causeway_processor::{ActError, Config, Next, Origin, Processor, Run};
 use causeway_testkit::{NatsServer, wait_until};
 use tokio::sync::Semaphore;
@@ -29,8 +29,16 @@ struct Inbox {
 #[derive(Clone)]
 struct Item {
     input: EventId,
-    claim: Option<(String, u32)>,
+    claim: Option<Claim>,
     done: bool,
+}
+
+#[derive(Clone)]
+struct Claim {
+    owner: String,
+    attempt: u32,
+    delivery: Option<EventId>,
+    position: Position,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -61,7 +69,10 @@ impl Processor for Counter {
         match event.payload() {
             Payload::MessageReceived(_) => inbox.items.push(Item { input: event.id, claim: None, done: false }),
             Payload::AIProcessingStarted(started) => {
-                item(&mut inbox, &started.turn, &|item| item.claim = Some((started.owner.clone(), started.attempt)));
+                let (owner, attempt, delivery, position) = (started.owner, started.attempt, started.delivery, event.position);
+                item(&mut inbox, &started.turn, &|item| {
+                    item.claim = Some(Claim { owner: owner.clone(), attempt, delivery, position });
+                });
             }
             Payload::AIProcessingCompleted(done) => item(&mut inbox, &done.turn, &|item| item.done = true),
             Payload::AIProcessingFailed(failed) => item(&mut inbox, &failed.turn, &|item| item.done = true),
@@ -78,8 +89,11 @@ impl Processor for Counter {
             traceparent: None,
         };
         let attempt = match &item.claim {
-            Some((owner, _)) if owner == run.owner() => return self.work(run, item.input, origin).await,
-            Some((_, attempt)) if run.seen() == Seen::Again && run.event().id == item.input => attempt + 1,
+            Some(claim) if claim.owner == run.owner() => return self.work(run, item.input, origin).await,
+            Some(claim) if claim.delivery == Some(run.event().id) => match claim.position <= run.since() {
+                true => claim.attempt + 1,
+                false => return Err(ActError::TakenOver),
+            },
             Some(_) => return Ok(Next::Done),
             None => 1,
         };
@@ -101,6 +115,7 @@ impl Processor for Counter {
             turn,
             inputs: vec![item.input],
             owner: run.owner().into(),
+            delivery: Some(run.delivery()),
             attempt,
             agent: String::new(),
             model: String::new(),

@@ -38,7 +38,16 @@ fn input() -> impl Strategy<Value = Input> {
 fn started() -> impl Strategy<Value = Payload> {
     (turn(), prop::collection::vec((1..30_u64).prop_map(id), 0..3), 0..4_u32).prop_map(|(turn, inputs, attempt)| {
         let (owner, agent, model) = (format!("run-{attempt}"), "agent".into(), "model".into());
-        Payload::AIProcessingStarted(ProcessingStarted { turn, inputs, owner, attempt, agent, model, config_hash: String::new() })
+        Payload::AIProcessingStarted(ProcessingStarted {
+            turn,
+            inputs,
+            owner,
+            delivery: None,
+            attempt,
+            agent,
+            model,
+            config_hash: String::new(),
+        })
     })
 }
 

@@ -78,6 +78,12 @@ impl Screen {
         let block = match delta.kind {
             DeltaKind::Thinking => Block::Thinking,
             DeltaKind::Text => Block::Text,
+            DeltaKind::Reset => {
+                *call = Streamed::default();
+                self.line(pieces);
+                pieces.push((Look::Dim, "(the model broke off; asking again)\n".to_owned()));
+                return;
+            }
         };
         match block {
             Block::Thinking => call.thinking.push_str(&delta.text),

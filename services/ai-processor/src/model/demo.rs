@@ -322,6 +322,7 @@ mod tests {
             .generate(&asked, &mut |kind, piece| match kind {
                 DeltaKind::Text => text.push_str(piece),
                 DeltaKind::Thinking => thinking.push_str(piece),
+                DeltaKind::Reset => unreachable!("a model says nothing twice"),
             })
             .await;
         assert_eq!(text, generated.text);

@@ -44,6 +44,8 @@ impl Assistant {
                 () = tokio::time::sleep(pause) => {}
                 () = run.shutdown().cancelled() => return Err(AskError::ShuttingDown),
             }
+            let void = Delta { turn: turn.id.clone(), step, kind: DeltaKind::Reset, text: String::new() };
+            run.log().publish_delta(run.aggregate(), &void).await;
         }
     }
 

@@ -10,65 +10,68 @@ const LIMITS: Limits = Limits { steps_max: 3, attempts_max: 2 };
 
 #[test]
 fn an_input_is_claimed() {
-    given([said(1)]).woken_by(1, Seen::First, "a").does(claim(1, 1));
+    given([said(1)]).woken_by(1, "a").does(claim(1, 1));
 }
 
 #[test]
 fn nothing_is_due_in_an_empty_session() {
-    given([]).woken_by(1, Seen::First, "a").does(Action::Done);
+    given([]).woken_by(1, "a").does(Action::Done);
 }
 
 #[test]
 fn a_claimed_turn_begins_with_the_model() {
-    given([said(1), started(1, "a", 1)]).woken_by(1, Seen::First, "a").does(Action::CallModel { step: 1 });
+    given([said(1), started(1, "a", 1)]).woken_by(1, "a").does(Action::CallModel { step: 1 });
 }
 
 #[test]
-fn anothers_turn_is_left_alone_on_a_first_delivery() {
-    given([said(1), started(1, "a", 1)]).woken_by(1, Seen::First, "b").does(Action::Done);
-    given([said(1), started(1, "a", 1), said(2)]).woken_by(2, Seen::First, "b").does(Action::Done);
+fn anothers_turn_is_left_alone_by_every_other_event() {
+    given([said(1), started(1, "a", 1), said(2)]).woken_by(2, "b").does(Action::Done);
 }
 
 #[test]
-fn a_turn_whose_input_comes_again_is_taken_over() {
-    given([said(1), started(1, "a", 1)]).woken_by(1, Seen::Again, "b").does(claim(1, 2));
+fn a_turn_whose_delivery_comes_to_somebody_else_is_taken_over() {
+    given([said(1), started(1, "a", 1)]).woken_by(1, "b").does(claim(1, 2));
 }
 
 #[test]
-fn only_the_return_of_its_own_input_says_that_an_owner_is_gone() {
-    given([said(1), started(1, "a", 1), said(2)]).woken_by(2, Seen::Again, "b").does(Action::Done);
+fn a_later_turn_is_taken_over_by_the_delivery_that_its_owner_held() {
+    let second = given([said(1), said(2), started(1, "a", 1), message(1), completed(1), started_on(2, 1, "a", 1)]);
+    second.woken_by(2, "b").does(Action::Done);
+    second.woken_by(1, "b").does(claim(2, 2));
 }
 
 #[test]
 fn a_turn_that_kills_its_owners_is_given_up_before_any_work() {
     let given = given([said(1), started(1, "a", 1), started(1, "b", 2)]);
-    assert!(matches!(given.woken_by(1, Seen::Again, "c").action(), Action::Fail { reason: "attempts_exhausted", .. }));
+    assert!(matches!(given.woken_by(1, "c").action(), Action::Fail { reason: "attempts_exhausted", .. }));
 }
 
 #[test]
-fn the_former_owner_stops_after_a_takeover() {
-    given([said(1), started(1, "a", 1), started(1, "b", 2)]).woken_by(1, Seen::First, "a").does(Action::Done);
+fn the_former_owner_yields_after_a_takeover() {
+    let taken = given([said(1), started(1, "a", 1), started(1, "b", 2)]);
+    taken.woken_at(2, 1, "a").does(Action::Yield);
+    taken.woken_at(3, 1, "a").does(Action::Yield);
 }
 
 #[test]
 fn called_tools_are_run_and_their_results_told_to_the_model() {
     let history = [said(1), started(1, "a", 1), called(1, 1, "x", Effect::Pure), called(1, 1, "y", Effect::Pure)];
-    let Action::RunTools { calls } = given(history.clone()).woken_by(1, Seen::First, "a").action() else { panic!("no tools") };
+    let Action::RunTools { calls } = given(history.clone()).woken_by(1, "a").action() else { panic!("no tools") };
     assert_eq!(calls.iter().map(|call| call.called.call_id.as_str()).collect::<Vec<_>>(), ["x", "y"]);
     let one_done = given(history).and(completed_tool(1, 1, "y"));
-    let Action::RunTools { calls } = one_done.clone().woken_by(1, Seen::First, "a").action() else { panic!("no tools") };
+    let Action::RunTools { calls } = one_done.clone().woken_by(1, "a").action() else { panic!("no tools") };
     assert_eq!(calls.len(), 1, "what has an outcome is not run again");
-    one_done.and(failed_tool(1, 1, "x")).woken_by(1, Seen::First, "a").does(Action::CallModel { step: 2 });
+    one_done.and(failed_tool(1, 1, "x")).woken_by(1, "a").does(Action::CallModel { step: 2 });
 }
 
 #[test]
 fn after_a_takeover_what_may_be_repeated_is_repeated_and_what_may_not_is_unknown() {
     let history = [said(1), started(1, "a", 1), called(1, 1, "x", Effect::Idempotent), called(1, 1, "y", Effect::Once)];
     let taken = given(history).and(started(1, "b", 2));
-    let Action::RecordUnknown { call } = taken.clone().woken_by(1, Seen::Again, "b").action() else { panic!("not unknown") };
+    let Action::RecordUnknown { call } = taken.clone().woken_by(1, "b").action() else { panic!("not unknown") };
     assert_eq!(call.called.call_id, "y");
     let known = taken.and(unknown_tool(1, 1, "y"));
-    let Action::RunTools { calls } = known.woken_by(1, Seen::Again, "b").action() else { panic!("no tools") };
+    let Action::RunTools { calls } = known.woken_by(1, "b").action() else { panic!("no tools") };
     assert_eq!(calls[0].called.call_id, "x");
 }
 
@@ -84,8 +87,8 @@ fn the_first_outcome_of_a_call_counts() {
 #[test]
 fn an_answered_turn_is_completed_and_not_asked_again() {
     let answered = given([said(1), started(1, "a", 1), message(1)]);
-    answered.clone().woken_by(1, Seen::First, "a").does(Action::Complete);
-    answered.and(started(1, "b", 2)).woken_by(1, Seen::Again, "b").does(Action::Complete);
+    answered.clone().woken_by(1, "a").does(Action::Complete);
+    answered.and(started(1, "b", 2)).woken_by(1, "b").does(Action::Complete);
 }
 
 #[test]
@@ -94,14 +97,14 @@ fn a_model_that_never_comes_to_an_end_is_stopped() {
     for step in 1..=3 {
         given = given.and(called(1, step, "x", Effect::Pure)).and(completed_tool(1, step, "x"));
     }
-    assert!(matches!(given.woken_by(1, Seen::First, "a").action(), Action::Fail { reason: "steps_exhausted", .. }));
+    assert!(matches!(given.woken_by(1, "a").action(), Action::Fail { reason: "steps_exhausted", .. }));
 }
 
 #[test]
 fn inputs_wait_their_turn_in_order() {
     let given = given([said(1), said(2), started(1, "a", 1), said(3), message(1), completed(1)]);
-    given.clone().woken_by(1, Seen::First, "a").does(claim(2, 1));
-    given.and(started(2, "a", 1)).and(failed(2)).woken_by(1, Seen::First, "a").does(claim(3, 1));
+    given.clone().woken_by(1, "a").does(claim(2, 1));
+    given.and(started(2, "a", 1)).and(failed(2)).woken_by(1, "a").does(claim(3, 1));
 }
 
 #[test]
@@ -144,8 +147,14 @@ impl Given {
         self
     }
 
-    fn woken_by<'g>(&'g self, input: u128, seen: Seen, owner: &'g str) -> Woken<'g> {
-        Woken { given: self, hint: Hint { event: id(input), seen, owner } }
+    /// By a delivery that came when all of this had happened.
+    fn woken_by<'g>(&'g self, input: u128, owner: &'g str) -> Woken<'g> {
+        self.woken_at(self.next, input, owner)
+    }
+
+    /// By a delivery that came when only what stands before `next` had happened.
+    fn woken_at<'g>(&'g self, next: u64, input: u128, owner: &'g str) -> Woken<'g> {
+        Woken { given: self, hint: Hint { event: id(input), since: Position::new(next - 1), owner } }
     }
 }
 
@@ -217,10 +226,15 @@ fn said(number: u128) -> Happening {
 }
 
 fn started(number: u128, owner: &str, attempt: u32) -> Happening {
+    started_on(number, number, owner, attempt)
+}
+
+fn started_on(number: u128, delivery: u128, owner: &str, attempt: u32) -> Happening {
     let started = ProcessingStarted {
         turn: turn_id(id(number)),
         inputs: vec![id(number)],
         owner: owner.into(),
+        delivery: Some(id(delivery)),
         attempt,
         agent: "a".into(),
         model: "m".into(),
@@ -342,13 +356,14 @@ proptest! {
     #[test]
     fn a_decision_once_carried_out_is_not_due_again(history in proptest::collection::vec(anything(), 0..40)) {
         let given = history.into_iter().fold(given([]), Given::and);
-        for seen in [Seen::First, Seen::Again] {
-            let Action::Claim { input, attempt, turn } = given.woken_by(1, seen, "z").action() else { continue };
+        for hint in [1, 2] {
+            let Action::Claim { input, attempt, turn } = given.woken_by(hint, "z").action() else { continue };
             let inputs = vec![input.id];
             let (agent, model, owner, config_hash) = (String::new(), String::new(), "z".to_owned(), String::new());
-            let claimed = Payload::AIProcessingStarted(ProcessingStarted { turn, inputs, owner, attempt, agent, model, config_hash });
-            let after = given.clone().and((fresh(99, 1), claimed)).woken_by(1, seen, "z").action();
-            prop_assert!(!matches!(after, Action::Claim { .. } | Action::Done), "{:?}", after);
+            let delivery = Some(id(hint));
+            let claimed = Payload::AIProcessingStarted(ProcessingStarted { turn, inputs, owner, delivery, attempt, agent, model, config_hash });
+            let after = given.clone().and((fresh(99, 1), claimed)).woken_by(hint, "z").action();
+            prop_assert!(!matches!(after, Action::Claim { .. } | Action::Done | Action::Yield), "{:?}", after);
         }
     }
 }

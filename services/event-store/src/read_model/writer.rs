@@ -11,7 +11,7 @@ use super::{Batch, ModelError};
 /// Pages of the database that the writer caches, in KiB: the inner pages of all indexes fit.
 const CACHE_KIB: i64 = 64 << 10;
 /// The write-ahead log is copied into the file when it has this many pages (4 KiB each) ...
-const CHECKPOINT_PAGES: i64 = 4096;
+const CHECKPOINT_PAGES: i64 = 16384;
 /// ... and cut to this size afterwards.
 const JOURNAL_BYTES_MAX: i64 = 64 << 20;
 /// Snapshots of one view of one id. Beyond them every second one goes, so that what is left spans the whole history.

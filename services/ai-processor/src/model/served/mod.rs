@@ -71,6 +71,7 @@ async fn ask(model: &Model, prompt: &Prompt) -> (Result<Generated, ModelError>, 
     let answer = model
         .generate(prompt, &mut |kind, piece| match kind {
             DeltaKind::Thinking => seen[0].push_str(piece),
+            DeltaKind::Reset => unreachable!("a model says nothing twice"),
             DeltaKind::Text => seen[1].push_str(piece),
         })
         .await;
