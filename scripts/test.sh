@@ -26,7 +26,8 @@ step "nats-server" scripts/nats.sh || finish 0
 step "test tools" scripts/test_tools.sh || finish 0
 CAUSEWAY_NATS_SERVER=$(scripts/nats.sh --path)
 export CAUSEWAY_NATS_SERVER
-step "build" cargo build --locked -p causeway || finish 0
+# All targets at once: the tests then use what is built here, the binary included.
+step "build" cargo build --locked --workspace --all-targets || finish 0
 
 printf '\n== tests\n' >&2
 results=$(mktemp)

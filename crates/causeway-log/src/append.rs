@@ -68,7 +68,8 @@ impl Log {
     /// Appends. Answers only after JetStream acknowledged; what that means is the stream's durability.
     ///
     /// [`LogError::Unknown`] means that it may have happened or not: the same append with the same key settles it, within the
-    /// server's duplicate window or with an index by key beyond it. Every other error means that nothing was written.
+    /// server's duplicate window or with an index by key beyond it. [`LogError::AlreadyAppended`] means that it was written before.
+    /// Every other error means that nothing was written.
     pub async fn append(&self, append: Append) -> Result<Appended, LogError> {
         let prepared = prepare::prepare(&self.inner.names, append)?;
         self.require_connection()?;
@@ -83,12 +84,20 @@ impl Log {
         let mut receipts = Vec::with_capacity(prepared.messages.len());
         let mut position = first;
         for _ in &prepared.messages {
-            let stored =
-                self.get(position).await?.ok_or_else(|| LogError::unavailable(format!("position {position} cannot be read")))?;
+            // It is on the log; a replica that has not got it yet is no reason to say otherwise.
+            let stored = self.get(position).await.map_err(after_sending)?.ok_or(LogError::Unknown)?;
             receipts.push(Receipt { id: stored.event.id, position, correlation_id: stored.event.metadata.correlation_id });
             position = position.next();
         }
         let ours = receipts.first().is_some_and(|receipt| receipt.id == prepared.messages[0].id);
         Ok(Appended { receipts, duplicate: !ours })
+    }
+}
+
+/// An error after something was sent: that the log is away no longer means that nothing was written.
+fn after_sending(error: LogError) -> LogError {
+    match error {
+        LogError::Unavailable { .. } => LogError::Unknown,
+        other => other,
     }
 }

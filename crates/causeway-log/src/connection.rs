@@ -16,6 +16,8 @@ use crate::{Config, LogError};
 const SERVER_MIN: (i64, i64, i64) = (2, 12, 0);
 /// How long the server remembers message ids. Beyond it an index of the log does.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// A connection on which three pings in a row go unanswered is given up: a server that is frozen, not gone, looks like that.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// The longest pause between two attempts to reconnect.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
 
@@ -46,6 +48,7 @@ impl Log {
             .name("causeway")
             .request_timeout(Some(config.request_timeout))
             .connection_timeout(config.request_timeout)
+            .ping_interval(PING_INTERVAL)
             .reconnect_delay_callback(|attempts| {
                 let exponent = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(6);
                 (Duration::from_millis(25) * 2_u32.pow(exponent)).min(RECONNECT_DELAY_MAX)
@@ -75,6 +78,13 @@ impl Log {
         log.ensure_stream(log.events_config()).await?;
         log.ensure_stream(log.dead_letters_config()).await?;
         Ok(log)
+    }
+
+    /// Waits until everything that was queued has gone out, but not for long.
+    pub async fn flush(&self) {
+        if tokio::time::timeout(self.inner.config.request_timeout, self.inner.client.flush()).await.is_err() {
+            tracing::debug!("what was queued for NATS did not go out");
+        }
     }
 
     /// Whether the connection is up at this moment.
@@ -159,6 +169,7 @@ impl Log {
             Ok(stream) => stream.cached_info().config.clone(),
             Err(error) if not_found(&error) => match self.inner.jetstream.create_stream(wanted.clone()).await {
                 Ok(stream) => stream.cached_info().config.clone(),
+                Err(error) if is_passing(&error) => return Err(LogError::unavailable(format!("stream {name}: {error}"))),
                 Err(error) => return Err(LogError::Mismatch { what: format!("the stream {name} cannot be created: {error}") }),
             },
             Err(error) => return Err(LogError::unavailable(format!("stream {name}: {error}"))),
@@ -188,6 +199,16 @@ fn unlimited() -> stream::Config {
 fn not_found(error: &jetstream::context::GetStreamError) -> bool {
     use jetstream::{ErrorCode, context::GetStreamErrorKind};
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// Whether a cluster that is still forming would say this.
+fn is_passing(error: &jetstream::context::CreateStreamError) -> bool {
+    use jetstream::context::CreateStreamErrorKind as Kind;
+    match error.kind() {
+        Kind::TimedOut | Kind::JetStreamUnavailable | Kind::Response => true,
+        Kind::JetStream(error) => error.code() == 503,
+        _ => false,
+    }
 }
 
 /// The first setting that matters and differs.

@@ -180,9 +180,9 @@ impl Delivery {
         self.answer(AckKind::Ack).await
     }
 
-    /// Somebody is at work on it: the wait for an acknowledgement starts anew.
+    /// Somebody is at work on it: the wait for an acknowledgement starts anew. Returns when the server has confirmed it.
     pub async fn mark_in_progress(&self) -> Result<(), LogError> {
-        self.answer(AckKind::Progress).await
+        self.acker.double_ack_with(AckKind::Progress).await.map_err(LogError::unavailable)
     }
 
     /// Not now: it is delivered again after `delay`.

@@ -11,6 +11,7 @@ use futures::StreamExt as _;
 use serde_json::json;
 
 use crate::message::{self, Place, Record, Stored};
+use crate::names::Names;
 use crate::{Log, LogError};
 
 /// Messages of one page of a tail: bounds what is held in memory at a time.
@@ -28,20 +29,6 @@ impl Log {
         }))
     }
 
-    /// The last position of this aggregate in this category; the start if there is none.
-    pub(crate) async fn last_of(&self, aggregate: &AggregateId, category: Category) -> Result<Position, LogError> {
-        let subject = self.inner.names.event(aggregate, category);
-        Ok(self.lookup(&json!({ "last_by_subj": subject })).await?.map_or(Position::START, |record| record.position()))
-    }
-
-    /// The message id of the first message on `subject` behind `after`, with its position.
-    pub(crate) async fn next_id(&self, subject: &str, after: Position) -> Result<Option<(Position, Option<String>)>, LogError> {
-        let request = json!({ "seq": after.next().get(), "next_by_subj": subject });
-        let Some(message) = self.ask(&request).await? else { return Ok(None) };
-        let id = header(&message, "Nats-Msg-Id").map(str::to_owned);
-        Ok(Some((Position::new(sequence(&message)?), id)))
-    }
-
     async fn lookup(&self, request: &serde_json::Value) -> Result<Option<Record>, LogError> {
         self.ask(request).await?.map(|message| self.record_of(&message)).transpose()
     }
@@ -57,14 +44,14 @@ impl Log {
         }
     }
 
-    /// Hands every readable event of the aggregate behind `after` to `each`, in order, until the replica's end has been reached
-    /// and at least `at_least` has been seen or passed. Returns the last position seen.
+    /// Hands every record of the aggregate behind `after` to `each`, in order and with the category of its subject, until the
+    /// replica's end has been reached and at least `at_least` has been seen or passed. Returns the last position seen.
     pub(crate) async fn tail(
         &self,
         aggregate: &AggregateId,
         after: Position,
         at_least: Position,
-        mut each: impl FnMut(&Stored),
+        mut each: impl FnMut(Option<Category>, &Record),
     ) -> Result<Position, LogError> {
         let deadline = tokio::time::Instant::now() + self.inner.config.request_timeout;
         let mut seen = after;
@@ -82,31 +69,42 @@ impl Log {
     }
 
     /// Reads one page; says whether there is more.
-    async fn page(&self, aggregate: &AggregateId, seen: &mut Position, each: &mut impl FnMut(&Stored)) -> Result<bool, LogError> {
+    async fn page(
+        &self,
+        aggregate: &AggregateId,
+        seen: &mut Position,
+        each: &mut impl FnMut(Option<Category>, &Record),
+    ) -> Result<bool, LogError> {
         self.require_connection()?;
         let client = &self.inner.client;
         let request = json!({
             "seq": seen.next().get(), "next_by_subj": self.inner.names.aggregate(aggregate), "batch": PAGE_MESSAGES_MAX,
         });
         let inbox = client.new_inbox();
+        let mut connections = self.inner.connections.clone();
+        connections.mark_unchanged();
         let mut answers = client.subscribe(inbox.clone()).await.map_err(LogError::unavailable)?;
         client
             .publish_with_reply(self.direct_subject(), inbox, Bytes::from(request.to_string()))
             .await
             .map_err(LogError::unavailable)?;
+        // Each message names its predecessor in the page: what a reconnect swallowed would otherwise be a hole in a fold.
+        let mut previous = 0;
         loop {
-            let next = tokio::time::timeout(self.inner.config.request_timeout, answers.next()).await;
+            let next = tokio::select! {
+                next = tokio::time::timeout(self.inner.config.request_timeout, answers.next()) => next,
+                _ = connections.changed() => return Err(LogError::unavailable("the connection was replaced during a direct get")),
+            };
             let Ok(Some(message)) = next else { return Err(LogError::unavailable("a direct get was not answered")) };
             match message.status.map(|status| status.as_u16()) {
                 None => {
-                    let record = self.record_of(&message)?;
-                    *seen = record.position();
-                    match record {
-                        Record::Event(stored) => each(&stored),
-                        Record::Unreadable { position, reason } => {
-                            tracing::warn!(%position, %reason, "not an event of ours, left out");
-                        }
+                    if header(&message, "Nats-Last-Sequence").and_then(|last| last.parse().ok()) != Some(previous) {
+                        return Err(LogError::unavailable("a message of a direct get was lost on the way"));
                     }
+                    previous = sequence(&message)?;
+                    let record = self.record_of(&message)?;
+                    each(header(&message, "Nats-Subject").and_then(Names::category_of), &record);
+                    *seen = record.position();
                 }
                 // End of batch.
                 Some(204) => return Ok(header(&message, "Nats-Num-Pending").is_some_and(|pending| pending != "0")),

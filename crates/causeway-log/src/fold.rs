@@ -2,7 +2,7 @@
 
 use causeway_event::{AggregateId, Category, Event, Position};
 
-use crate::{Log, LogError};
+use crate::{Log, LogError, Record};
 
 /// A state and how far it has been folded.
 #[derive(Clone, Debug, Default)]
@@ -41,11 +41,20 @@ impl Log {
     ) -> Result<(), LogError> {
         let mut next = Some((folded.state.clone(), folded.tips));
         let position = self
-            .tail(aggregate, folded.position, at_least, |stored| {
-                if let Some((state, mut tips)) = next.take() {
-                    tips[stored.event.category() as usize] = stored.event.position;
-                    next = Some((fold(state, &stored.event), tips));
+            .tail(aggregate, folded.position, at_least, |category, record| {
+                let Some((state, mut tips)) = next.take() else { return };
+                // What cannot be read stands on its subject all the same, and so does every fence.
+                if let Some(category) = category {
+                    tips[category as usize] = record.position();
                 }
+                let state = match record {
+                    Record::Event(stored) => fold(state, &stored.event),
+                    Record::Unreadable { position, reason } => {
+                        tracing::warn!(%position, %reason, "not an event of ours, left out");
+                        state
+                    }
+                };
+                next = Some((state, tips));
             })
             .await?;
         if let Some((state, tips)) = next {

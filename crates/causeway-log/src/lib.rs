@@ -13,6 +13,7 @@ mod dead_letter;
 mod direct;
 mod error;
 mod fold;
+mod leader;
 mod live;
 mod message;
 mod names;

@@ -1,21 +1,27 @@
 //! Live deltas: what a model is saying while it says it. Core NATS, never stored; whoever is not listening misses them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use causeway_event::{AggregateId, Delta};
 use futures::{Stream, StreamExt as _};
 
 use crate::{Log, LogError};
 
+/// How long a delta may wait to be sent.
+const SEND_TIMEOUT: Duration = Duration::from_millis(100);
+
 impl Log {
-    /// Tells whoever listens to this aggregate. Best effort: the log gets the whole message later.
-    pub async fn publish_delta(&self, aggregate: &AggregateId, delta: &Delta) {
-        let Ok(json) = serde_json::to_vec(delta) else { return };
+    /// Tells whoever listens to this aggregate, and says whether it went out. Best effort: the log gets the whole message later.
+    pub async fn publish_delta(&self, aggregate: &AggregateId, delta: &Delta) -> bool {
+        let Ok(json) = serde_json::to_vec(delta) else { return false };
         if self.is_connected() {
             let subject = self.inner.names.live(aggregate);
-            if let Err(error) = self.inner.client.publish(subject, Bytes::from(json)).await {
-                tracing::debug!(%error, "a live delta was not sent");
-            }
+            // The client's queue is full when the server has stopped reading: nothing is worth waiting for that.
+            let sent = tokio::time::timeout(SEND_TIMEOUT, self.inner.client.publish(subject, Bytes::from(json))).await;
+            return matches!(sent, Ok(Ok(())));
         }
+        false
     }
 
     /// Deltas of this aggregate from now on. The connection's reconnects are invisible; what was said meanwhile is missed.

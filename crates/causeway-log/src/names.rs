@@ -44,6 +44,11 @@ impl Names {
         format!("{}.ev.{}.{category}", self.namespace, token(aggregate))
     }
 
+    /// The category that a subject of ours ends in.
+    pub(crate) fn category_of(subject: &str) -> Option<Category> {
+        subject.rsplit('.').next()?.parse().ok()
+    }
+
     /// All events of one aggregate.
     pub(crate) fn aggregate(&self, aggregate: &AggregateId) -> String {
         format!("{}.ev.{}.*", self.namespace, token(aggregate))

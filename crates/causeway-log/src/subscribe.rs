@@ -11,7 +11,7 @@ use crate::connection::Log;
 use crate::message::{self, Place, Record};
 
 /// Messages asked for at a time.
-const BATCH: usize = 1000;
+const BATCH: usize = 500;
 /// A pull is renewed after this long; a silent server is noticed after twice the heartbeat.
 const EXPIRES: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(2);

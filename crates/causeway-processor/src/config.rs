@@ -44,8 +44,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The pause before delivery `deliveries + 1`: exponential, with full jitter (so that what failed together does not come
-    /// back together).
+    /// The pause before delivery `deliveries + 1`: exponential, with up to as much again by chance, so that what failed together
+    /// does not come back together.
     pub(crate) fn retry_pause(&self, deliveries: u32) -> Duration {
         use backon::BackoffBuilder as _;
         let nth = usize::try_from(deliveries.saturating_sub(1).min(30)).unwrap_or(30);

@@ -12,6 +12,7 @@
 mod cache;
 mod config;
 mod dispatch;
+mod held;
 mod hook;
 mod run;
 mod tenure;
@@ -24,6 +25,7 @@ use causeway_log::LogError;
 
 pub use config::Config;
 pub use dispatch::run;
+pub use held::Held;
 pub use hook::reached;
 pub use run::{Origin, Run};
 
@@ -57,11 +59,6 @@ pub enum Next {
     Again,
     /// Nothing is due for this hint.
     Done,
-    /// A failure event was appended; the hint is parked as a dead letter. Fold again, for whatever else is due.
-    GivenUp {
-        /// Why, for a person.
-        reason: String,
-    },
 }
 
 /// Why an action stopped short.
@@ -74,9 +71,9 @@ pub enum ActError {
     /// started, and nothing acknowledged.
     #[error("somebody else has taken over, or may have")]
     TakenOver,
-    /// The processor is shutting down.
-    #[error("shutting down")]
-    ShuttingDown,
+    /// The processor has been told to stop, and this was only waiting.
+    #[error("stopping")]
+    Stopping,
     /// Something else; the event is delivered again after a while.
     #[error("{0}")]
     Failed(String),

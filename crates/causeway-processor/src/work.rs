@@ -1,16 +1,16 @@
 //! One hint, worked on until nothing is due.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use causeway_event::{Category, Event, EventId, Position};
-use causeway_log::{DeadLetter, Folded, Log, LogError};
+use causeway_log::{Folded, Log, LogError};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::cache::Cache;
 use crate::tenure::Tenure;
-use crate::{ActError, Config, Next, Processor, Run, reached};
+use crate::{ActError, Config, Held, Next, Processor, Run, reached};
 
 /// Pause before the log is asked again when it is away.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
@@ -21,26 +21,34 @@ pub(crate) struct Shop<P: Processor> {
     pub(crate) log: Log,
     pub(crate) config: Config,
     pub(crate) cache: Cache<P::State>,
-    pub(crate) tenure: Tenure,
-    /// Cancelled when work must end, after the drain.
-    pub(crate) abort: CancellationToken,
+    /// Cancelled with the order to stop: what was begun goes on, what waits for nothing but time does not.
+    pub(crate) stopping: CancellationToken,
+}
+
+/// A hint, and what the worker has of it.
+pub(crate) struct Hint<'h> {
+    pub(crate) event: &'h Event,
+    /// Its delivery, if the worker holds it; it joins `held` once it is known how far the log goes.
+    pub(crate) delivered: Option<EventId>,
 }
 
 impl<P: Processor> Shop<P> {
-    /// Works on the hint's aggregate until nothing is due, folding at least up to the hint. `delivery` is held meanwhile.
-    pub(crate) async fn work(&self, event: &Event, delivery: EventId, tenure_lost: &AtomicBool) -> Result<(), ActError> {
-        let mut folded = self.cache.take(&event.aggregate_id);
-        let worked = self.work_on(event, delivery, tenure_lost, &mut folded).await;
+    /// Works on the hint's aggregate until nothing is due, folding at least up to the hint.
+    pub(crate) async fn work(&self, hint: Hint<'_>, held: &mut Vec<Held>, tenure: &Tenure) -> Result<(), ActError> {
+        let aggregate = &hint.event.aggregate_id;
+        let mut folded = self.cache.take(aggregate);
+        let worked = self.work_on(hint.event, hint.delivered, held, tenure, &mut folded).await;
         // Also after an error: a fold is as true as the log.
-        self.cache.keep(event.aggregate_id.clone(), folded);
+        self.cache.keep(aggregate.clone(), folded);
         worked
     }
 
     async fn work_on(
         &self,
         event: &Event,
-        delivery: EventId,
-        tenure_lost: &AtomicBool,
+        delivered: Option<EventId>,
+        held: &mut Vec<Held>,
+        tenure: &Tenure,
         folded: &mut Folded<P::State>,
     ) -> Result<(), ActError> {
         let source: causeway_event::Source = P::NAME.parse().map_err(LogError::Invalid)?;
@@ -48,23 +56,20 @@ impl<P: Processor> Shop<P> {
         let owner = format!("{}:{}", P::NAME, Uuid::now_v7().simple());
         let appended = AtomicU64::new(0);
         let mut scratch = P::Scratch::default();
-        let mut since = None;
+        self.catch_up(event, event.position, folded).await?;
+        held.extend(delivered.map(|event| Held { event, since: folded.position() }));
         for _ in 0..self.config.actions_max {
-            let at_least = event.position.max(Position::new(appended.load(Ordering::Relaxed)));
-            self.catch_up(event, at_least, folded).await?;
-            let since = *since.get_or_insert(folded.position());
             let run = Run {
                 log: &self.log,
+                processor: P::NAME,
                 source: source.clone(),
                 event,
-                delivery,
-                since,
+                held,
                 owner: &owner,
                 tips: Category::ALL.map(|category| folded.tip(category)),
-                tenure: &self.tenure,
-                tenure_lost,
+                tenure,
                 appended: &appended,
-                shutdown: &self.abort,
+                stopping: &self.stopping,
             };
             run.may_start_effect()?;
             match self.processor.act(&run, folded.state(), &mut scratch).await {
@@ -73,13 +78,16 @@ impl<P: Processor> Shop<P> {
                     reached("completed").await;
                     return Ok(());
                 }
-                Ok(Next::GivenUp { reason }) => self.park(event, &reason).await?,
-                // Overtaken: the log now knows more than we do.
-                Err(ActError::Log(LogError::Conflict { .. })) => {
+                // Overtaken: the log now knows more than we do. The next fold must know it too, or the same thing would be
+                // decided again on the word of a replica that lags.
+                Err(ActError::Log(LogError::Conflict { actual, .. })) => {
                     tracing::debug!(aggregate.id = %event.aggregate_id, "overtaken by another writer, folding again");
+                    appended.fetch_max(actual.get(), Ordering::Relaxed);
                 }
+                Err(ActError::Log(LogError::AlreadyAppended)) => {}
                 Err(error) => return Err(error),
             }
+            self.catch_up(event, Position::new(appended.load(Ordering::Relaxed)), folded).await?;
         }
         Err(ActError::Failed(format!("{} actions and still something is due", self.config.actions_max)))
     }
@@ -93,13 +101,8 @@ impl<P: Processor> Shop<P> {
             }
             tokio::select! {
                 () = tokio::time::sleep(OUTAGE_PAUSE) => {}
-                () = self.abort.cancelled() => return Err(ActError::ShuttingDown),
+                () = self.stopping.cancelled() => return Err(ActError::Stopping),
             }
         }
-    }
-
-    async fn park(&self, event: &Event, reason: &str) -> Result<(), ActError> {
-        tracing::error!(event.id = %event.id, aggregate.id = %event.aggregate_id, reason, "given up and parked");
-        self.log.park(DeadLetter { processor: P::NAME, event, reason }).await.map_err(ActError::from)
     }
 }

@@ -131,7 +131,7 @@ async fn tail(args: TailArgs, out: &Output) -> anyhow::Result<()> {
         match update.context("the gateway ended the subscription")?? {
             Update::Event(event) => show(&event, out)?,
             Update::CaughtUp(position) if !out.json => {
-                out.note(&format!("at position {position}, waiting for more; Ctrl-C ends"))
+                out.note(&format!("at position {position}, waiting for more; Ctrl-C ends"));
             }
             Update::CaughtUp(_) | Update::Heartbeat(_) | Update::Delta(..) => {}
         }

@@ -55,8 +55,8 @@ pub(crate) struct Output {
 impl Output {
     /// What fits this process's streams.
     pub(crate) fn new(json: bool) -> Self {
-        let colours = !std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-            && !std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         let (out, err) = (io::stdout().is_terminal(), io::stderr().is_terminal());
         Self {
             json,

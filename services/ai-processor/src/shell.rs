@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use causeway_event::payload::{ProcessingCompleted, ProcessingFailed, ProcessingStarted, ToolCompleted, ToolFailed};
 use causeway_event::{Category, Event, EventId, Lineage, Payload};
+use causeway_log::LogError;
 use causeway_processor::{ActError, Next, Origin, Processor, Run, reached};
 use causeway_runtime::telemetry;
 use futures::future::join_all;
@@ -52,7 +53,7 @@ impl Processor for Assistant {
     }
 
     async fn act(&self, run: &Run<'_>, session: &Session, scratch: &mut Scratch) -> Result<Next, ActError> {
-        let hint = Hint { event: run.event().id, since: run.since(), owner: run.owner() };
+        let hint = Hint { held: run.held(), owner: run.owner() };
         let limits = Limits { steps_max: self.config.steps_max, attempts_max: self.config.attempts_max };
         let action = turn::decide(session, hint, limits);
         tracing::debug!(aggregate.id = %run.aggregate(), ?action, "due");
@@ -98,12 +99,11 @@ impl Assistant {
     }
 
     async fn call_model(&self, run: &Run<'_>, session: &Session, turn: &Turn, step: u32) -> Result<Next, ActError> {
-        run.may_start_effect()?;
         let system = &self.config.system_prompt;
         let prompt = prompt::prompt(system, session, turn, self.config.history_turns, self.tools.specs());
         let generated = match self.ask(run, turn, step, &prompt).await {
             Ok(generated) => generated,
-            Err(ask::AskError::ShuttingDown) => return Err(ActError::ShuttingDown),
+            Err(ask::AskError::Act(error)) => return Err(error),
             Err(ask::AskError::Model(error)) => {
                 return fail(run, turn, "model_error", format!("The model could not answer: {error}.")).await;
             }
@@ -112,7 +112,13 @@ impl Assistant {
         let is_message = generated.tool_calls.is_empty();
         let payloads = answer::payloads(turn, step, generated, |tool| self.tools.effect(tool));
         let events = payloads.into_iter().map(|payload| (payload, origin(&turn.input, turn.enabled_by))).collect();
-        run.decide(Category::Ai, events, &format!("{}:step:{step}:{}", turn.id, run.owner())).await?;
+        match run.decide(Category::Ai, events, &format!("{}:step:{step}:{}", turn.id, run.owner())).await {
+            // It will not be taken the next time either, and would be paid for again.
+            Err(ActError::Log(error @ (LogError::TooLarge { .. } | LogError::Invalid(_)))) => {
+                return fail(run, turn, "answer_unrecordable", format!("The answer could not be recorded: {error}.")).await;
+            }
+            recorded => recorded?,
+        }
         reached(if is_message { "message-recorded" } else { "model-recorded" }).await;
         Ok(Next::Again)
     }
@@ -230,7 +236,8 @@ async fn fail(run: &Run<'_>, turn: &Turn, reason: &'static str, message: String)
         usage: turn.usage,
         duration_ms: turn.duration_ms(),
     });
+    run.park(turn.input.position, &format!("{reason}: {message}")).await?;
     let key = format!("{}:failed:{}", turn.id, run.owner());
     run.decide(Category::Ai, vec![(failed, origin(&turn.input, turn.enabled_by))], &key).await?;
-    Ok(Next::GivenUp { reason: format!("{reason}: {message}") })
+    Ok(Next::Again)
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use causeway_event::payload::{Channel, Effect, Input as Said, ProcessingStarted, Thinking, ToolCalled, Usage};
 use causeway_event::{CorrelationId, Event, EventId, Payload, Position, TraceParent};
+use causeway_processor::Held;
 use jiff::Timestamp;
 
 /// How many finished turns are remembered for the prompts of later ones.
@@ -112,9 +113,8 @@ pub(crate) struct Exchange {
 /// What woke the processor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hint<'h> {
-    pub(crate) event: EventId,
-    /// How far the log went when it came.
-    pub(crate) since: Position,
+    /// The deliveries that the run holds.
+    pub(crate) held: &'h [Held],
     /// The run that asks.
     pub(crate) owner: &'h str,
 }
@@ -192,13 +192,13 @@ pub(crate) fn decide(session: &Session, hint: Hint<'_>, limits: Limits) -> Actio
         };
     };
     if turn.claim.owner != hint.owner {
-        return match turn.claim.delivery == hint.event {
-            // Its owner would have kept this very event from us: it is gone.
-            true if turn.claim.position <= hint.since => take_over(turn, limits),
+        return match hint.held.iter().find(|held| held.event == turn.claim.delivery) {
+            // Its owner would have kept this very delivery from us: it is gone.
+            Some(held) if turn.claim.position <= held.since => take_over(turn, limits),
             // And whoever claims on it after it came to us has been told that *we* are gone.
-            true => Action::Yield,
+            Some(_) => Action::Yield,
             // Its owner lives, folds the log again before it lets go, and will find whatever this hint is about.
-            false => Action::Done,
+            None => Action::Done,
         };
     }
     if turn.answer.is_some() {
@@ -225,6 +225,9 @@ pub(crate) fn decide(session: &Session, hint: Hint<'_>, limits: Limits) -> Actio
 }
 
 fn take_over(turn: &Turn, limits: Limits) -> Action {
+    if turn.answer.is_some() {
+        return Action::Complete;
+    }
     if turn.claim.attempt >= limits.attempts_max {
         let message = format!("The assistant was interrupted {} times while it worked on this; it gave up.", limits.attempts_max);
         return Action::Fail { reason: "attempts_exhausted", message };

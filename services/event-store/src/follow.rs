@@ -9,15 +9,18 @@
 //!
 //! **The seam.** An event is in the tail before it is in the database. Subscribers see it there without waiting for SQLite;
 //! `position()`, and so every query, means what is *committed*. A subscriber may therefore be ahead of a query that was
-//! asked without waiting; one that is asked after `fresh()` never is behind. Nothing is lost by that: what dies with the tail is on the log.
+//! asked without waiting; one that is asked after `fresh()` never is behind. Nothing is lost by that: what dies with the tail
+//! is on the log.
 //!
 //! **Healing.** Whoever meets damage gives up the epoch of the tail: nothing is readable from then on. The writer sees
 //! the new epoch, waits for the reads under way, sets the file aside and starts an empty one; the feed starts again at the first
 //! event. Queries wait until the model is again as far as it ever was, so no answer goes back in time.
 
+mod write;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use causeway_event::Position;
@@ -29,21 +32,15 @@ use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::read_model::{Arrived, Files, Loaded, ModelError, Pool, Pushed, ReadModelConfig, Snapshot, Tail, TailLimits, Writer};
+use self::write::{Command, Work};
+use crate::read_model::{Arrived, Files, Loaded, ModelError, Pool, Pushed, ReadModelConfig, Snapshot, Tail, TailLimits};
 
 /// Records taken from the log at once.
 const RECORDS_MAX: usize = 512;
 /// How often progress is told while the model is behind the log.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 5000 });
 /// Snapshots and wake-ups that may wait for the writer; further snapshots wait outside, further wake-ups are not needed.
 const COMMANDS_MAX: usize = 64;
-/// Pause before a write is tried again that the system refused (no space, mostly).
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// So many rebuilds within [`REBUILDS_WITHIN`] are not bad luck: the service stops and says so.
-const REBUILDS_MAX: usize = 3;
-const REBUILDS_WITHIN: Duration = Duration::from_secs(3600);
-/// With so many positions to go, a new database takes all events before it makes its indexes.
-const INDEX_LATER: u64 = if cfg!(test) { 1000 } else { 100_000 };
 
 /// What the read model wants of the log.
 pub(crate) struct Source {
@@ -66,21 +63,6 @@ pub(crate) struct Shared {
     lookups: Lookups,
 }
 
-/// What the writer is told. Batches are not among it: it finds them in the tail.
-enum Command {
-    Wake,
-    Keep(Box<Snapshot>, oneshot::Sender<Result<(), ModelError>>),
-}
-
-/// The writer's side of [`Shared`].
-pub(crate) struct Work {
-    writer: Writer,
-    /// How far the log went: a database without indexes gets them when it is there.
-    target: Position,
-    commands: Receiver<Command>,
-    unchecked: bool,
-}
-
 impl Shared {
     pub(crate) fn new(
         config: ReadModelConfig,
@@ -90,7 +72,7 @@ impl Shared {
         last: Position,
     ) -> Result<(Arc<Self>, Work), ModelError> {
         let limits = TailLimits { events_max: config.ring_events_max, bytes_max: config.ring_bytes_max };
-        let (position, unchecked) = (loaded.meta.position, loaded.unchecked);
+        let position = loaded.meta.position;
         let (sender, commands) = sync_channel(COMMANDS_MAX);
         let shared = Self {
             source,
@@ -102,12 +84,11 @@ impl Shared {
             lookups: Lookups::default(),
             config,
         };
-        let mut writer = Writer::new(loaded)?;
-        let target = index_at(position, last);
-        if index_if_due(&mut writer, position, target)? {
+        let work = Work::begin(loaded, last, commands)?;
+        if work.may_serve() {
             shared.tail.serve(0);
         }
-        Ok((Arc::new(shared), Work { writer, target, commands, unchecked }))
+        Ok((Arc::new(shared), work))
     }
 
     /// Queues a snapshot and waits until it is written.
@@ -127,7 +108,12 @@ impl Shared {
 
     /// Damage was met in the database of this epoch.
     pub(crate) fn give_up(&self, epoch: u64, reason: &str) {
-        if self.tail.give_up(epoch) {
+        self.begin_again(epoch, self.tail.furthest(), reason);
+    }
+
+    /// The database of this epoch is exchanged; queries wait until the next one has all up to `furthest`.
+    fn begin_again(&self, epoch: u64, furthest: Position, reason: &str) {
+        if self.tail.give_up(epoch, furthest) {
             tracing::warn!(reason, "the read model cannot be believed; it is set aside and made again from the log");
             self.wake();
         }
@@ -169,7 +155,7 @@ impl Lookups {
 pub(crate) async fn run(shared: Arc<Shared>, work: Work, shutdown: CancellationToken) -> Result<(), ModelError> {
     let _closing = Closing(shared.clone());
     let unchecked = work.unchecked;
-    let mut written = spawn_writer(shared.clone(), work)?;
+    let mut written = write::spawn(shared.clone(), work)?;
     let check = async {
         if unchecked {
             check(&shared).await;
@@ -271,7 +257,7 @@ impl Progress {
         let Ok(target) = shared.last_position().await else { return };
         // A replica may have been asked that is a moment behind; not for the whole interval.
         if target < end && self.shorter {
-            shared.give_up(epoch, &format!("it goes to {end}, the log only to {target}"));
+            shared.begin_again(epoch, target, &format!("it goes to {end}, the log only to {target}"));
         }
         let seconds = self.told.elapsed().as_secs_f64().max(0.001);
         let rate = position.get().saturating_sub(self.position.get()) as f64 / seconds;
@@ -292,113 +278,4 @@ async fn check(shared: &Shared) {
     if let Err(ModelError::Corrupt(reason)) = shared.pool.run(shared.files.clone(), permit, |reader| reader.check()).await {
         shared.give_up(epoch, &reason);
     }
-}
-
-fn spawn_writer(shared: Arc<Shared>, work: Work) -> Result<oneshot::Receiver<Result<(), ModelError>>, ModelError> {
-    let (ended, written) = oneshot::channel();
-    let path = shared.files.path().to_owned();
-    std::thread::Builder::new()
-        .name("read-model-writer".to_owned())
-        .spawn(move || {
-            let result = write(&shared, work);
-            // Whoever hears of the end may open the files again.
-            drop(shared);
-            let _ = ended.send(result);
-        })
-        .map_err(|source| ModelError::File { what: "cannot start the writer of", path, source })?;
-    Ok(written)
-}
-
-/// Writes what is in the tail, whatever is waiting in one transaction, until the feed has ended.
-fn write(shared: &Shared, work: Work) -> Result<(), ModelError> {
-    let Work { mut writer, mut target, commands, .. } = work;
-    let (mut epoch, mut rebuilt) = (0, Vec::new());
-    while !shared.closed.is_cancelled() {
-        if shared.tail.epoch() != epoch {
-            (writer, epoch) = rebuild(shared, writer, &mut rebuilt)?;
-            target = index_at(Position::START, shared.tail.furthest());
-        }
-        let written = match shared.tail.unwritten(epoch) {
-            Some(batch) => writer.apply(&batch).map(|()| shared.tail.commit(epoch, batch.end)).map(|()| true),
-            None => Ok(false),
-        };
-        let result = written.and_then(|written| {
-            if index_if_due(&mut writer, shared.tail.written(), target)? {
-                shared.tail.serve(epoch);
-            }
-            Ok(written)
-        });
-        let wait = match result {
-            Ok(true) => Duration::ZERO,
-            Ok(false) => Duration::MAX,
-            Err(ModelError::Corrupt(reason)) => {
-                shared.give_up(epoch, &reason);
-                Duration::ZERO
-            }
-            Err(error) => {
-                tracing::error!(%error, "the read model cannot be written; reads go stale until it can");
-                RETRY_PAUSE
-            }
-        };
-        match next(&commands, wait) {
-            Some(Command::Keep(snapshot, done)) => {
-                let kept = writer.keep(&snapshot);
-                if let Err(ModelError::Corrupt(reason)) = &kept {
-                    shared.give_up(epoch, reason);
-                }
-                let _ = done.send(kept);
-            }
-            Some(Command::Wake) | None => {}
-        }
-    }
-    writer.close()
-}
-
-/// The next command, if one comes in time.
-fn next(commands: &Receiver<Command>, wait: Duration) -> Option<Command> {
-    match wait {
-        Duration::ZERO => commands.try_recv().ok(),
-        Duration::MAX => commands.recv().ok(),
-        wait => commands.recv_timeout(wait).ok(),
-    }
-}
-
-/// Where a database at `position` gets its indexes, if it has none: at once, or when it has what the log has.
-fn index_at(position: Position, last: Position) -> Position {
-    match last.get().saturating_sub(position.get()) {
-        few if few < INDEX_LATER => position,
-        _ => last,
-    }
-}
-
-/// Makes the indexes if the database has none and has come to its target. Says whether it may serve.
-fn index_if_due(writer: &mut Writer, written: Position, target: Position) -> Result<bool, ModelError> {
-    if !writer.is_indexed() {
-        if written < target {
-            return Ok(false);
-        }
-        if target > Position::START {
-            tracing::info!(position = %written, "the read model has the events and makes its indexes");
-        }
-        writer.index()?;
-    }
-    Ok(true)
-}
-
-/// Puts an empty database in the place of a damaged one.
-fn rebuild(shared: &Shared, damaged: Writer, rebuilt: &mut Vec<Instant>) -> Result<(Writer, u64), ModelError> {
-    rebuilt.retain(|at| at.elapsed() < REBUILDS_WITHIN);
-    if rebuilt.len() >= REBUILDS_MAX {
-        return Err(ModelError::corrupt(format!("{REBUILDS_MAX} times within {REBUILDS_WITHIN:?}; the disk may be failing")));
-    }
-    rebuilt.push(Instant::now());
-    let epoch = shared.tail.epoch();
-    let identity = damaged.identity().to_owned();
-    drop(damaged);
-    let fresh = shared.pool.exclusively(|| {
-        let aside = shared.files.set_aside()?;
-        tracing::warn!(path = %aside.display(), "the damaged read model was kept there");
-        shared.files.create(&identity)
-    })?;
-    Ok((Writer::new(fresh)?, epoch))
 }

@@ -81,10 +81,10 @@ async fn fold(gateway: &Gateway, view: &View, aggregate: &AggregateId, at: Posit
         order: Order::Forwards,
         limit: PAGE_EVENTS,
     };
-    if let Some((position, snapshot)) = store.snapshot(view.name, view.version, aggregate.as_str(), at).await? {
-        if fold.restore(&snapshot) {
-            query.after = Some(position);
-        }
+    if let Some((position, snapshot)) = store.snapshot(view.name, view.version, aggregate.as_str(), at).await?
+        && fold.restore(&snapshot)
+    {
+        query.after = Some(position);
     }
     let mut folded = 0;
     loop {
@@ -97,10 +97,10 @@ async fn fold(gateway: &Gateway, view: &View, aggregate: &AggregateId, at: Posit
         }
     }
     let state = fold.json()?;
-    if let Some(position) = query.after.filter(|_| folded >= SNAPSHOT_EVERY) {
-        if let Err(error) = store.keep_snapshot(view.name, view.version, aggregate.as_str(), position, state.clone()).await {
-            tracing::debug!(%error, view = view.name, "a snapshot was not kept");
-        }
+    if let Some(position) = query.after.filter(|_| folded >= SNAPSHOT_EVERY)
+        && let Err(error) = store.keep_snapshot(view.name, view.version, aggregate.as_str(), position, state.clone()).await
+    {
+        tracing::debug!(%error, view = view.name, "a snapshot was not kept");
     }
     Ok(state)
 }

@@ -1,8 +1,8 @@
 //! The local, disposable copy of the log that answers reads: an embedded SQLite file.
 //!
 //! It holds nothing that the log does not have. Whatever is wrong with the file, it is set aside and made again from the
-//! log. This module is synchronous and knows neither the log nor the network: `crate::follow` feeds it, `crate::store`
-//! asks it. One connection writes, a few read; each row carries a checksum, so that a damaged file is noticed instead of believed.
+//! log. This module knows neither the log nor the network: `crate::follow` feeds it, `crate::store` asks it. One connection
+//! writes, a few read; each row carries a checksum, so that a damaged file is noticed instead of believed.
 
 mod clock;
 mod files;
@@ -61,7 +61,7 @@ impl Default for ReadModelConfig {
             read_timeout: Duration::from_secs(10),
             ring_events_max: 8192,
             ring_bytes_max: 16 << 20,
-            check_bytes_max: 256 << 20,
+            check_bytes_max: 64 << 20,
         }
     }
 }

@@ -60,8 +60,9 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens the read model of this log, or starts a new one where there is none that can be believed. The future feeds it, and has to
-    /// run for as long as the store is used; it ends with `shutdown`, or with an error when the model cannot be kept at all.
+    /// Opens the read model of this log, or starts a new one where there is none that can be believed. The future feeds it,
+    /// and has to run for as long as the store is used; it ends with `shutdown`, or with an error when the model cannot be
+    /// kept at all.
     pub(crate) async fn open(
         log: Log,
         config: &ReadModelConfig,
@@ -243,7 +244,7 @@ fn load(config: &ReadModelConfig) -> Result<(Files, Option<Loaded>), ModelError>
         Ok(loaded) => Ok((files, loaded)),
         Err(ModelError::Corrupt(reason)) => {
             let path = files.set_aside()?;
-            tracing::warn!(reason, path = %path.display(), "the read model is damaged; it was set aside and is made again from the log");
+            tracing::warn!(reason, path = %path.display(), "the read model is damaged; it was set aside and is made again");
             Ok((files, None))
         }
         Err(error) => Err(error),

@@ -1,5 +1,7 @@
 //! The client against a gateway of which only the wire is real: what it sends, what it makes of answers, and of none.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -25,7 +25,7 @@ pub(super) enum Answer {
     Unavailable(String),
     /// The server will not take it.
     Refused { code: u64, reason: String },
-    /// No answer came.
+    /// No answer came, or one that leaves open whether it was stored.
     Silence,
 }
 
@@ -63,8 +63,11 @@ pub(super) fn parse(payload: &[u8]) -> Answer {
         }
         (10201, _) => Answer::DuplicateInBatch,
         (10176, _) => Answer::Incomplete,
-        // A full disk is for an operator; every other 503 passes.
-        (10077, _) => Answer::Refused { code: 10077, reason: error.description },
+        // The same message is on its way already; what becomes of it is not known yet.
+        (10158, _) => Answer::Silence,
+        // A limit that is reached is for an operator; a store that failed in the middle may have stored it.
+        (10077, _) if error.description.starts_with("maximum") => Answer::Refused { code: 10077, reason: error.description },
+        (10077, _) => Answer::Silence,
         (_, 503) => Answer::Unavailable(error.description),
         (code, _) => Answer::Refused { code, reason: error.description },
     }
@@ -140,6 +143,8 @@ mod tests {
             Answer::Refused { code: 10077, reason: "maximum bytes exceeded".into() },
         );
         check(&error(503, 10008, "temporarily unavailable"), Answer::Unavailable("temporarily unavailable".into()));
+        check(&error(400, 10158, "duplicate message id is in process"), Answer::Silence);
+        check(&error(503, 10077, "store is closed"), Answer::Silence);
         assert!(matches!(parse(b"+OK"), Answer::Refused { .. }));
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::answer::{Answer, Patience};
 use super::prepare::Prepared;
-use super::{Appended, Receipt};
+use super::{Appended, Fence, Receipt, after_sending};
 use crate::{Log, LogError};
 
 /// How many messages of one subject are looked through for a batch whose acknowledgement was lost.
@@ -30,12 +30,12 @@ impl Log {
         loop {
             match self.publish_batch(prepared).await {
                 Answer::Stored { last, .. } => return Ok(done(prepared, last)),
-                Answer::WrongLast { .. } => match self.check_fences(prepared).await? {
+                Answer::WrongLast { .. } => match self.check_fences(prepared).await.map_err(after_sending)? {
                     Some(appended) => return Ok(appended),
                     None => patience.pause_or(LogError::Unknown).await?,
                 },
                 Answer::DuplicateInBatch => {
-                    return match self.find_ours(prepared, earliest).await? {
+                    return match self.find_ours(prepared, earliest).await.map_err(after_sending)? {
                         Some(position) => self.found_at(position, prepared).await,
                         None => Err(LogError::AlreadyAppended),
                     };
@@ -60,17 +60,23 @@ impl Log {
             if actual == fence.position {
                 continue;
             }
-            let first = &prepared.messages[0];
-            if let Some(expected) = first.fence
-                && let Some((position, Some(id))) = self.next_id(&first.subject, expected).await?
-                && id == prepared.message_id
-            {
-                return self.found_at(position, prepared).await.map(Some);
+            if let Some(first) = self.ours_behind(prepared, fence).await? {
+                return self.found_at(first, prepared).await.map(Some);
             }
             let (aggregate_id, category) = (fence.aggregate_id.clone(), fence.category);
             return Err(LogError::Conflict { aggregate_id, category, expected: fence.position, actual });
         }
         Ok(None)
+    }
+
+    /// Where our batch begins, if the message behind this fence belongs to it.
+    async fn ours_behind(&self, prepared: &Prepared, fence: &Fence) -> Result<Option<Position>, LogError> {
+        let subject = self.inner.names.event(&fence.aggregate_id, fence.category);
+        let Some(index) = prepared.messages.iter().position(|message| message.subject == subject) else { return Ok(None) };
+        let Some((position, _)) = self.next_id(&subject, fence.position).await? else { return Ok(None) };
+        let Some(first) = position.get().checked_sub(index as u64).map(Position::new) else { return Ok(None) };
+        let ours = self.id_at(first).await?.is_some_and(|id| id == prepared.message_id);
+        Ok(ours.then_some(first))
     }
 
     /// All but the last message go out without waiting; the answer to the last one is the batch's.

@@ -4,7 +4,7 @@ use causeway_event::Position;
 
 use super::answer::{Answer, Patience};
 use super::prepare::{Message, Prepared};
-use super::{Appended, Receipt};
+use super::{Appended, Receipt, after_sending};
 use crate::{Log, LogError};
 
 impl Log {
@@ -17,11 +17,13 @@ impl Log {
             match self.publish(&message.subject, message.headers.clone(), message.payload.clone()).await {
                 Answer::Stored { last, duplicate: false } => return Ok(done(message, last)),
                 Answer::Stored { last, duplicate: true } => return self.found_at(last, prepared).await,
-                Answer::WrongLast { actual } => match self.settle_refusal(prepared, message, actual).await? {
-                    Some(appended) => return Ok(appended),
-                    // Somebody's write is in flight under this fence: what it was shows in a moment.
-                    None => patience.pause_or(LogError::Unknown).await?,
-                },
+                Answer::WrongLast { actual } => {
+                    match self.settle_refusal(prepared, message, actual).await.map_err(after_sending)? {
+                        Some(appended) => return Ok(appended),
+                        // Somebody's write is in flight under this fence: what it was shows in a moment.
+                        None => patience.pause_or(LogError::Unknown).await?,
+                    }
+                }
                 Answer::Silence => {
                     unsettled = true;
                     patience.pause_or(LogError::Unknown).await?;
@@ -37,7 +39,7 @@ impl Log {
     }
 
     /// A fence was refused: is it because our own message stands there already? None means: ask again.
-    pub(super) async fn settle_refusal(
+    async fn settle_refusal(
         &self,
         prepared: &Prepared,
         message: &Message,
@@ -60,7 +62,7 @@ impl Log {
                     return self.found_at(position, prepared).await.map(Some);
                 }
                 Some(_) => {}
-                // A replica that lags behind the leader that refused.
+                // The leader has changed: the new one may not have applied what the old one knew.
                 None => return Ok(None),
             }
         }

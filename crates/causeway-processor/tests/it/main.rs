@@ -29,6 +29,7 @@ struct Inbox {
 #[derive(Clone)]
 struct Item {
     input: EventId,
+    position: Position,
     claim: Option<Claim>,
     done: bool,
 }
@@ -67,7 +68,9 @@ impl Processor for Counter {
             inbox.items.iter_mut().filter(|item| item.input.to_string() == id).for_each(change);
         };
         match event.payload() {
-            Payload::MessageReceived(_) => inbox.items.push(Item { input: event.id, claim: None, done: false }),
+            Payload::MessageReceived(_) => {
+                inbox.items.push(Item { input: event.id, position: event.position, claim: None, done: false })
+            }
             Payload::AIProcessingStarted(started) => {
                 let (owner, attempt, delivery, position) = (started.owner, started.attempt, started.delivery, event.position);
                 item(&mut inbox, &started.turn, &|item| {
@@ -90,11 +93,11 @@ impl Processor for Counter {
         };
         let attempt = match &item.claim {
             Some(claim) if claim.owner == run.owner() => return self.work(run, item.input, origin).await,
-            Some(claim) if claim.delivery == Some(run.event().id) => match claim.position <= run.since() {
-                true => claim.attempt + 1,
-                false => return Err(ActError::TakenOver),
+            Some(claim) => match run.held().iter().find(|held| Some(held.event) == claim.delivery) {
+                Some(held) if claim.position <= held.since => claim.attempt + 1,
+                Some(_) => return Err(ActError::TakenOver),
+                None => return Ok(Next::Done),
             },
-            Some(_) => return Ok(Next::Done),
             None => 1,
         };
         if attempt > ATTEMPTS_MAX {
@@ -107,8 +110,9 @@ impl Processor for Counter {
                 duration_ms: 0,
             };
             let key = format!("{turn}:failed:{}", run.owner());
+            run.park(item.position, "attempts exhausted\nfor good").await?;
             run.decide(Category::Ai, vec![(Payload::AIProcessingFailed(failed), origin)], &key).await?;
-            return Ok(Next::GivenUp { reason: "attempts exhausted\nfor good".into() });
+            return Ok(Next::Again);
         }
         let key = format!("{turn}:{attempt}:{}", run.owner());
         let started = ProcessingStarted {

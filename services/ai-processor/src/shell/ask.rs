@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use backon::BackoffBuilder as _;
 use causeway_event::{Delta, DeltaKind};
-use causeway_processor::Run;
+use causeway_processor::{ActError, Run};
 use tokio::sync::mpsc;
 use tracing::{Instrument as _, Span, field};
 
@@ -18,7 +18,8 @@ const DELTAS_MAX: usize = 1024;
 /// Why there is no answer.
 pub(super) enum AskError {
     Model(ModelError),
-    ShuttingDown,
+    /// The run must end.
+    Act(ActError),
 }
 
 impl Assistant {
@@ -31,6 +32,7 @@ impl Assistant {
             .with_jitter()
             .build();
         loop {
+            run.may_start_effect().map_err(AskError::Act)?;
             let span = self.span_of_call(run);
             let error = match self.generate(run, turn, step, prompt).instrument(span).await {
                 Ok(generated) => return Ok(generated),
@@ -42,7 +44,7 @@ impl Assistant {
             tracing::warn!(turn = turn.id, step, %error, ?pause, "the model call failed and is made again");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = run.shutdown().cancelled() => return Err(AskError::ShuttingDown),
+                () = run.stopping().cancelled() => return Err(AskError::Act(ActError::Stopping)),
             }
             let void = Delta { turn: turn.id.clone(), step, kind: DeltaKind::Reset, text: String::new() };
             run.log().publish_delta(run.aggregate(), &void).await;
@@ -54,12 +56,15 @@ impl Assistant {
         let mut on_delta = move |kind: DeltaKind, text: &str| {
             let delta = Delta { turn: turn.id.clone(), step, kind, text: text.to_owned() };
             if pieces.try_send(delta).is_err() {
-                tracing::debug!("a live delta was dropped: listeners are too slow");
+                tracing::debug!("a live delta was dropped");
             }
         };
         let tell = async {
+            // Once one does not go out, nobody is told any more: an answer must not wait for its own deltas.
             while let Some(delta) = waiting.recv().await {
-                run.log().publish_delta(run.aggregate(), &delta).await;
+                if !run.log().publish_delta(run.aggregate(), &delta).await {
+                    return waiting.close();
+                }
             }
         };
         let generate = async move { self.model.generate(prompt, &mut on_delta).await };

@@ -88,7 +88,8 @@ fn the_first_outcome_of_a_call_counts() {
 fn an_answered_turn_is_completed_and_not_asked_again() {
     let answered = given([said(1), started(1, "a", 1), message(1)]);
     answered.clone().woken_by(1, "a").does(Action::Complete);
-    answered.and(started(1, "b", 2)).woken_by(1, "b").does(Action::Complete);
+    answered.woken_by(1, "b").does(Action::Complete);
+    answered.and(started(1, "b", 2)).woken_by(1, "c").does(Action::Complete);
 }
 
 #[test]
@@ -130,7 +131,8 @@ struct Given {
 
 struct Woken<'g> {
     given: &'g Given,
-    hint: Hint<'g>,
+    held: [Held; 1],
+    owner: &'g str,
 }
 
 /// What happens, without its place in the log: `fold` gives it one.
@@ -154,13 +156,13 @@ impl Given {
 
     /// By a delivery that came when only what stands before `next` had happened.
     fn woken_at<'g>(&'g self, next: u64, input: u128, owner: &'g str) -> Woken<'g> {
-        Woken { given: self, hint: Hint { event: id(input), since: Position::new(next - 1), owner } }
+        Woken { given: self, held: [Held { event: id(input), since: Position::new(next - 1) }], owner }
     }
 }
 
 impl Woken<'_> {
     fn action(&self) -> Action {
-        decide(&self.given.session, self.hint, LIMITS)
+        decide(&self.given.session, Hint { held: &self.held, owner: self.owner }, LIMITS)
     }
 
     #[track_caller]

@@ -7,10 +7,10 @@
 
 use causeway_event::Position;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 
 use super::ModelError;
-use super::row::{self, micros};
+use super::row::{self, AllNames, COLUMNS, micros};
 
 /// How far times run ahead of positions, as far as the model has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,40 +31,53 @@ impl Clock {
 }
 
 /// All events before this position were stored before `from`.
-pub(super) fn first(conn: &Connection, skew: i64, from: Timestamp, last: Position) -> Result<i64, ModelError> {
-    border(conn, micros(from).saturating_sub(skew), last)
+pub(super) fn first(rows: &mut Rows<'_>, skew: i64, from: Timestamp) -> Result<i64, ModelError> {
+    rows.border(micros(from).saturating_sub(skew))
 }
 
 /// All events at this position and behind it were stored at `until` or later.
-pub(super) fn end(conn: &Connection, skew: i64, until: Timestamp, last: Position) -> Result<i64, ModelError> {
-    border(conn, micros(until).saturating_add(1).saturating_add(skew), last)
+pub(super) fn end(rows: &mut Rows<'_>, skew: i64, until: Timestamp) -> Result<i64, ModelError> {
+    rows.border(micros(until).saturating_add(1).saturating_add(skew))
 }
 
-/// The last event up to `last` that was stored at `time` or before.
-pub(super) fn position_at(conn: &Connection, skew: i64, time: Timestamp, last: Position) -> Result<Position, ModelError> {
-    let end = end(conn, skew, time, last)?;
-    let mut downwards = conn.prepare_cached("SELECT position, time FROM events WHERE position < ?1 ORDER BY position DESC")?;
-    let mut rows = downwards.query([end])?;
-    while let Some(found) = rows.next()? {
-        if found.get::<_, i64>(1)? <= micros(time) {
-            return row::position(found.get(0)?);
+/// The last event that was stored at `time` or before.
+pub(super) fn position_at(rows: &mut Rows<'_>, skew: i64, time: Timestamp) -> Result<Position, ModelError> {
+    let end = end(rows, skew, time)?;
+    let Rows { conn, names, .. } = rows;
+    let sql = format!("SELECT {COLUMNS} FROM events WHERE position < ?1 ORDER BY position DESC");
+    let mut downwards = conn.prepare_cached(&sql)?;
+    let mut found = downwards.query([end])?;
+    while let Some(row) = found.next()? {
+        let event = row::event(conn, names, row)?;
+        if event.timestamp <= time {
+            return Ok(event.position);
         }
     }
     Ok(Position::START)
 }
 
-/// Where events stop to be older than `time`, as bisection sees it.
-fn border(conn: &Connection, time: i64, last: Position) -> Result<i64, ModelError> {
-    let mut probe = conn
-        .prepare_cached("SELECT position, time FROM events WHERE position >= ?1 AND position < ?2 ORDER BY position LIMIT 1")?;
-    let (mut low, mut high) = (1, row::number(last).saturating_add(1));
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let found = probe.query_row(params![middle, high], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-        match found {
-            Some((position, stored)) if i64::lt(&stored, &time) => low = i64::saturating_add(position, 1),
-            _ => high = middle,
+/// The events up to `last`. Each that is looked at is read in full, so that a damaged time cannot lead astray.
+pub(super) struct Rows<'r> {
+    pub(super) conn: &'r Connection,
+    pub(super) names: &'r mut AllNames,
+    pub(super) last: Position,
+}
+
+impl Rows<'_> {
+    /// Where events stop to be older than `time`, as bisection sees it.
+    fn border(&mut self, time: i64) -> Result<i64, ModelError> {
+        let sql = format!("SELECT {COLUMNS} FROM events WHERE position >= ?1 AND position < ?2 ORDER BY position LIMIT 1");
+        let mut probe = self.conn.prepare_cached(&sql)?;
+        let (mut low, mut high) = (1, row::number(self.last).saturating_add(1));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let mut found = probe.query(params![middle, high])?;
+            let event = found.next()?.map(|row| row::event(self.conn, self.names, row)).transpose()?;
+            match event {
+                Some(event) if micros(event.timestamp) < time => low = row::number(event.position).saturating_add(1),
+                _ => high = middle,
+            }
         }
+        Ok(low)
     }
-    Ok(low)
 }

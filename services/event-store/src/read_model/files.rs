@@ -139,7 +139,12 @@ impl Files {
         let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         let (application, schema) = (pragma("application_id")?, pragma("user_version")?);
         if application != APPLICATION {
-            return Err(ModelError::corrupt("the file is not a read model"));
+            let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+            return match tables {
+                // It broke off while it was being made.
+                0 => Ok(None),
+                _ => Err(ModelError::corrupt("the file is not a read model")),
+            };
         }
         if schema != SCHEMA {
             tracing::info!(schema, wanted = SCHEMA, "the read model is of another version and will be made again from the log");

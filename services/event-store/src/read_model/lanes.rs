@@ -1,8 +1,8 @@
 //! Which index answers a filter, and one order out of several index ranges.
 //!
 //! A lane is a range of one index in which rows stand by position. A filter over one lane is read directly. A filter over
-//! several (some types; a category, which is the types of that category) merges its lanes, each read a piece at a time. Either way
-//! a page costs what it returns, whatever the length of the log.
+//! several (some types; a category, which is the types of that category) merges its lanes, each read a piece at a time. Either
+//! way a page costs what it returns, whatever the length of the log.
 
 use std::collections::VecDeque;
 
@@ -16,7 +16,7 @@ use super::{Filter, ModelError, Order};
 /// More lanes than this are not merged: the lane around them is read and filtered instead.
 const LANES_MAX: usize = 256;
 /// Positions that are read from a lane at a time.
-const PIECE_MIN: usize = 16;
+const PIECE_MIN: usize = 8;
 const PIECE_MAX: usize = 1024;
 
 /// How to find what passes a filter.

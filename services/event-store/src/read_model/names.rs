@@ -17,7 +17,7 @@ pub(super) struct Names<T> {
 }
 
 /// A cache that grew to this is emptied: names that repeat come back at once, and memory stays bounded.
-const CACHED_MAX: usize = 100_000;
+const CACHED_MAX: usize = 50_000;
 
 impl<T: FromStr<Err: Display> + Display + Clone + Eq + Hash> Names<T> {
     pub(super) fn new(table: &'static str) -> Self {

@@ -9,9 +9,10 @@ use causeway_event::{AggregateId, Event, EventId, IdempotencyKey, Position};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, ToSql, params};
 
+use super::clock::{self, Rows};
 use super::lanes::{self, Merge, Plan, Range};
 use super::row::{self, AllNames, COLUMNS, Checksum, number};
-use super::{ModelError, Page, Query, clock, files};
+use super::{ModelError, Page, Query, files};
 
 /// A page ends early when its events have this many bytes of data.
 const PAGE_BYTES_MAX: usize = 2 << 20;
@@ -89,7 +90,11 @@ impl Reader {
 
     /// The first event with this id: a log that foreign hands wrote to may have several.
     pub(crate) fn by_id(&mut self, id: EventId) -> Result<Option<Arc<Event>>, ModelError> {
-        one(&self.conn, &mut self.names, "id = ?1 ORDER BY position LIMIT 1", id.uuid().as_bytes())
+        let found = one(&self.conn, &mut self.names, "id = ?1 ORDER BY position LIMIT 1", id.uuid().as_bytes())?;
+        match found {
+            Some(other) if other.id != id => Err(ModelError::corrupt(format!("{id} leads to {}", other.id))),
+            found => Ok(found),
+        }
     }
 
     /// The events of the first append under this key: `count` of them, as far as they stand there.
@@ -112,12 +117,21 @@ impl Reader {
         // An atomic append stands in one piece, so its positions follow each other.
         let after = row::position(first)?.previous();
         let before = Position::new(after.get().saturating_add(count as u64).saturating_add(1));
-        let query = Query { after: Some(after), before: Some(before), limit: count, ..Query::default() };
-        self.page(&query, last).map(|page| Some(page.events))
+        let mut query = Query { after: Some(after), before: Some(before), limit: count, ..Query::default() };
+        let mut events = Vec::new();
+        loop {
+            let page = self.page(&query, last)?;
+            query.after = page.events.last().map(|event| event.position).or(query.after);
+            events.extend(page.events);
+            if !page.more {
+                return Ok(Some(events));
+            }
+        }
     }
 
-    pub(crate) fn position_at(&self, time: Timestamp, last: Position) -> Result<Position, ModelError> {
-        clock::position_at(&self.conn, self.skew()?, time, last)
+    pub(crate) fn position_at(&mut self, time: Timestamp, last: Position) -> Result<Position, ModelError> {
+        let skew = self.skew()?;
+        clock::position_at(&mut self.rows(last), skew, time)
     }
 
     pub(crate) fn snapshot(
@@ -144,16 +158,22 @@ impl Reader {
     }
 
     /// The positions that can hold an answer: the caller's, and what its times leave of them.
-    fn range(&self, query: &Query, last: Position) -> Result<Range, ModelError> {
+    fn range(&mut self, query: &Query, last: Position) -> Result<Range, ModelError> {
         let mut after = query.after.map_or(0, number);
         let mut before = query.before.map_or(i64::MAX, number).min(number(last).saturating_add(1));
         if let Some(from) = query.filter.from {
-            after = after.max(clock::first(&self.conn, self.skew()?, from, last)? - 1);
+            let skew = self.skew()?;
+            after = after.max(clock::first(&mut self.rows(last), skew, from)? - 1);
         }
         if let Some(until) = query.filter.until {
-            before = before.min(clock::end(&self.conn, self.skew()?, until, last)?);
+            let skew = self.skew()?;
+            before = before.min(clock::end(&mut self.rows(last), skew, until)?);
         }
         Ok(Range { after, before })
+    }
+
+    fn rows(&mut self, last: Position) -> Rows<'_> {
+        Rows { conn: &self.conn, names: &mut self.names, last }
     }
 
     fn skew(&self) -> Result<i64, ModelError> {

@@ -228,13 +228,14 @@ impl Tail {
         state.behind(position.previous()).next().filter(|one| one.event.position == position).map(|one| one.event.clone())
     }
 
-    /// Gives up the database of `epoch`: nothing is readable until [`Self::serve`]. Says whether this call did it.
-    pub(crate) fn give_up(&self, epoch: u64) -> bool {
+    /// Gives up the database of `epoch`: nothing is readable until [`Self::serve`], and queries wait for `furthest`. Says
+    /// whether this call did it.
+    pub(crate) fn give_up(&self, epoch: u64, furthest: Position) -> bool {
         let mut state = self.write();
         if state.epoch != epoch {
             return false;
         }
-        *state = State::starting(epoch + 1, Position::START, state.furthest);
+        *state = State::starting(epoch + 1, Position::START, furthest);
         self.publish(&mut state);
         self.end.send_replace(Position::START);
         true
@@ -243,7 +244,7 @@ impl Tail {
     /// What is written in this epoch can be asked for.
     pub(crate) fn serve(&self, epoch: u64) {
         let mut state = self.write();
-        if state.epoch == epoch {
+        if state.epoch == epoch && !state.serving {
             state.serving = true;
             self.publish(&mut state);
         }

@@ -91,8 +91,8 @@ impl Writer {
         if kept > SNAPSHOTS_MAX {
             // The newest is the first of the numbered, and stays.
             tx.prepare_cached(
-                "DELETE FROM snapshots WHERE rowid IN (SELECT rowid FROM (SELECT rowid, row_number() OVER (ORDER BY position DESC) \
-                 AS place FROM snapshots WHERE view = ?1 AND id = ?2 AND version = ?3) WHERE place % 2 = 0)",
+                "DELETE FROM snapshots WHERE rowid IN (SELECT rowid FROM (SELECT rowid, \
+                 row_number() OVER (ORDER BY position DESC) AS place FROM snapshots WHERE view = ?1 AND id = ?2 AND version = ?3) WHERE place % 2 = 0)",
             )?
             .execute(params![view, id, version])?;
         }

@@ -28,7 +28,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 pub(crate) enum Update {
     /// The next event that passes the filter.
     Event(Arc<Event>),
-    /// Once: all that the log had when the subscription began has been delivered; all up to here was looked at. What follows is live.
+    /// Once: all that the log had when the subscription began has been delivered; all up to here was looked at. What follows
+    /// is live.
     CaughtUp(Position),
     /// Nothing passed the filter for a while; all up to here was looked at.
     Heartbeat(Position),

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Store, StoreError, Update};
 use crate::follow::Source;
 use crate::read_model::generate::event;
-use crate::read_model::{Filter, Order, Query, ReadModelConfig};
+use crate::read_model::{Arrived, Batch, Files, Filter, Order, Query, ReadModelConfig, Writer};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -151,7 +151,7 @@ async fn a_subscriber_sees_each_event_once_whatever_is_written_meanwhile() {
     let mut readers = Vec::new();
     for (number, after) in [0, 0, 1, 1499, 2999, 3000].into_iter().enumerate() {
         let pace = async move |position: u64| {
-            if number % 2 == 0 && position % 50 == 0 {
+            if number % 2 == 0 && position.is_multiple_of(50) {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
@@ -260,6 +260,49 @@ async fn a_restart_goes_on_where_the_file_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_model_that_broke_off_before_its_indexes_goes_on() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(5000);
+    let files = Files::lock(&path(&folder)).unwrap();
+    let mut writer = Writer::new(files.create("log@1").unwrap()).unwrap();
+    let arrived = (1..=1500).map(|position| Arrived { event: plain(position).into(), key: None }).collect();
+    writer.apply(&Batch { arrived, end: Position::new(1500) }).unwrap();
+    writer.close().unwrap();
+    drop(files);
+    let running = Running::start(&log, &folder, 64).await;
+    let position = running.store.position().get();
+    assert!(position == 0 || 5000 <= position, "without indexes it answers nothing, and not from {position}");
+    running.store.fresh().await.unwrap();
+    assert_eq!(all(&running.store).await, (1..=5000).collect::<Vec<_>>());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_subscribers_each_see_what_is_theirs() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let running = Running::start(&log, &folder, 64).await;
+    let theirs = |number: u64| Filter { aggregate_id: Some(format!("session_{number}").parse().unwrap()), ..Filter::default() };
+    let readers = (0..1000_u64).map(|number| {
+        // The last of each one's three events; nobody needs a task.
+        follow(running.store.clone(), theirs(number), 0, 2001 + number, async |_| {})
+    });
+    let writing = async {
+        for position in 1..=3000 {
+            log.append(event(position, "NoteTaken", &format!("session_{}", (position - 1) % 1000)));
+            if position % 100 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    let (seen, ()) = tokio::time::timeout(LIMIT, futures::future::join(join_all(readers), writing)).await.unwrap();
+    for (number, (positions, marks)) in (0..).zip(seen) {
+        assert_eq!(positions, [number + 1, number + 1001, number + 2001]);
+        assert_eq!(marks.len(), 1);
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_or_damaged_file_is_made_again() {
     let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
     log.fill(300);
@@ -270,7 +313,7 @@ async fn a_deleted_or_damaged_file_is_made_again() {
         running.store.fresh().await.unwrap();
         assert_eq!(all(&running.store).await, (1..=300).collect::<Vec<_>>());
         running.stop().await;
-        wait_until("the file to be free", LIMIT, async || crate::read_model::Files::lock(&path(&folder)).ok()).await;
+        wait_until("the file to be free", LIMIT, async || Files::lock(&path(&folder)).ok()).await;
         damage(&path(&folder));
     }
     assert!(folder.path().join("model.sqlite.corrupt-1").exists());
@@ -298,6 +341,22 @@ async fn damage_under_way_is_healed_without_a_restart() {
     assert_eq!(positions, (1..=20_010).collect::<Vec<_>>());
     assert_eq!(marks.len(), 1);
     assert!(folder.path().join("model.sqlite.corrupt-1").exists());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_lost_its_end_is_believed() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(300);
+    let running = Running::start(&log, &folder, 64).await;
+    running.store.fresh().await.unwrap();
+    log.records.send_modify(|records| _ = records.split_off(&201));
+    let store = &running.store;
+    wait_until("the model to be made again", LIMIT, async || (store.position() == Position::new(200)).then_some(())).await;
+    log.append(event(201, "Zebra", "elsewhere"));
+    store.fresh().await.unwrap();
+    assert_eq!(all(store).await, (1..=201).collect::<Vec<_>>());
+    assert_eq!(store.by_position(Position::new(201)).await.unwrap().unwrap().aggregate_id.as_str(), "elsewhere");
     running.stop().await;
 }
 

@@ -90,7 +90,7 @@ impl Gateway {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(causeway_event_store::run(config, log.clone(), listener, shutdown.clone()));
-        let gateway = Self { url, log, http: reqwest::Client::new(), shutdown, running };
+        let gateway = Self { url, log, http: http(), shutdown, running };
         wait_until("the gateway to be ready", LIMIT, async || {
             (gateway.get("/readyz").await.status == StatusCode::OK).then_some(())
         })
@@ -155,4 +155,9 @@ pub(crate) fn note(aggregate: &str, number: usize) -> Value {
 
 pub(crate) fn message(aggregate: &str, content: &str) -> Value {
     json!({ "type": "MessageReceived", "aggregate_id": aggregate, "data": { "content": content } })
+}
+
+/// A client that does not wait for ever.
+fn http() -> reqwest::Client {
+    reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build().unwrap()
 }

@@ -1,5 +1,7 @@
 //! The gateway over a real nats-server, through its port only.
 
+#![allow(clippy::unwrap_used)]
+
 mod grpc;
 mod harness;
 mod http;

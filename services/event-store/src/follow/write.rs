@@ -1,0 +1,165 @@
+//! The writer's thread: what is in the tail goes into the database, and a damaged database is exchanged.
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use causeway_event::Position;
+use tokio::sync::oneshot;
+
+use super::Shared;
+use crate::read_model::{Loaded, ModelError, Snapshot, Writer};
+
+/// Pause before a write is tried again that the system refused (no space, mostly).
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// So many rebuilds within [`REBUILDS_WITHIN`] are not bad luck: the service stops and says so.
+const REBUILDS_MAX: usize = 3;
+const REBUILDS_WITHIN: Duration = Duration::from_secs(3600);
+/// With so many positions to go, a new database takes all events before it makes its indexes.
+const INDEX_LATER: u64 = if cfg!(test) { 1000 } else { 100_000 };
+
+/// What the writer is told. Batches are not among it: it finds them in the tail.
+pub(super) enum Command {
+    Wake,
+    Keep(Box<Snapshot>, oneshot::Sender<Result<(), ModelError>>),
+}
+
+/// The writer's side of [`Shared`].
+pub(crate) struct Work {
+    writer: Writer,
+    /// How far the log went: a database without indexes gets them when it is there.
+    target: Position,
+    commands: Receiver<Command>,
+    /// The database was too large to be checked before it serves.
+    pub(super) unchecked: bool,
+}
+
+impl Work {
+    pub(super) fn begin(loaded: Loaded, last: Position, commands: Receiver<Command>) -> Result<Self, ModelError> {
+        let (position, unchecked) = (loaded.meta.position, loaded.unchecked);
+        let mut writer = Writer::new(loaded)?;
+        let target = index_at(position, last);
+        index_if_due(&mut writer, position, target)?;
+        Ok(Self { writer, target, commands, unchecked })
+    }
+
+    pub(super) fn may_serve(&self) -> bool {
+        self.writer.is_indexed()
+    }
+}
+
+/// Starts the writer. What is returned says how it ended.
+pub(super) fn spawn(shared: Arc<Shared>, work: Work) -> Result<oneshot::Receiver<Result<(), ModelError>>, ModelError> {
+    let (ended, written) = oneshot::channel();
+    let path = shared.files.path().to_owned();
+    std::thread::Builder::new()
+        .name("read-model-writer".to_owned())
+        .spawn(move || {
+            let result = write(&shared, work);
+            // Whoever hears of the end may open the files again.
+            drop(shared);
+            let _ = ended.send(result);
+        })
+        .map_err(|source| ModelError::File { what: "cannot start the writer of", path, source })?;
+    Ok(written)
+}
+
+/// Writes what is in the tail, whatever is waiting in one transaction, until the feed has ended.
+fn write(shared: &Shared, work: Work) -> Result<(), ModelError> {
+    let Work { mut writer, mut target, commands, .. } = work;
+    let (mut epoch, mut rebuilt) = (0, Vec::new());
+    while !shared.closed.is_cancelled() {
+        if shared.tail.epoch() != epoch {
+            (writer, epoch) = rebuild(shared, writer, &mut rebuilt)?;
+            target = index_at(Position::START, shared.tail.furthest());
+        }
+        let written = match shared.tail.unwritten(epoch) {
+            Some(batch) => writer.apply(&batch).map(|()| shared.tail.commit(epoch, batch.end)).map(|()| true),
+            None => Ok(false),
+        };
+        let result = written.and_then(|written| {
+            if index_if_due(&mut writer, shared.tail.written(), target)? {
+                shared.tail.serve(epoch);
+            }
+            Ok(written)
+        });
+        let wait = match result {
+            Ok(true) => Wait::No,
+            Ok(false) => Wait::ForACommand,
+            Err(ModelError::Corrupt(reason)) => {
+                shared.give_up(epoch, &reason);
+                Wait::No
+            }
+            Err(error) => {
+                tracing::error!(%error, "the read model cannot be written; reads go stale until it can");
+                Wait::APause
+            }
+        };
+        match next(&commands, wait) {
+            Some(Command::Keep(snapshot, done)) => {
+                let kept = writer.keep(&snapshot);
+                if let Err(ModelError::Corrupt(reason)) = &kept {
+                    shared.give_up(epoch, reason);
+                }
+                let _ = done.send(kept);
+            }
+            Some(Command::Wake) | None => {}
+        }
+    }
+    writer.close()
+}
+
+/// What the writer does before it looks at the tail again.
+enum Wait {
+    No,
+    ForACommand,
+    APause,
+}
+
+fn next(commands: &Receiver<Command>, wait: Wait) -> Option<Command> {
+    match wait {
+        Wait::No => commands.try_recv().ok(),
+        Wait::ForACommand => commands.recv().ok(),
+        Wait::APause => commands.recv_timeout(RETRY_PAUSE).ok(),
+    }
+}
+
+/// Where a database at `position` gets its indexes, if it has none: at once, or when it has what the log has.
+fn index_at(position: Position, last: Position) -> Position {
+    match last.get().saturating_sub(position.get()) {
+        few if few < INDEX_LATER => position,
+        _ => last,
+    }
+}
+
+/// Makes the indexes if the database has none and has come to its target. Says whether it may serve.
+fn index_if_due(writer: &mut Writer, written: Position, target: Position) -> Result<bool, ModelError> {
+    if !writer.is_indexed() {
+        if written < target {
+            return Ok(false);
+        }
+        if target > Position::START {
+            tracing::info!(position = %written, "the read model has the events and makes its indexes");
+        }
+        writer.index()?;
+    }
+    Ok(true)
+}
+
+/// Puts an empty database in the place of a damaged one.
+fn rebuild(shared: &Shared, damaged: Writer, rebuilt: &mut Vec<Instant>) -> Result<(Writer, u64), ModelError> {
+    rebuilt.retain(|at| at.elapsed() < REBUILDS_WITHIN);
+    if rebuilt.len() >= REBUILDS_MAX {
+        return Err(ModelError::corrupt(format!("{REBUILDS_MAX} times within {REBUILDS_WITHIN:?}; the disk may be failing")));
+    }
+    rebuilt.push(Instant::now());
+    let epoch = shared.tail.epoch();
+    let identity = damaged.identity().to_owned();
+    drop(damaged);
+    let fresh = shared.pool.exclusively(|| {
+        let aside = shared.files.set_aside()?;
+        tracing::warn!(path = %aside.display(), "the damaged read model was kept there");
+        shared.files.create(&identity)
+    })?;
+    Ok((Writer::new(fresh)?, epoch))
+}
