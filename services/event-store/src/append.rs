@@ -23,7 +23,6 @@ use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use crate::gateway::Gateway;
-use crate::read_model::{Filter, Order, Query};
 use crate::{problem, trace};
 
 /// How long to wait for an appended event to come by, before the log itself is asked for its time.
@@ -242,18 +241,9 @@ async fn receipts(gateway: &Gateway, shape: &Shape, appended: causeway_log::Appe
     Ok(Appended { receipts, duplicate: appended.duplicate })
 }
 
-/// The events from `first` to `last`, if the read model has them in a moment.
+/// The events from `first` to `last`, if they come by in a moment.
 async fn seen(gateway: &Gateway, first: Position, last: Position) -> Vec<Arc<Event>> {
-    let seen = async {
-        gateway.store.wait_for(last).await.ok()?;
-        if first == last {
-            return gateway.store.by_position(last).await.ok()?.map(|event| vec![event]);
-        }
-        let (after, before) = (Some(first.previous()), Some(last.next()));
-        let query = Query { filter: Filter::default(), after, before, order: Order::Forwards, limit: EVENTS_MAX };
-        gateway.store.page(query).await.ok().map(|page| page.events)
-    };
-    tokio::time::timeout(COMES_BY, seen).await.ok().flatten().unwrap_or_default()
+    tokio::time::timeout(COMES_BY, gateway.store.arrived(first, last)).await.ok().flatten().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -130,6 +130,14 @@ impl Store {
         }
     }
 
+    /// The events from `first` to `last`, as soon as they have come from the log: that is before they are readable otherwise. None
+    /// if they are no longer, or not all, among the newest.
+    pub(crate) async fn arrived(&self, first: Position, last: Position) -> Option<Vec<Arc<Event>>> {
+        let mut end = self.shared.tail.end();
+        end.wait_for(|end| last <= *end).await.ok()?;
+        (first.get()..=last.get()).map(|position| self.shared.tail.get(Position::new(position))).collect()
+    }
+
     /// A page of what is readable. Does not wait for more: see [`Self::fresh`].
     pub(crate) async fn page(&self, query: Query) -> Result<Page, StoreError> {
         let query = Arc::new(query);

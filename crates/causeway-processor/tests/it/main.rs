@@ -297,3 +297,34 @@ async fn an_order_to_stop_lets_what_was_begun_come_to_its_end() {
     replica.await.unwrap();
     assert_eq!((scene.count("AIProcessingStarted").await, scene.count("AIProcessingCompleted").await), (1, 1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_on_a_fenced_subject_stops_nobody() {
+    let scene = scene().await;
+    let _replica = scene.replica(|_| Effect::Wait).await;
+    let input = scene.say("s", "1").await;
+    scene.until("AIProcessingStarted", 1).await;
+    let client = async_nats::connect(&scene.url).await.unwrap();
+    client.request("causeway.ev.s.ai", "of a later release".into()).await.unwrap();
+    scene.gate.add_permits(2);
+    let second = scene.say("s", "2").await;
+    // Positions: input, claim, garbage, outcome or second input, ..
+    wait_until("both to be done", LIMIT, async || (scene.log.last_position().await.unwrap().get() >= 7).then_some(())).await;
+    assert_eq!((scene.effects(input), scene.effects(second)), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_event_that_is_given_up_has_a_letter_of_its_own() {
+    let scene = scene().await;
+    let (first, second) = (scene.say("bad", "1").await, scene.say("bad", "2").await);
+    let _replica = scene.replica(|_| Effect::Fail).await;
+    scene.until("AIProcessingFailed", 2).await;
+    let client = async_nats::connect(&scene.url).await.unwrap();
+    let dead = async_nats::jetstream::new(client).get_stream("causeway_DLQ").await.unwrap();
+    let mut parked = Vec::new();
+    for sequence in [1, 2] {
+        let letter = dead.get_raw_message(sequence).await.unwrap();
+        parked.push(serde_json::from_slice::<Event>(&letter.payload).unwrap().id);
+    }
+    assert_eq!(parked, [first, second]);
+}
