@@ -69,7 +69,7 @@ impl Processor for Counter {
         };
         match event.payload() {
             Payload::MessageReceived(_) => {
-                inbox.items.push(Item { input: event.id, position: event.position, claim: None, done: false })
+                inbox.items.push(Item { input: event.id, position: event.position, claim: None, done: false });
             }
             Payload::AIProcessingStarted(started) => {
                 let (owner, attempt, delivery, position) = (started.owner, started.attempt, started.delivery, event.position);
