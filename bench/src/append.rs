@@ -48,7 +48,7 @@ struct Row {
     /// p50 and rate by those of the raw way, each turn by its neighbour.
     p50_to_raw: f64,
     rate_to_raw: f64,
-    /// A synced write of the same size on the same disk, before and after.
+    /// A synced write of the same size on the same disk, before each round.
     fsync_p50_us: f64,
 }
 
@@ -62,15 +62,15 @@ pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
             for way in Way::ALL {
                 ways.push((way, ways::clients(&causeway, way, clients).await?));
             }
-            let mut fsync = vec![disk::probe(home.path()).await?.p50_us];
+            let mut fsync = Vec::with_capacity(options.rounds);
             let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); ways.len()];
             for _ in 0..options.rounds {
+                fsync.push(disk::probe(home.path()).await?.p50_us);
                 for ((way, clients), rounds) in ways.iter().zip(&mut rounds) {
                     let done = round(clients, Duration::from_secs_f64(options.seconds)).await;
                     rounds.push(done.with_context(|| format!("{} {}", durability.name(), way.name()))?);
                 }
             }
-            fsync.push(disk::probe(home.path()).await?.p50_us);
             let raw = rounds[0].clone();
             for ((way, _), rounds) in ways.iter().zip(&rounds) {
                 rows.push(row(durability, clients, *way, rounds, &raw, median(fsync.clone())));

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use crate::stats::Latency;
 
 /// Writes of one probe, and their size: that of an event's data.
-const WRITES: usize = 100;
+const WRITES: usize = 50;
 const BYTES: usize = 256;
 
 /// Writes and syncs in `dir`.

@@ -133,13 +133,16 @@ fn look(pid: u32, cpu_percent: f64) -> Result<Process> {
 
 fn binaries(measured: &Path) -> Vec<Binary> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), PathBuf::from);
-    let builds =
-        [("measured", measured.to_owned()), ("release", target.join("release/causeway")), ("dev", target.join("debug/causeway"))];
-    let binary = |(build, path): (&'static str, PathBuf)| {
+    let built = |profile: &str| target.join(profile).join("causeway").canonicalize().ok();
+    let builds = [("release", built("release")), ("dev", built("debug"))];
+    let other =
+        (!builds.iter().any(|(_, path)| path.as_deref() == Some(measured))).then(|| ("measured", Some(measured.to_owned())));
+    let binary = |(build, path): (&'static str, Option<PathBuf>)| {
+        let path = path?;
         let bytes = fs::metadata(&path).ok()?.len();
         Some(Binary { build, path, bytes })
     };
-    builds.into_iter().filter_map(binary).collect()
+    other.into_iter().chain(builds).filter_map(binary).collect()
 }
 
 #[cfg(test)]
