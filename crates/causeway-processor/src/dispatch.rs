@@ -49,6 +49,11 @@ pub async fn run<P: Processor>(processor: P, log: Log, config: Config, shutdown:
             () = shutdown.cancelled() => break,
             delivery = consumer.next() => take(&shop, &desks, &mut workers, delivery).await,
             Some(ended) = workers.join_next_with_id() => desks.ended(ended),
+            Some(ended) = marking.join_next() => {
+                // Without marks every long turn would be taken over, for ever.
+                let reason = ended.err().map_or_else(|| "it ended".into(), |error| error.to_string());
+                return Err(LogError::Unavailable { reason: format!("the task that marks what is at work broke: {reason}") });
+            }
         }
     }
     drain(&shop, &desks, workers).await;

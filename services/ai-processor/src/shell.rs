@@ -5,6 +5,7 @@
 
 mod answer;
 mod ask;
+mod content;
 
 use std::time::Instant;
 

@@ -17,8 +17,8 @@ use causeway_event::{
 };
 
 use causeway_log::{Append, EVENTS_MAX, Fence, LogError};
-use causeway_proto::{Appended, Draft, Expected, Problem, Receipt};
-use jiff::Timestamp;
+use causeway_proto::{Appended, Draft, Expected, Kind, Problem, Receipt};
+use futures::{StreamExt as _, stream};
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
@@ -27,6 +27,10 @@ use crate::{problem, trace};
 
 /// How long to wait for an appended event to come by, before the log itself is asked for its time.
 const COMES_BY: Duration = Duration::from_millis(100);
+/// How long an append that was acknowledged may wait for the times of its events.
+const TIMES_MAX: Duration = Duration::from_secs(10);
+/// How many of them are asked for at a time.
+const LOOKUPS_MAX: usize = 32;
 
 /// What a client wants to append.
 #[derive(Clone, Debug)]
@@ -87,7 +91,8 @@ impl Shape {
         Self(drafts.iter().map(|draft| (draft.aggregate_id.clone(), draft.event_type.clone())).collect())
     }
 
-    /// A key that comes again with another request is a mistake that would go unnoticed if the first answer were given.
+    /// A key that comes again for events of other types or aggregates is a mistake that would go unnoticed if the first answer
+    /// were given. Other data is not: a retry may say the time anew.
     fn check<'e>(&self, events: impl ExactSizeIterator<Item = &'e Event>) -> Result<(), Problem> {
         let same = self.0.len() == events.len()
             && self
@@ -214,36 +219,34 @@ fn correlation(lineage: &Lineage) -> CorrelationId {
 
 /// The log's acknowledgement names places; the times come from what follows the log anyway, or else from the log.
 async fn receipts(gateway: &Gateway, shape: &Shape, appended: causeway_log::Appended) -> Result<Appended, Problem> {
-    let positions = || appended.receipts.iter().map(|receipt| receipt.position);
-    let (Some(first), Some(last)) = (positions().min(), positions().max()) else {
+    let places = || appended.receipts.iter().map(|receipt| receipt.position);
+    let (Some(first), Some(last)) = (places().min(), places().max()) else {
         return Ok(Appended { receipts: vec![], duplicate: appended.duplicate });
     };
-    let seen = if appended.duplicate { Vec::new() } else { seen(gateway, first, last).await };
-    let mut receipts = Vec::with_capacity(appended.receipts.len());
-    let mut earlier = Vec::new();
-    for known in &appended.receipts {
-        let event = match seen.iter().find(|event| event.position == known.position) {
-            Some(event) => Some(event.clone()),
-            None => gateway.log.get(known.position).await.ok().flatten().map(|stored| Arc::new(stored.event)),
-        };
-        receipts.push(Receipt {
-            id: known.id,
-            position: known.position,
-            // It is on the log, and the log has gone away since: the answer must not fail for want of a time.
-            timestamp: event.as_ref().map_or_else(Timestamp::now, |event| event.timestamp),
-            correlation_id: known.correlation_id.clone(),
-        });
-        earlier.extend(event.filter(|_| appended.duplicate));
+    let Ok(events) = tokio::time::timeout(TIMES_MAX, stored(gateway, first, last)).await else {
+        let detail = format!("it is on the log from position {first}, which has gone away before it could say when it stored it");
+        return Err(Problem::new(Kind::OutcomeUnknown, detail));
+    };
+    match appended.duplicate {
+        true => answer_again(shape, &events),
+        false => Ok(Appended { receipts: events.iter().map(|event| receipt(event)).collect(), duplicate: false }),
     }
-    if appended.duplicate && earlier.len() == receipts.len() {
-        return answer_again(shape, &earlier);
-    }
-    Ok(Appended { receipts, duplicate: appended.duplicate })
 }
 
-/// The events from `first` to `last`, if they come by in a moment.
-async fn seen(gateway: &Gateway, first: Position, last: Position) -> Vec<Arc<Event>> {
-    tokio::time::timeout(COMES_BY, gateway.store.arrived(first, last)).await.ok().flatten().unwrap_or_default()
+/// The events from `first` to `last`, which are on the log. Waits as long as it takes.
+async fn stored(gateway: &Gateway, first: Position, last: Position) -> Vec<Arc<Event>> {
+    if let Ok(Some(events)) = tokio::time::timeout(COMES_BY, gateway.store.arrived(first, last)).await {
+        return events;
+    }
+    loop {
+        let places = stream::iter(first.get()..=last.get()).map(Position::new);
+        let found = places.map(|position| gateway.log.get(position)).buffered(LOOKUPS_MAX).collect::<Vec<_>>().await;
+        let events = found.into_iter().map(|found| found.ok().flatten().map(|stored| Arc::new(stored.event)));
+        if let Some(events) = events.collect() {
+            return events;
+        }
+        tokio::time::sleep(COMES_BY).await;
+    }
 }
 
 #[cfg(test)]

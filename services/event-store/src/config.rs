@@ -47,6 +47,8 @@ pub struct Limits {
     pub append_wait: Duration,
     /// Subscriptions and streamed reads at once.
     pub streams_max: usize,
+    /// Connections at once; further ones wait to be accepted.
+    pub connections_max: usize,
 }
 
 impl Default for Config {
@@ -71,6 +73,7 @@ impl Default for Limits {
             appends_waiting_max: 1024,
             append_wait: Duration::from_secs(2),
             streams_max: 4096,
+            connections_max: 8192,
         }
     }
 }

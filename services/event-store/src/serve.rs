@@ -2,26 +2,37 @@
 //! `/events`), and its orderly end: no new connection, streams end, requests that were begun are finished.
 
 use std::any::Any;
-use std::future::IntoFuture as _;
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::serve::ListenerExt as _;
 use causeway_proto::{FILE_DESCRIPTOR_SET, Kind, Problem};
 use futures::FutureExt as _;
-use tokio::net::TcpListener;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tower_http::cors::CorsLayer;
 
 use crate::gateway::Gateway;
 use crate::problem::{HttpProblem, into_status};
 use crate::{Error, grpc, http};
+
+/// How long a client may take to send the head of an HTTP/1 request.
+const HEADERS_MAX: Duration = Duration::from_secs(30);
+/// An HTTP/2 client that says nothing is asked after this long whether it is there, and has as long to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Pause after a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// All that is served.
 pub(crate) fn router(gateway: Arc<Gateway>, health: HealthServer<impl Health>) -> Result<Router, Error> {
@@ -90,25 +101,55 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, Error> {
 }
 
 /// Serves until the gateway is stopped, and then for as long as what was begun takes, within the limit.
+///
+/// Our own loop around hyper, since `axum::serve` bounds neither the connections nor how long one may take to say what it
+/// wants, and does not notice an HTTP/2 client that has vanished.
 pub(crate) async fn serve(router: Router, listener: TcpListener, gateway: &Gateway) -> io::Result<()> {
-    let listener = listener.tap_io(|connection| {
-        // Small answers must not wait for more to send.
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "a connection stays without TCP_NODELAY");
-        }
-    });
-    let stop = gateway.stop.clone();
-    let mut serving = pin!(axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future());
-    let drain_timeout = gateway.config.drain_timeout;
-    let too_long = async {
-        stop.cancelled().await;
-        tokio::time::sleep(drain_timeout).await;
-    };
-    tokio::select! {
-        served = &mut serving => served,
-        () = too_long => {
-            tracing::warn!(?drain_timeout, "requests were still under way and are cut off");
-            Ok(())
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_MAX);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
+    let places = Arc::new(Semaphore::new(gateway.config.limits.connections_max));
+    let (graceful, mut connections) = (GracefulShutdown::new(), JoinSet::new());
+    loop {
+        // Further connections wait in the listener's queue until one ends.
+        let (stream, place) = tokio::select! {
+            () = gateway.stop.cancelled() => break,
+            accepted = accept(&listener, &places) => accepted?,
+            Some(_) = connections.join_next() => continue,
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+        connections.spawn(async move {
+            let _place = place;
+            if let Err(error) = connection.await {
+                tracing::debug!(error, "a connection broke off");
+            }
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(gateway.config.drain_timeout, graceful.shutdown()).await.is_err() {
+        tracing::warn!(unfinished = connections.len(), "requests were still under way and are cut off");
+    }
+    Ok(())
+}
+
+/// The next connection, once there is a place for it.
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Small answers must not wait for more to send.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "a connection stays without TCP_NODELAY");
+                }
+                return Ok((stream, place));
+            }
+            // A client that was gone before it was served, or no file handle left: neither ends the service.
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }

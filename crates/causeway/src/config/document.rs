@@ -112,6 +112,7 @@ const KEYS: &[Key] = &[
     key("event_store.limits.appends_waiting_max", "Appends that wait for their turn beyond those."),
     key("event_store.limits.append_wait", "How long an append may wait for its turn."),
     key("event_store.limits.streams_max", "Subscriptions and streamed reads at once."),
+    key("event_store.limits.connections_max", "Connections at once; further ones wait to be accepted."),
     key("event_store.read_model.path", "The database file. Unless it is set here it lies in the data folder."),
     key("event_store.read_model.readers", "Connections that read at once; further reads wait."),
     key("event_store.read_model.read_timeout", "How long a read waits for the model to be as fresh as the log."),

@@ -8,7 +8,7 @@ use causeway_processor::{ActError, Run};
 use tokio::sync::mpsc;
 use tracing::{Instrument as _, Span, field};
 
-use super::Assistant;
+use super::{Assistant, content};
 use crate::model::{Generated, ModelError, Prompt};
 use crate::turn::Turn;
 
@@ -77,8 +77,8 @@ impl Assistant {
                 span.record("gen_ai.usage.input_tokens", generated.usage.input_tokens);
                 span.record("gen_ai.usage.output_tokens", generated.usage.output_tokens);
                 if self.config.trace_content {
-                    span.record("gen_ai.input.messages", format!("{:?}", prompt.messages));
-                    span.record("gen_ai.output.messages", &generated.text);
+                    span.record("gen_ai.input.messages", content::input(prompt).to_string());
+                    span.record("gen_ai.output.messages", content::output(generated).to_string());
                 }
             }
             Err(error) => {
