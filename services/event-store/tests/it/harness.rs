@@ -79,7 +79,7 @@ impl Gateway {
     }
 
     pub(crate) async fn start_with(nats: &NatsServer, config: Config) -> Self {
-        let log = causeway_log::Config { url: nats.url(), ..causeway_log::Config::default() };
+        let log = causeway_log::Config { url: nats.url().into(), ..causeway_log::Config::default() };
         Self::start_on(log, config).await
     }
 

@@ -62,7 +62,7 @@ async fn an_append_without_acknowledgement_is_unknown_and_its_key_settles_it() {
     let nats = NatsServer::start().await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let log = causeway_log::Config {
-        url: nats.url(),
+        url: nats.url().into(),
         request_timeout: Duration::from_millis(500),
         append_timeout: Duration::from_secs(2),
         ..causeway_log::Config::default()

@@ -15,7 +15,7 @@ async fn server() -> (NatsServer, Log) {
 }
 
 async fn connect(nats: &NatsServer) -> Log {
-    Log::connect(&Config { url: nats.url(), ..Config::default() }).await.unwrap()
+    Log::connect(&Config { url: nats.url().into(), ..Config::default() }).await.unwrap()
 }
 
 async fn append(log: &Log, texts: &[&str], key: Option<&str>) -> Vec<Position> {
