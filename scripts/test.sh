@@ -20,8 +20,7 @@ finish() { # passed
     exit
 }
 
-step "format" cargo fmt --all --check
-step "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
+step "lint" make --no-print-directory lint
 step "nats-server" scripts/nats.sh || finish 0
 step "test tools" scripts/test_tools.sh || finish 0
 CAUSEWAY_NATS_SERVER=$(scripts/nats.sh --path)

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use causeway_e2e::{OtlpSink, Setup};
+use causeway_e2e::{OtlpSink, Setup, data, of_type};
 use causeway_testkit::wait_until;
 use serde_json::{Value, json};
 
@@ -37,8 +37,7 @@ async fn the_spans_of_a_turn_are_one_tree_under_the_correlation_id() {
         .await
         .unwrap();
     let api = causeway.api();
-    let secret = "the-content-of-the-message";
-    let receipt = api.say("s", secret).await.unwrap();
+    let receipt = api.say("s", QUESTION).await.unwrap();
     let trace = receipt["correlation_id"].as_str().unwrap().to_owned();
     assert!(trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit()), "{trace}");
     let events = api.wait_for("s", "AIProcessingCompleted").await.unwrap();
@@ -53,9 +52,92 @@ async fn the_spans_of_a_turn_are_one_tree_under_the_correlation_id() {
     for unit in ["append", "invoke_agent", "chat", "execute_tool"] {
         assert!(names.iter().any(|name| name.starts_with(unit)), "a span of each unit of work: {names:?}");
     }
-    assert!(spans.iter().all(|span| !span.to_string().contains(secret)), "content stays out of spans");
+    let said = said(&events);
+    assert!(said.iter().any(|piece| QUESTION.contains(piece.as_str())) && 4 <= said.len(), "{said:?}");
+    // Not only of this trace: of everything that went out.
+    for span in sink.spans().unwrap() {
+        let told = words(&span);
+        let leaked: Vec<_> = said.iter().filter(|piece| told.contains(piece.as_str())).collect();
+        assert!(leaked.is_empty(), "content stays out of spans: {leaked:?} in {span}");
+    }
     for chat in spans.iter().filter(|span| span["attributes"]["gen_ai.operation.name"] == "chat") {
         assert!(chat["attributes"]["gen_ai.request.model"].is_string(), "{chat}");
+    }
+}
+
+/// What is said in a test, with a calculation for the demo model to do.
+const QUESTION: &str = "What is 4711 * 1234567, and what is in the-content-of-the-message?";
+
+/// What people and the model said in these events, in pieces that look the same however they are quoted.
+fn said(events: &[Value]) -> BTreeSet<String> {
+    let fields = [("MessageReceived", "content"), ("ThinkingGenerated", "text"), ("MessageGenerated", "content")];
+    let texts = fields.iter().flat_map(|(kind, field)| data(events, kind, field)).map(str::to_owned);
+    let told = ["ToolCalled", "ToolCompleted"].into_iter().flat_map(|kind| of_type(events, kind));
+    let told = told.flat_map(|event| ["arguments", "result"].map(|field| event["data"][field].to_string()));
+    let pieces = texts.chain(told).flat_map(|text| text.split(['"', '\\', '\n']).map(str::to_owned).collect::<Vec<_>>());
+    // What is shorter may be there by chance, and is the name of a field.
+    pieces.filter(|piece| 12 <= piece.len()).collect()
+}
+
+/// All of a span that could hold words.
+fn words(span: &Value) -> String {
+    ["name", "attributes", "events", "status", "links", "resource"].map(|part| span[part].to_string()).concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_is_traced_where_that_is_wanted() {
+    let sink = OtlpSink::start().await.unwrap();
+    let mut causeway = Setup::up()
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", sink.endpoint())
+        .env("OTEL_BSP_SCHEDULE_DELAY", "200")
+        .env("CAUSEWAY__AI_PROCESSOR__TRACE_CONTENT", "true")
+        .start()
+        .await
+        .unwrap();
+    let api = causeway.api();
+    let receipt = api.say("s", QUESTION).await.unwrap();
+    let events = api.wait_for("s", "AIProcessingCompleted").await.unwrap();
+    causeway.terminate().await.unwrap();
+
+    let spans = tree(&sink, receipt["correlation_id"].as_str().unwrap()).await;
+    let mut chats: Vec<&Value> = spans.iter().filter(|span| span["attributes"]["gen_ai.operation.name"] == "chat").collect();
+    let began = |span: &Value| span["startTimeUnixNano"].as_str().and_then(|nanos| nanos.parse::<u64>().ok());
+    chats.sort_by_key(|span| began(span));
+    assert_eq!(chats.len(), 2, "a call that asked for a tool, and one that answered: {chats:?}");
+    for chat in &chats {
+        let asked = messages(chat, "gen_ai.input.messages");
+        assert!(contains(&asked, QUESTION), "{asked:?}");
+    }
+    let expression = of_type(&events, "ToolCalled")[0]["data"]["arguments"]["expression"].as_str().unwrap();
+    let wish = messages(chats[0], "gen_ai.output.messages");
+    assert!(contains(&wish, expression), "what the first call gave is a wish for a tool: {wish:?}");
+    let result = of_type(&events, "ToolCompleted")[0]["data"]["result"]["result"].as_str().unwrap();
+    let asked = messages(chats[1], "gen_ai.input.messages");
+    assert!(contains(&asked, result), "the second call was given the tool's result: {asked:?}");
+    let answer = messages(chats[1], "gen_ai.output.messages");
+    assert!(contains(&answer, data(&events, "MessageGenerated", "content")[0]), "{answer:?}");
+}
+
+/// The messages that an attribute holds as JSON.
+#[track_caller]
+fn messages(span: &Value, attribute: &str) -> Vec<Value> {
+    let text = span["attributes"][attribute].as_str().unwrap_or_else(|| panic!("no {attribute} in {span}"));
+    let messages: Vec<Value> = serde_json::from_str(text).unwrap_or_else(|error| panic!("{attribute}: {error}: {text}"));
+    assert!(!messages.is_empty() && messages.iter().all(Value::is_object), "{attribute} is an array of messages: {text}");
+    messages
+}
+
+/// Whether some text in there, at any depth, contains this.
+fn contains(messages: &[Value], wanted: &str) -> bool {
+    messages.iter().any(|value| text_contains(value, wanted))
+}
+
+fn text_contains(value: &Value, wanted: &str) -> bool {
+    match value {
+        Value::String(text) => text.contains(wanted),
+        Value::Array(values) => contains(values, wanted),
+        Value::Object(fields) => fields.values().any(|value| text_contains(value, wanted)),
+        _ => false,
     }
 }
 

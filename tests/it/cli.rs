@@ -1,7 +1,15 @@
 //! The command line against a running Causeway: what it prints for people and for programs, and its exit codes.
 
-use causeway_e2e::{Causeway, Setup};
+use std::fs;
+use std::time::Duration;
+
+use causeway_e2e::{Causeway, Setup, types};
+use causeway_testkit::{wait_until, workspace_root};
 use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long a watching command may take to print what there is.
+const TAIL_LIMIT: Duration = Duration::from_secs(30);
 
 struct House(Causeway);
 
@@ -40,6 +48,130 @@ async fn a_chat_through_a_pipe_answers_each_line() {
     assert!(!chat.stdout.contains('\u{1b}'), "no colours in a pipe: {}", chat.stdout);
     let events = house.0.api().events("aggregate_id=s&type=AIProcessingCompleted").await.unwrap();
     assert_eq!(events.len(), 2, "one session");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chat_for_programs_is_events_and_deltas() {
+    let house = House::start().await;
+    let arguments = ["chat", "--session", "s", "--json"];
+    let chat = house.command(&arguments).stdin("What is 6 * 7?\n").run().await.unwrap();
+    assert!(chat.status.success(), "{}", chat.stderr);
+    let lines: Vec<Value> = chat.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (deltas, events): (Vec<Value>, Vec<Value>) = lines.into_iter().partition(|line| line["delta"].is_object());
+    assert_eq!(events, house.0.api().events("aggregate_id=s").await.unwrap(), "as HTTP has them, and nothing else");
+    let said: String =
+        deltas.iter().filter(|line| line["delta"]["kind"] == "text").filter_map(|line| line["delta"]["text"].as_str()).collect();
+    let answer = events.iter().find(|event| event["type"] == "MessageGenerated").unwrap();
+    assert!(said.ends_with(answer["data"]["content"].as_str().unwrap()), "{said:?} against {answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_shows_what_stands_behind_a_position_and_what_comes() {
+    let house = House::start().await;
+    let api = house.0.api();
+    api.say("s", "What is 6 * 7?").await.unwrap();
+    let before = api.wait_for("s", "AIProcessingCompleted").await.unwrap();
+    let after = before[1]["position"].to_string();
+    let tail = ["events", "tail", "--aggregate", "s", "--after", &after];
+    let for_programs = house.command(&[&tail[..], &["--json"]].concat()).spawn().unwrap();
+    let for_people = house.command(&tail).spawn().unwrap();
+    let lines = async |tail: &Causeway, count: usize| {
+        wait_until(&format!("{count} lines"), TAIL_LIMIT, async || {
+            let printed = tail.stdout();
+            let whole = printed.rfind('\n').map_or("", |end| &printed[..end]);
+            (count <= whole.lines().count()).then(|| whole.lines().map(str::to_owned).collect::<Vec<_>>())
+        })
+        .await
+    };
+    for tail in [&for_programs, &for_people] {
+        lines(tail, before.len() - 2).await;
+    }
+    api.append(&serde_json::json!({"type": "Noted", "aggregate_id": "other", "data": {}})).await.unwrap();
+    api.append(&serde_json::json!({"type": "Noted", "aggregate_id": "s", "data": {"n": 4711}})).await.unwrap();
+    let all = api.events("aggregate_id=s").await.unwrap();
+    let printed: Vec<Value> =
+        lines(&for_programs, all.len() - 2).await.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(printed, all[2..]);
+    let read = lines(&for_people, all.len() - 2).await;
+    for (line, event) in read.iter().zip(&all[2..]) {
+        let (position, kind) = (event["position"].to_string(), event["type"].as_str().unwrap());
+        assert!(line.trim_start().starts_with(&position) && line.contains(kind), "{line:?} is {event}");
+    }
+    for mut tail in [for_programs, for_people] {
+        assert!(tail.terminate().await.unwrap().success(), "to be stopped is its end: {}", tail.stderr());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_is_shown_checked_and_exemplified() {
+    let dir = TempDir::new().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let good = file("good.toml", "[up]\nlisten = \"127.0.0.1:9000\"\n[ai_processor.model]\napi_key = \"very-secret\"\n");
+    let shown = Setup::command(&["config", "show", "--config", &good]).env("CAUSEWAY__LOG__NAMESPACE", "blue");
+    let shown = shown.run().await.unwrap();
+    assert!(shown.status.success(), "{}", shown.stderr);
+    let line = |start: &str| shown.stdout.lines().find(|line| line.starts_with(start)).unwrap_or_default();
+    assert!(line("listen = \"127.0.0.1:9000\"").contains(&good), "{}", shown.stdout);
+    assert!(line("namespace = \"blue\"").contains("CAUSEWAY__LOG__NAMESPACE"), "{}", shown.stdout);
+    assert!(!shown.stdout.contains("very-secret") && !shown.stdout.contains('\u{1b}'), "{}", shown.stdout);
+    let shown = Setup::command(&["config", "show", "--config", &good, "--json"]).run().await.unwrap();
+    let value: Value = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!(value["config"]["up"]["listen"], "127.0.0.1:9000");
+    assert!(value["sources"]["up.listen"].as_str().unwrap().contains("good.toml"), "{value}");
+    assert!(value["file"].as_str() == Some(&good) && !shown.stdout.contains("very-secret"), "{value}");
+
+    let check = async |file: &str| Setup::command(&["config", "check", "--config", file]).run().await.unwrap();
+    let checked = check(&good).await;
+    assert!(checked.status.success() && checked.stdout.contains(&good), "{checked:?}");
+    for (name, text, told) in [
+        ("misspelt.toml", "[up]\nlisen = \"127.0.0.1:9000\"\n", "up.listen"),
+        ("mistyped.toml", "[up]\nrelaxed_durability = 7\n", "relaxed_durability"),
+        ("broken.toml", "[up\n", "broken.toml"),
+    ] {
+        let checked = check(&file(name, text)).await;
+        assert_eq!(checked.status.code(), Some(2), "{checked:?}");
+        assert!(checked.stderr.contains(told) && checked.stderr.contains(name), "{checked:?}");
+        assert!(checked.stderr.lines().count() <= 12 && !checked.stderr.contains("backtrace"), "{checked:?}");
+    }
+    assert_eq!(check("no-such-file.toml").await.status.code(), Some(2));
+
+    let example = Setup::command(&["config", "example"]).run().await.unwrap();
+    assert!(example.status.success(), "{}", example.stderr);
+    assert_eq!(example.stdout, fs::read_to_string(workspace_root().join("causeway.example.toml")).unwrap());
+    assert!(check(&file("example.toml", &example.stdout)).await.status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_and_traces_are_there_for_programs() {
+    let house = House::start().await;
+    let api = house.0.api();
+    let receipt = api.say("me", "What is 6 * 7?").await.unwrap();
+    let events = api.wait_for("me", "AIProcessingCompleted").await.unwrap();
+    let view = house.json(&["view", "conversation", "me"]).await.remove(0);
+    let by_http = api.fetch("/projections/conversation/me").await.unwrap();
+    assert_eq!((&view["view"], &view["id"], &view["state"]), (&by_http["view"], &by_http["id"], &by_http["state"]));
+    assert!(view["position"].as_u64() >= events.last().unwrap()["position"].as_u64(), "{view}");
+
+    let trace = house.json(&["trace", receipt["correlation_id"].as_str().unwrap()]).await.remove(0);
+    assert_eq!(trace, house.json(&["trace", receipt["id"].as_str().unwrap()]).await.remove(0), "any event of it names the chain");
+    assert_eq!((&trace["events"], &trace["orphans"], &trace["unfinished"]), (&events.len().into(), &0.into(), &0.into()));
+    let nodes = trace["nodes"].as_array().unwrap();
+    let mut known: Vec<&str> = nodes.iter().map(|node| node["type"].as_str().unwrap()).collect();
+    let mut all = types(&events);
+    (known.sort_unstable(), all.sort_unstable());
+    assert_eq!(known, all, "each event of the chain is in the tree");
+    assert!(0 < trace["duration_us"].as_i64().unwrap(), "{trace}");
+    for node in nodes {
+        let event = events.iter().find(|event| event["id"] == node["id"]).unwrap();
+        let cause = events.iter().find(|event| event["id"] == node["causation_id"]);
+        assert_eq!(node["gap_us"].is_i64(), cause.is_some(), "the time since its cause: {node}");
+        let lasts = matches!(event["type"].as_str(), Some("AIProcessingStarted" | "ToolCalled"));
+        assert_eq!(node["duration_us"].as_i64().is_some_and(|time| 0 < time), lasts, "what lasts has a duration: {node}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,8 +12,11 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::sequence::readme_command;
+
 /// Our own crates are compiled anew in the copy, beside all the other tests.
 const BUILD_LIMIT: Duration = Duration::from_secs(600);
+const CHAT_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,6 +32,7 @@ async fn make_up_works_in_a_fresh_copy_with_an_empty_home() {
     let err = fs::File::create(dir.path().join("err")).unwrap();
     let mut make = Command::new("make");
     let arguments = "ARGS=--json --listen 127.0.0.1:0";
+    assert_eq!(readme_command("make", "up"), "make up");
     make.args(["up", arguments]).current_dir(&clone).env_clear().env("HOME", &home);
     let needed = |name: &str| ["PATH", "CARGO_HOME", "RUSTUP_HOME"].contains(&name) || is_network(name);
     make.envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(needed)));
@@ -41,12 +45,11 @@ async fn make_up_works_in_a_fresh_copy_with_an_empty_home() {
         }
     }
     let spawned = std::os::unix::process::CommandExt::process_group(&mut make, 0);
-    let mut child = spawned.stdin(Stdio::null()).stdout(out).stderr(err).spawn().unwrap();
-    let group = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    let mut up = Up(spawned.stdin(Stdio::null()).stdout(out).stderr(err).spawn().unwrap());
     let ready = wait_until("the ready line of make up", BUILD_LIMIT, async || {
         let text = fs::read_to_string(dir.path().join("out")).ok()?;
         let line = text.lines().find(|line| line.starts_with('{') && line.ends_with('}'));
-        if line.is_none() && !matches!(child.try_wait(), Ok(None)) {
+        if line.is_none() && !matches!(up.0.try_wait(), Ok(None)) {
             return Some(Err(fs::read_to_string(dir.path().join("err")).unwrap_or_default()));
         }
         Some(Ok(serde_json::from_str::<Ready>(line?).unwrap()))
@@ -57,14 +60,51 @@ async fn make_up_works_in_a_fresh_copy_with_an_empty_home() {
     let api = Api::new(&ready.gateway);
     api.append(&json!({"type": "MessageReceived", "aggregate_id": "user_123", "data": {"content": "Hello"}})).await.unwrap();
     api.wait_for("user_123", "AIProcessingCompleted").await.unwrap();
+    let chat = readme_command("target/debug/causeway", "chat");
+    let answers = chat_through_a_pipe(&chat, &clone, &home, &ready.gateway).await;
+    assert!(answers.contains("42"), "`{chat}` answers: {answers}");
     assert!(clone.join("data").is_dir(), "the data is in the checkout");
     let server = fs::read_dir(&clone).unwrap().flatten().any(|entry| entry.file_name() == ".causeway");
     assert!(server || on_path("nats-server"), "nats-server is private to the checkout");
     let left: Vec<_> = fs::read_dir(&home).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert!(left.iter().all(|name| name == ".cache"), "nothing is installed into HOME: {left:?}");
 
-    kill_process_group(group, Signal::TERM).unwrap();
-    wait_until("the end of make up", STOP_LIMIT, async || child.try_wait().ok().flatten()).await;
+    up.signal(Signal::TERM);
+    wait_until("the end of make up", STOP_LIMIT, async || up.0.try_wait().ok().flatten()).await;
+}
+
+/// `make up`, which leads a process group. A test that fails leaves none of it behind.
+struct Up(Child);
+
+impl Up {
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
+            // The error says that it has just gone.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            self.signal(Signal::KILL);
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// Runs the README's second command in the copy, with a question at its standard input. What it printed.
+async fn chat_through_a_pipe(command: &str, clone: &Path, home: &Path, gateway: &str) -> String {
+    let question = home.parent().unwrap().join("question");
+    fs::write(&question, "What is 6 * 7?\n").unwrap();
+    let mut bash = tokio::process::Command::new("bash");
+    bash.args(["-c", command]).current_dir(clone).env_clear().env("HOME", home).env("CAUSEWAY_SERVER", gateway);
+    bash.env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(fs::File::open(question).unwrap()).kill_on_drop(true);
+    let output = tokio::time::timeout(CHAT_LIMIT, bash.output()).await.expect("the end of the chat").unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command}: {printed}\n{}", String::from_utf8_lossy(&output.stderr));
+    printed
 }
 
 /// How this machine reaches the package registries: proxies, mirrors, certificates.

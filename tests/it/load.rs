@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
-use causeway_e2e::{Api, Setup};
-use causeway_testkit::{NatsServer, wait_until};
+use causeway_e2e::{Api, Setup, python};
+use causeway_testkit::{NatsServer, wait_until, workspace_root};
 use futures::StreamExt as _;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
@@ -47,6 +47,9 @@ async fn ten_thousand_appends_survive_the_kill_of_the_gateway_and_of_nats() {
     reached(EVENTS / 5).await;
     let middle = api.last_position().await.unwrap();
     let subscriber = tokio::spawn(follow(api.clone(), middle));
+    let there = api.events(&format!("type=Counted&before={}", middle + 1)).await.unwrap().len();
+    let (after, left) = (middle.to_string(), (EVENTS - there).to_string());
+    let subscriber_by_grpc = tokio::spawn(by_python(api.clone(), ["follow".into(), "Counted".into(), after, left]));
     reached(EVENTS * 2 / 5).await;
     gateway.kill();
     gateway.restart().await.unwrap();
@@ -76,8 +79,29 @@ async fn ten_thousand_appends_survive_the_kill_of_the_gateway_and_of_nats() {
     let after: Vec<Value> = by_http.iter().filter(|event| middle < event["position"].as_u64().unwrap()).cloned().collect();
     let subscribed = tokio::time::timeout(LIMIT, subscriber).await.expect("the subscriber's end").unwrap();
     assert_eq!(subscribed, ids(&after), "the subscriber from the middle saw each once, through both outages");
+    let by_grpc = tokio::time::timeout(LIMIT, subscriber_by_grpc).await.expect("the gRPC subscriber's end").unwrap();
+    assert!(0 < by_grpc["breaks"].as_u64().unwrap(), "it went through the kill of the gateway");
+    same(by_grpc["events"].as_array().unwrap(), &after, "the gRPC subscriber from the middle");
+    let by_grpc = by_python(api.clone(), ["read".into(), "Counted".into()]).await;
+    same(by_grpc.as_array().unwrap(), &by_http, "gRPC has the same events in the same order");
     let backwards = api.events("type=Counted&order=desc").await.unwrap();
     assert!(ids(&backwards).iter().rev().eq(ids(&by_http).iter()));
+}
+
+/// The third-party client's answer.
+async fn by_python<const N: usize>(api: Api, arguments: [String; N]) -> Value {
+    let target = api.base().trim_start_matches("http://").to_owned();
+    let proto = workspace_root().join("proto").display().to_string();
+    let arguments: Vec<&str> = [&target, &proto].into_iter().chain(&arguments).map(String::as_str).collect();
+    python("grpc_client.py", &arguments).await.unwrap()
+}
+
+/// Asserts that both readers saw the same, without printing ten thousand events if not.
+#[track_caller]
+fn same(one: &[Value], other: &[Value], what: &str) {
+    let differ = one.iter().zip(other).find(|(one, other)| one != other);
+    assert!(differ.is_none(), "{what}: {differ:?}");
+    assert_eq!(one.len(), other.len(), "{what}");
 }
 
 fn name(event: &Value) -> (usize, usize) {

@@ -7,7 +7,7 @@ use causeway_testkit::workspace_root;
 use serde_json::Value;
 
 /// The first command of the README that starts so, with continuation lines joined.
-fn readme_command(start: &str, contains: &str) -> String {
+pub(crate) fn readme_command(start: &str, contains: &str) -> String {
     let readme = std::fs::read_to_string(workspace_root().join("README.md")).expect("README.md");
     let joined = readme.replace("\\\n", " ");
     let mut commands = joined.lines().map(|line| line.trim().trim_start_matches("$ "));
@@ -146,8 +146,7 @@ async fn a_python_client_with_stubs_from_proto_sees_the_same() {
 
     // And HTTP says what gRPC says.
     let http = causeway.api().events("aggregate_id=python-session").await.unwrap();
-    let ids = |events: &[Value]| events.iter().map(|event| event["id"].clone()).collect::<Vec<_>>();
-    assert_eq!(ids(&http), ids(events));
+    assert_eq!(&http, events);
     let view = causeway.api().fetch("/projections/conversation/python-session").await.unwrap();
     let answer = of_type(&http, "MessageGenerated")[0]["data"]["content"].as_str().unwrap();
     assert!(view.to_string().contains(&serde_json::to_string(answer).unwrap()), "{view}");

@@ -79,6 +79,41 @@ async fn one_that_froze_in_mid_turn_finds_its_work_done() {
     drop(frozen);
 }
 
+/// A calculation that is stopped after two seconds: long enough to freeze its process in the middle of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_froze_in_a_slow_tool_and_its_successor_record_one_outcome() {
+    let house = House::start().await;
+    let model = FakeModel::start(|request| match tool_results(request) {
+        0 => Reply::tools([("calculate", json!({"expression": "9^9^9^9"})), ("now", json!({}))]),
+        _ => Reply::text("It is too large."),
+    });
+    let model = model.await.unwrap();
+    let mut frozen = house.processor(&model).spawn().unwrap();
+    house.api().say("s", "What is a large number?").await.unwrap();
+    // The quick call is done, the slow one has begun.
+    house.api().wait_for("s", "ToolCompleted").await.unwrap();
+    frozen.signal(Signal::STOP).unwrap();
+    let events = house.api().events("aggregate_id=s").await.unwrap();
+    assert_eq!(count(&events, "ToolFailed"), 0, "it froze in the slow call: {:?}", types(&events));
+    let mut second = house.processor(&model).spawn().unwrap();
+    wait_until("the takeover", TURN_LIMIT, async || {
+        let events = house.api().events("aggregate_id=s&type=AIProcessingStarted").await.ok()?;
+        (events.len() == 2).then_some(())
+    })
+    .await;
+    // Its time for the calculation is long over: it has an outcome to tell, beside the one of its successor.
+    frozen.signal(Signal::CONT).unwrap();
+    house.api().wait_for("s", "AIProcessingCompleted").await.unwrap();
+    wait_settled(&house.nats.url()).await;
+    second.terminate().await.unwrap();
+    frozen.terminate().await.unwrap();
+    let events = house.api().events("aggregate_id=s").await.unwrap();
+    Turn(&events).check_once(2);
+    check_causation(&events);
+    assert_eq!(count(&events, "ToolFailed"), 1, "{:?}", types(&events));
+    assert_eq!(model.calls(), 2, "neither answer was asked for twice");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn thirty_sessions_are_answered_once_each_by_two_of_which_one_is_killed() {
     const SESSIONS: usize = 30;

@@ -4,9 +4,11 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use causeway_e2e::{Causeway, Setup, types};
+use causeway_e2e::{Causeway, Seen, Setup, types};
 use causeway_testkit::{NatsServer, wait_until};
+use reqwest::Method;
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ready_line_tells_where_everything_is() {
@@ -52,31 +54,73 @@ async fn after_kill_9_no_nats_server_stays_and_the_next_start_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_says_so_when_its_nats_server_dies() {
+async fn it_goes_on_when_its_nats_server_dies() {
     let mut causeway = Setup::up().start().await.unwrap();
-    let own = causeway.pid();
-    let children: Vec<u32> = causeway.processes().into_iter().filter(|pid| *pid != own).collect();
-    let server = children.into_iter().find(|pid| command(*pid).contains("nats-server")).expect("a nats-server");
-    let pid = rustix::process::Pid::from_raw(i32::try_from(server).unwrap()).unwrap();
-    rustix::process::kill_process(pid, Signal::KILL).unwrap();
-    // Either it ends with an error, or it has another server and goes on; never a process that serves nothing.
     let api = causeway.api();
-    let alive = wait_until("an end or a recovery", Duration::from_secs(60), async || {
-        if !causeway.processes().contains(&own) {
-            return Some(false);
-        }
-        api.say("s", "Hello").await.is_ok().then_some(true)
+    let mut stream = api.stream("aggregate_id=s", None).await.unwrap();
+    api.say("s", "Hello").await.unwrap();
+    let before = events_of(&stream.until(|seen| seen.kind == "AIProcessingCompleted").await.unwrap());
+    let killed = kill_server(&causeway);
+    wait_until("another nats-server", RECOVERY_LIMIT, async || server(&causeway).filter(|pid| *pid != killed)).await;
+    // Where the last one was: whoever knows its address comes back to it.
+    wait_until("its old address", RECOVERY_LIMIT, async || async_nats::connect(&causeway.ready().nats).await.ok()).await;
+    // Under a key: an append whose answer was lost in the outage must not become two.
+    let again = json!({"type": "MessageReceived", "aggregate_id": "s", "data": {"content": "Again"}});
+    let receipt = wait_until("an append", RECOVERY_LIMIT, async || {
+        let request = api.request(Method::POST, "/events").header("idempotency-key", "again").json(&again);
+        request.send().await.ok()?.error_for_status().ok()?.json::<Value>().await.ok()
     })
     .await;
-    if !alive {
-        let status = causeway.wait_end().await;
-        assert!(!status.success(), "{status}");
-        assert!(causeway.stderr().contains("nats-server"), "{}", causeway.stderr());
-    }
+    assert!(before.last().unwrap()["position"].as_u64() < receipt["position"].as_u64(), "the log goes on: {receipt}");
+    let after = events_of(&stream.until(|seen| seen.kind == "AIProcessingCompleted").await.unwrap());
+    assert_eq!(api.events("aggregate_id=s").await.unwrap(), [before, after].concat(), "the open stream missed nothing");
+    // It is looked at now and then.
+    wait_until("ready again", RECOVERY_LIMIT, async || (api.get("/readyz").await.ok()?.0 == 200).then_some(())).await;
+    assert!(causeway.terminate().await.unwrap().success(), "{}", causeway.stderr());
+    assert_eq!(causeway.processes(), Vec::<u32>::new());
 }
 
-fn command(pid: u32) -> String {
-    std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default()
+#[tokio::test(flavor = "multi_thread")]
+async fn it_ends_with_a_reason_when_its_nats_server_dies_again_and_again() {
+    // As many deaths in a row are mended; the next one is not.
+    const MENDED: usize = 5;
+    let mut causeway = Setup::up().start().await.unwrap();
+    for deaths in 1..=MENDED {
+        kill_server(&causeway);
+        wait_until(&format!("restart {deaths}"), RECOVERY_LIMIT, async || {
+            (deaths <= causeway.stderr().matches("nats-server serves again").count()).then_some(())
+        })
+        .await;
+    }
+    kill_server(&causeway);
+    let status = causeway.wait_end().await;
+    assert!(!status.success(), "{status}");
+    let stderr = causeway.stderr();
+    let reason = stderr.lines().rev().find(|line| line.contains("nats-server died 6 times in a row"));
+    let reason = reason.unwrap_or_else(|| panic!("it says what happened: {stderr}"));
+    let log = causeway.data().join("nats-server.log").display().to_string();
+    assert!(reason.contains(&log), "and where to look: {reason}");
+    assert_eq!(causeway.processes(), Vec::<u32>::new(), "nothing is left");
+}
+
+/// How long it may take until a nats-server that died serves again.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+
+/// Its private nats-server, once it is one: the process that becomes it has another name before.
+fn server(causeway: &Causeway) -> Option<u32> {
+    let program = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    causeway.processes().into_iter().find(|pid| program(*pid).trim_end() == "nats-server")
+}
+
+fn kill_server(causeway: &Causeway) -> u32 {
+    let server = server(causeway).expect("a nats-server");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    server
+}
+
+fn events_of(seen: &[Seen]) -> Vec<Value> {
+    seen.iter().filter(|seen| seen.is_event()).map(|seen| seen.data.clone()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

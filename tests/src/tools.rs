@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::api::Api;
 
 /// How long a Python client may take.
-const PYTHON_LIMIT: Duration = Duration::from_secs(90);
+const PYTHON_LIMIT: Duration = Duration::from_secs(320);
 /// How long a helper server may take until it answers.
 const START_LIMIT: Duration = Duration::from_secs(60);
 

@@ -1,6 +1,9 @@
 """A client of the gateway with stubs made by grpcio-tools from proto/, as a user of Python would make them.
 
 usage: grpc_client.py TARGET PROTO_DIR turn SESSION TEXT     one whole turn, as every call of the service shows it
+       grpc_client.py TARGET PROTO_DIR read TYPE             all events of a type
+       grpc_client.py TARGET PROTO_DIR follow TYPE AFTER LAST
+                      events of a type behind a position, as they come and through outages, until LAST of them are there
        grpc_client.py TARGET PROTO_DIR malformed             what bad requests get
 prints one JSON value
 """
@@ -9,6 +12,7 @@ import json
 import pathlib
 import sys
 import tempfile
+import time
 
 import grpc
 from google.protobuf.json_format import MessageToDict
@@ -41,8 +45,9 @@ def event(message):
     """An event in the shape that HTTP gives."""
     whole = MessageToDict(message, preserving_proto_field_name=True)
     whole["position"] = message.position
+    # MessageToDict leaves zeros at the end away.
+    whole["timestamp"] = f"{message.timestamp.ToDatetime().isoformat(timespec='microseconds')}Z"
     whole["data"] = json.loads(message.data)
-    whole["metadata"].setdefault("causation_id", None)
     return whole
 
 
@@ -93,6 +98,34 @@ def turn(session, text):
         "now": {"position": now.position, "state": json.loads(now.state)},
         "then": {"position": then.position, "state": json.loads(then.state)},
     }
+
+
+def read(kind):
+    return [event(r.event) for r in store.Read(pb.ReadRequest(filter=pb.Filter(types=[kind])), timeout=LIMIT)]
+
+
+def follow(kind, after, last):
+    """Subscribes, and again behind the newest event that came whenever the subscription breaks."""
+    seen, position, breaks = [], int(after), 0
+    deadline = time.monotonic() + 5 * LIMIT
+    while len(seen) < int(last):
+        if deadline < time.monotonic():
+            sys.exit(f"{len(seen)} of {last} events came, through {breaks} breaks")
+        request = pb.SubscribeRequest(filter=pb.Filter(types=[kind]), after=str(position))
+        try:
+            stream = store.Subscribe(request, timeout=LIMIT)
+            for update in stream:
+                if update.WhichOneof("update") != "event":
+                    continue
+                seen.append(event(update.event))
+                position = update.event.position
+                if len(seen) == int(last):
+                    stream.cancel()
+                    break
+        except grpc.RpcError:
+            breaks += 1
+            time.sleep(0.1)
+    return {"events": seen, "breaks": breaks}
 
 
 def refusal(call):
@@ -199,5 +232,5 @@ def malformed():
     return answers
 
 
-commands = {"turn": turn, "malformed": malformed}
+commands = {"turn": turn, "read": read, "follow": follow, "malformed": malformed}
 print(json.dumps(commands[sys.argv[3]](*sys.argv[4:])))

@@ -44,6 +44,13 @@ impl Default for Options {
     }
 }
 
+/// Whether a call leaves something behind.
+#[derive(Clone, Copy)]
+enum Effect {
+    Read,
+    Write,
+}
+
 /// A connection to a gateway. Cloning is cheap and shares it.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -176,7 +183,7 @@ impl Client {
         let call = || async {
             let mut grpc = self.grpc.clone();
             let answer = grpc.append(self.request(request.clone()));
-            let answer = self.answer(answer, Kind::OutcomeUnknown).await?;
+            let answer = self.answer(answer, Effect::Write).await?;
             Appended::try_from(answer).map_err(ClientError::Unreadable)
         };
         let again = |error: &ClientError| match error.kind() {
@@ -203,7 +210,7 @@ impl Client {
             },
             limit: read.limit.unwrap_or_default(),
         };
-        let call = || async { self.answer(self.grpc.clone().read(self.request(request.clone())), Kind::TimedOut).await };
+        let call = || async { self.answer(self.grpc.clone().read(self.request(request.clone())), Effect::Read).await };
         let stream = self.retried(call, ClientError::is_transient).await?;
         let (client, timeout) = (self.clone(), self.options.request_timeout);
         let events = futures::stream::try_unfold(stream, move |mut stream| {
@@ -220,7 +227,7 @@ impl Client {
     /// One event, by id or position; `None` if there is none.
     pub async fn get(&self, id: &str) -> Result<Option<Event>, ClientError> {
         let request = v1::GetRequest { id: id.to_owned() };
-        let call = || async { self.answer(self.grpc.clone().get(self.request(request.clone())), Kind::TimedOut).await };
+        let call = || async { self.answer(self.grpc.clone().get(self.request(request.clone())), Effect::Read).await };
         match self.retried(call, ClientError::is_transient).await {
             Ok(response) => event(response.event).map(Some),
             Err(error) if error.kind() == Some(Kind::NotFound) => Ok(None),
@@ -236,7 +243,7 @@ impl Client {
             as_of: project.as_of.unwrap_or_default(),
             min_position: project.min_position.map(Position::get).unwrap_or_default(),
         };
-        let call = || async { self.answer(self.grpc.clone().project(self.request(request.clone())), Kind::TimedOut).await };
+        let call = || async { self.answer(self.grpc.clone().project(self.request(request.clone())), Effect::Read).await };
         let response = self.retried(call, ClientError::is_transient).await?;
         let v1::ProjectResponse { view, id, position, state } = response;
         Ok(Projection { view, id, position: Position::new(position), state })
@@ -252,7 +259,7 @@ impl Client {
         &self,
         request: v1::SubscribeRequest,
     ) -> Result<tonic::Streaming<v1::SubscribeResponse>, ClientError> {
-        self.answer(self.grpc.clone().subscribe(self.request(request)), Kind::TimedOut).await
+        self.answer(self.grpc.clone().subscribe(self.request(request)), Effect::Read).await
     }
 
     /// The request with the trace that it belongs to.
@@ -264,16 +271,24 @@ impl Client {
         request
     }
 
-    /// Awaits an answer; `late` is what its absence means.
-    async fn answer<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>, late: Kind) -> Result<T, ClientError> {
+    /// Awaits an answer.
+    async fn answer<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>, effect: Effect) -> Result<T, ClientError> {
+        // What it means that no answer came in time, and that the connection broke before it came.
+        let (late, broken) = match effect {
+            Effect::Read => (Kind::TimedOut, Kind::Unavailable),
+            Effect::Write => (Kind::OutcomeUnknown, Kind::OutcomeUnknown),
+        };
         match tokio::time::timeout(self.options.request_timeout, call).await {
-            Ok(answer) => answer.map(Response::into_inner).map_err(|status| self.error(&status)),
+            Ok(answer) => {
+                answer.map(Response::into_inner).map_err(|status| ClientError::from_status(&self.server, &status, broken))
+            }
             Err(_elapsed) => Err(self.too_late(late)),
         }
     }
 
+    /// The end of a stream, which only reads.
     pub(crate) fn error(&self, status: &Status) -> ClientError {
-        ClientError::from_status(&self.server, status)
+        ClientError::from_status(&self.server, status, Kind::Unavailable)
     }
 
     pub(crate) fn too_late(&self, kind: Kind) -> ClientError {

@@ -15,7 +15,7 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: String,
     },
-    /// No gateway answers there; nothing was done.
+    /// No connection could be made; nothing was done.
     #[error("cannot reach {server}: {reason}")]
     Unreachable {
         /// Where.
@@ -55,15 +55,30 @@ impl ClientError {
         }
     }
 
-    pub(crate) fn from_status(server: &str, status: &Status) -> Self {
-        // A gateway explains itself in the details. Without them, the transport speaks.
+    /// What a status says of a call; `broken` is what a connection that broke half-way means for it.
+    pub(crate) fn from_status(server: &str, status: &Status, broken: Kind) -> Self {
+        // A gateway explains itself in the details. Without them the transport speaks, or whoever stands between.
         match status.code() {
-            Code::Unavailable if status.details().is_empty() => {
-                Self::Unreachable { server: server.to_owned(), reason: reason(status) }
-            }
+            Code::Unavailable if status.details().is_empty() => match never_sent(status) {
+                true => Self::Unreachable { server: server.to_owned(), reason: reason(status) },
+                false => Problem::new(broken, format!("the connection to {server} broke: {}", reason(status))).into(),
+            },
             _ => Self::Problem(status.into()),
         }
     }
+}
+
+/// Whether there was no connection, so that the gateway cannot have got the call. A connection that was lost has the same code,
+/// and so may have a proxy which passed the call on: only the failure to connect proves anything.
+fn never_sent(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        if cause.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
 }
 
 /// The innermost cause: `Connection refused` instead of `transport error`.

@@ -9,6 +9,7 @@ use async_nats::{Client, ConnectOptions};
 use causeway_event::Position;
 use tokio::sync::watch;
 
+use crate::config::Login;
 use crate::names::Names;
 use crate::{Config, LogError};
 
@@ -66,7 +67,12 @@ impl Log {
                 |error| LogError::Mismatch { what: format!("the credentials file {} cannot be read: {error}", path.display()) };
             options = options.credentials_file(path).await.map_err(unreadable)?;
         }
-        let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
+        options = match config.url.login() {
+            Some(Login::User { user, password }) => options.user_and_password(user, password),
+            Some(Login::Token(token)) => options.token(token),
+            None => options,
+        };
+        let servers: Vec<String> = config.url.servers().collect();
         let client = tokio::time::timeout(config.request_timeout, options.connect(servers))
             .await
             .map_err(|_| LogError::unavailable(format!("no answer from {} within {:?}", config.url, config.request_timeout)))?
@@ -107,7 +113,8 @@ impl Log {
     pub(crate) fn require_connection(&self) -> Result<(), LogError> {
         match self.is_connected() {
             true => Ok(()),
-            false => Err(LogError::unavailable(format!("not connected to {}", self.inner.config.url))),
+            // Clients of the gateway hear this: where NATS is does not concern them.
+            false => Err(LogError::unavailable("not connected to NATS")),
         }
     }
 

@@ -20,7 +20,7 @@ mod names;
 mod subscribe;
 
 pub use append::{Append, Appended, EVENTS_MAX, Fence, Receipt};
-pub use config::Config;
+pub use config::{Config, NatsUrl, NotAUrl};
 pub use connection::Log;
 pub use consumer::{Consumer, ConsumerConfig, Delivery, Seen};
 pub use dead_letter::DeadLetter;

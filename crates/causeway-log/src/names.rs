@@ -106,7 +106,7 @@ fn escape(text: &str) -> String {
     token
 }
 
-fn unescape(token: &str) -> Option<String> {
+pub(crate) fn unescape(token: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(token.len());
     let mut rest = token.bytes();
     while let Some(byte) = rest.next() {

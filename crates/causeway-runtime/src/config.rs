@@ -144,7 +144,7 @@ impl Layer {
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError::File { path: path.to_owned(), reason: error.to_string() })?;
         let name = path.display().to_string();
-        let syntax = |reason: String| ConfigError::Syntax { origin: name.clone(), reason: reason.trim_end().to_owned() };
+        let syntax = |reason: String| ConfigError::Syntax { origin: name.clone(), reason: without_source(&reason) };
         let mut profiles = Toml::string(&text).data().map_err(|error| syntax(error.to_string()))?;
         let values = profiles.remove(&Profile::Default).unwrap_or_default();
         let values = secret_files(values, &name, "")?;
@@ -171,6 +171,12 @@ impl Provider for Layer {
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
         Ok(Map::from([(Profile::Default, self.values.clone())]))
     }
+}
+
+/// A complaint about TOML in one line, without the line of the file that it shows: that may hold a secret.
+fn without_source(reason: &str) -> String {
+    let is_source = |line: &str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
+    reason.lines().filter(|line| !line.trim().is_empty() && !is_source(line)).collect::<Vec<_>>().join(": ")
 }
 
 /// Names of secrets end so; each may be given as a file under the same name and `_file`.
@@ -432,6 +438,8 @@ mod tests {
             "`model.provider` in causeway.toml: `opnai` is not one of demo, openai; did you mean `openai`?"
         );
         assert!(refused("gateway = [", &[]).starts_with("causeway.toml is not valid TOML: "));
+        let cut = refused("model.name = 'a'\nmodel.api_key = \"sk-very-secret\n", &[]);
+        assert!(cut.contains("line 2") && !cut.contains("very-secret") && cut.lines().count() == 1, "{cut}");
         let missing = load_from::<Config>(Some(Path::new("no-such-file")), Path::new(""), [], &[]).unwrap_err();
         assert!(missing.to_string().starts_with("cannot read the configuration file no-such-file: "));
     }

@@ -26,6 +26,9 @@ use tracing_subscriber::{EnvFilter, Layer};
 /// The variable that turns the export of spans on.
 pub const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
+/// The variables that choose how spans are exported. There is one way.
+const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+
 /// Which spans go to the collector: ours, whatever the logs show. The exporter's own transport must not trace itself.
 const SPANS: &str = "info,h2=off,hyper=off,hyper_util=off,tonic=off,tower=off,reqwest=off,async_nats=warn,opentelemetry=off";
 
@@ -116,7 +119,25 @@ pub fn init(service: &str, config: &Config) -> Result<Telemetry, TelemetryError>
     let spans = provider.as_ref().map(|provider| span_layer(provider, service)).transpose()?;
     let subscriber = tracing_subscriber::registry().with(spans).with(lines(config.format).with_filter(shown));
     subscriber.try_init().map_err(|_| TelemetryError::Twice)?;
+    if provider.is_some()
+        && let Some((variable, protocol)) = other_protocol(|name| std::env::var(name).ok())
+    {
+        tracing::warn!(variable, protocol, "spans are exported by gRPC only: the collector must take that, at its port for gRPC");
+    }
     Ok(Telemetry { provider })
+}
+
+/// The protocol that somebody expects although spans do not go out by it; the more specific variable counts.
+fn other_protocol(variable: impl Fn(&str) -> Option<String>) -> Option<(&'static str, String)> {
+    let set = |name| Some((name, variable(name).filter(|value| !value.is_empty())?));
+    PROTOCOLS.into_iter().find_map(set).filter(|(_, protocol)| !protocol.eq_ignore_ascii_case("grpc"))
+}
+
+impl Config {
+    /// Whether the filter can be read.
+    pub fn check(&self) -> Result<(), TelemetryError> {
+        filter(&format!("{QUIET},{}", self.level)).map(drop).map_err(|error| error.about(&self.level))
+    }
 }
 
 impl Telemetry {
@@ -362,6 +383,26 @@ mod tests {
             let trace = TraceId::from_bytes([thread; 16]);
             assert_eq!(spans.iter().filter(|span| span.span_context.trace_id() == trace).count(), 100);
         }
+    }
+
+    #[test]
+    fn a_protocol_that_is_not_spoken_is_noticed() {
+        let with = |set: &[(&str, &str)]| {
+            other_protocol(|name| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+        };
+        let [traces, all] = PROTOCOLS;
+        assert_eq!(with(&[]), None);
+        assert_eq!(with(&[(all, "")]), None);
+        assert_eq!(with(&[(all, "grpc")]), None);
+        assert_eq!(with(&[(all, "http/protobuf")]), Some((all, "http/protobuf".to_owned())));
+        assert_eq!(with(&[(all, "http/protobuf"), (traces, "grpc")]), None);
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_read_is_found_without_a_start() {
+        Config::default().check().unwrap();
+        let error = Config { level: "info,=loud".to_owned(), ..Config::default() }.check().unwrap_err().to_string();
+        assert!(error.starts_with("`info,=loud`"), "{error}");
     }
 
     #[test]

@@ -51,7 +51,7 @@ async fn converse(args: ChatArgs, out: &Output) -> anyhow::Result<()> {
         // The end of a UUID is its random part.
         None => format!("cli:{}", &Uuid::now_v7().simple().to_string()[24..]).parse()?,
     };
-    let client = events::client(&args.server)?;
+    let client = events::patient_client(&args.server)?;
     let filter = Filter { aggregate_id: Some(session.clone()), ..Filter::default() };
     let updates = client.subscribe(Subscribe { filter, start: Start::Now, deltas: true }).await?;
     let person = std::io::stdin().is_terminal() && !out.json;

@@ -76,14 +76,14 @@ pub(crate) struct UpArgs {
     /// Address of the gateway; NATS takes the next port; port 0 takes free ones [default: 127.0.0.1:8470]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<String>,
-    /// Use this NATS instead of a private one
+    /// Use this NATS instead of a private one [default: log.url, if it is set]
     #[arg(long, value_name = "URL")]
     pub(crate) nats: Option<String>,
     /// Acknowledge before the disk has it: faster, but a power cut may lose the last two minutes
     #[arg(long)]
     pub(crate) relaxed_durability: bool,
-    /// The nats-server to start (2.12 or newer) [default: from PATH, or what `make nats` installed]
-    #[arg(long, value_name = "FILE", env = "CAUSEWAY_NATS_SERVER", hide_env_values = true)]
+    /// The nats-server to start (2.12 or newer) [default: CAUSEWAY_NATS_SERVER, from PATH, or what `make nats` installed]
+    #[arg(long, value_name = "FILE")]
     pub(crate) nats_server: Option<String>,
 }
 
@@ -359,7 +359,7 @@ impl ServiceArgs {
 }
 
 fn flags<const N: usize>(given: [(&'static str, &'static str, Option<String>); N]) -> Vec<Flag> {
-    // An empty variable (`CAUSEWAY_NATS_SERVER= causeway up`) is one that is not set.
+    // An empty value (`--nats "$NATS"` where that is not set) is one that is not given.
     let given = given.into_iter().filter_map(|(name, key, value)| Some((name, key, value.filter(|text| !text.is_empty())?)));
     given.map(|(name, key, value)| Flag { name, key, value }).collect()
 }

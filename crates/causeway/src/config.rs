@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use causeway_log::NatsUrl;
 use causeway_runtime::config::{Flag, Loaded, duration, load};
 use causeway_runtime::telemetry;
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::cli::{Common, ConfigArgs, ConfigCommand};
 use crate::output::{Look, Output};
 
+mod check;
 mod document;
+
+pub(crate) use check::Section;
 
 /// Everything that can be set, by section.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -34,7 +38,7 @@ pub(crate) struct Config {
 pub(crate) struct Up {
     pub(crate) data: PathBuf,
     pub(crate) listen: String,
-    pub(crate) nats: Option<String>,
+    pub(crate) nats: Option<NatsUrl>,
     pub(crate) relaxed_durability: bool,
     pub(crate) nats_server: Option<PathBuf>,
     #[serde(with = "duration")]
@@ -54,46 +58,50 @@ impl Default for Up {
     }
 }
 
-/// File, environment and flags, checked.
-pub(crate) fn read(common: &Common, flags: &[Flag]) -> anyhow::Result<Loaded<Config>> {
-    Ok(load(common.config.as_deref(), flags)?)
+/// File, environment and flags; the sections that are used are checked.
+pub(crate) fn read(common: &Common, flags: &[Flag], used: &[Section]) -> anyhow::Result<Loaded<Config>> {
+    let loaded = load(common.config.as_deref(), flags)?;
+    check::check(&loaded, used)?;
+    Ok(loaded)
 }
 
 /// `causeway config ..`
 pub(crate) fn run(common: &Common, args: &ConfigArgs, out: &Output) -> anyhow::Result<()> {
-    if let ConfigCommand::Example = args.command {
-        out.line(document::example().trim_end())?;
-        return Ok(());
-    }
-    let loaded = read(common, &[])?;
     match args.command {
-        ConfigCommand::Show if out.json => {
-            out.json(&serde_json::json!({ "config": loaded.config, "sources": loaded.sources, "file": loaded.file }))
-        }
-        ConfigCommand::Show => {
-            for line in document::in_force(&loaded).lines() {
-                let look = if line.starts_with('[') { Look::Strong } else { Look::Plain };
-                match line.split_once("  # from ") {
-                    Some((value, source)) => {
-                        let source = out.paint(Look::Dim, &format!("  # from {source}"));
-                        out.line(&format!("{value}{source}"))?;
-                    }
-                    None => out.line(&out.paint(look, line))?,
-                }
+        ConfigCommand::Example if out.json => out.json(&serde_json::json!({ "example": document::example() })),
+        ConfigCommand::Example => Ok(out.line(document::example().trim_end())?),
+        // What cannot work is shown too: that is how one finds out why.
+        ConfigCommand::Show => show(&load(common.config.as_deref(), &[])?, out),
+        ConfigCommand::Check => checked(&read(common, &[], &Section::ALL)?, out),
+    }
+}
+
+fn show(loaded: &Loaded<Config>, out: &Output) -> anyhow::Result<()> {
+    if out.json {
+        return out.json(&serde_json::json!({ "config": loaded.config, "sources": loaded.sources, "file": loaded.file }));
+    }
+    for line in document::in_force(loaded).lines() {
+        let look = if line.starts_with('[') { Look::Strong } else { Look::Plain };
+        match line.split_once("  # from ") {
+            Some((value, source)) => {
+                let source = out.paint(Look::Dim, &format!("  # from {source}"));
+                out.line(&format!("{value}{source}"))?;
             }
-            Ok(())
-        }
-        ConfigCommand::Check | ConfigCommand::Example => {
-            let file = loaded.file.as_ref().map(|file| file.display().to_string());
-            if out.json {
-                return out.json(&serde_json::json!({ "valid": true, "file": file, "set": loaded.sources.len() }));
-            }
-            let read = file.unwrap_or_else(|| "no causeway.toml here, defaults".to_owned());
-            let set = loaded.sources.len();
-            let plural = if set == 1 { "" } else { "s" };
-            out.line(&format!("{} {read}: {set} key{plural} set", out.paint(Look::Good, "valid"))).map_err(Into::into)
+            None => out.line(&out.paint(look, line))?,
         }
     }
+    Ok(())
+}
+
+fn checked(loaded: &Loaded<Config>, out: &Output) -> anyhow::Result<()> {
+    let file = loaded.file.as_ref().map(|file| file.display().to_string());
+    let set = loaded.sources.len();
+    if out.json {
+        return out.json(&serde_json::json!({ "valid": true, "file": file, "set": set }));
+    }
+    let read = file.unwrap_or_else(|| "no causeway.toml here, defaults".to_owned());
+    let plural = if set == 1 { "" } else { "s" };
+    Ok(out.line(&format!("{} {read}: {set} key{plural} set", out.paint(Look::Good, "valid")))?)
 }
 
 #[cfg(test)]
@@ -145,5 +153,18 @@ mod tests {
             "{shown}"
         );
         assert!(!format!("{shown}{loaded:?}").contains("very-secret"));
+    }
+
+    #[test]
+    fn a_password_of_nats_never_shows() {
+        for key in ["LOG__URL", "UP__NATS"] {
+            let loaded = load_env(&[(&format!("CAUSEWAY__{key}"), "nats://me:very-secret@host:4222")]).unwrap();
+            let shown = document::in_force(&loaded);
+            assert!(shown.contains("= \"nats://***@host:4222\"  # from"), "{shown}");
+            let json = serde_json::to_string(&loaded.config).unwrap();
+            assert!(!format!("{shown}{json}{loaded:?}").contains("very-secret"));
+        }
+        let refused = load_env(&[("CAUSEWAY__LOG__URL", "http://me:very-secret@host")]).unwrap_err();
+        assert!(refused.starts_with("`log.url` in environment variable CAUSEWAY__LOG__URL: must be an address"), "{refused}");
     }
 }

@@ -3,7 +3,9 @@
 use std::io::Read as _;
 
 use anyhow::Context as _;
-use causeway_client::{Append, Appended, Client, Draft, Expected, Filter, Options, Order, Read, Start, Subscribe, Update};
+use causeway_client::{
+    Append, Appended, Client, ClientError, Draft, Expected, Filter, Kind, Options, Order, Read, Start, Subscribe, Update,
+};
 use causeway_event::{Data, Event};
 use causeway_runtime::shutdown::Signals;
 use causeway_runtime::telemetry::{self, Telemetry, TelemetryError, current_traceparent};
@@ -13,13 +15,21 @@ use tracing::{Instrument as _, info_span};
 use crate::cli::{
     AppendArgs, Common, Direction, EventsArgs, EventsCommand, Expectation, FilterArgs, ReadArgs, ServerArgs, TailArgs,
 };
-use crate::failure::Usage;
+use crate::failure::{Hinted, Usage};
 use crate::output::{self, Look, Output, clean, one_line};
 
 /// A client of the gateway that was asked for. A person waits: a gateway that is not there is told at once.
 pub(crate) fn client(server: &ServerArgs) -> anyhow::Result<Client> {
-    let options = Options { retries_max: 0, traceparent: current_traceparent, ..Options::default() };
-    Ok(Client::connect_with(&server.server, options)?)
+    Ok(Client::connect_with(&server.server, Options { retries_max: 0, ..options() })?)
+}
+
+/// A client that calls again where that can do no harm.
+pub(crate) fn patient_client(server: &ServerArgs) -> anyhow::Result<Client> {
+    Ok(Client::connect_with(&server.server, options())?)
+}
+
+fn options() -> Options {
+    Options { traceparent: current_traceparent, ..Options::default() }
 }
 
 /// Logs of a client: only what went wrong.
@@ -54,9 +64,26 @@ async fn append(args: AppendArgs, out: &Output) -> anyhow::Result<()> {
         correlation_id: args.correlation_id,
         labels: args.labels.into_iter().collect(),
     };
+    let keyed = args.idempotency_key.is_some();
     let append = Append { events: vec![event], expected, idempotency_key: args.idempotency_key.map(String::from) };
-    let appended = client(&args.server)?.append(append).await?;
-    told(&appended, out)
+    match client(&args.server)?.append(append).await {
+        Ok(appended) => told(&appended, out),
+        Err(error) => Err(unsettled(error, keyed)),
+    }
+}
+
+/// The failure of an append, with the way out where nobody knows whether it happened.
+fn unsettled(error: ClientError, keyed: bool) -> anyhow::Error {
+    if error.kind() != Some(Kind::OutcomeUnknown) {
+        return error.into();
+    }
+    let hint = match keyed {
+        true => "append again with the same --idempotency-key to settle it",
+        false => {
+            "`causeway events read --order desc` shows whether it did; with --idempotency-key it can be appended again safely"
+        }
+    };
+    anyhow::Error::from(error).context(Hinted { what: "the append may have happened".to_owned(), hint: hint.to_owned() })
 }
 
 fn told(appended: &Appended, out: &Output) -> anyhow::Result<()> {
@@ -176,6 +203,8 @@ fn line(event: &Event, width: Option<usize>) -> Vec<(Look, String)> {
 
 #[cfg(test)]
 mod tests {
+    use causeway_client::Problem;
+
     use super::*;
 
     fn event() -> Event {
@@ -195,6 +224,18 @@ mod tests {
         );
         assert!(text(Some(110)).ends_with('…') && text(Some(110)).chars().count() == 110);
         assert_eq!(text(Some(20)), text(Some(60)));
+    }
+
+    #[test]
+    fn an_append_of_unknown_outcome_comes_with_a_way_out() {
+        let hint = |kind, keyed| {
+            let error = unsettled(Problem::new(kind, "no answer").into(), keyed);
+            assert!(error.downcast_ref::<ClientError>().is_some(), "its exit code is the client's");
+            error.downcast_ref::<Hinted>().map(|hinted| hinted.hint.clone())
+        };
+        assert!(hint(Kind::OutcomeUnknown, true).unwrap().contains("the same --idempotency-key"));
+        assert!(hint(Kind::OutcomeUnknown, false).unwrap().contains("events read"));
+        assert_eq!(hint(Kind::Conflict, true), None);
     }
 
     #[test]

@@ -79,9 +79,6 @@ fn hint(error: &Error) -> Option<String> {
         Some(ClientError::Unreachable { .. }) => {
             Some("start it with `causeway up`, or name another with --server or CAUSEWAY_SERVER".to_owned())
         }
-        Some(ClientError::Problem(problem)) if problem.kind == Kind::OutcomeUnknown => {
-            Some("append again with the same --idempotency-key to settle it".to_owned())
-        }
         _ => None,
     }
 }

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Common, GatewayArgs, ServiceArgs};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Section};
 use crate::data_dir::DataDir;
 use crate::failure::Hinted;
 use crate::output::{Look, Output};
@@ -29,9 +29,10 @@ pub(crate) const AI_PROCESSOR: &str = "ai-processor";
 
 /// `causeway event-store`
 pub(crate) async fn event_store(common: &Common, args: &GatewayArgs, out: &Output) -> anyhow::Result<()> {
-    let loaded = config::read(common, &args.flags())?;
-    alone(EVENT_STORE, &loaded.config.clone(), out, async |services, shutdown| {
-        let data = DataDir::take(&loaded.config.up.data)?;
+    let loaded = config::read(common, &args.flags(), &[Section::Up, Section::Log, Section::EventStore])?;
+    // Taken out here: it is ours until the last of what is started has ended.
+    let data = DataDir::take(&loaded.config.up.data)?;
+    alone(EVENT_STORE, &loaded.config, out, async |services, shutdown| {
         let listener = listen(&loaded.config.up.listen).await?;
         let address = listener.local_addr()?;
         let Some(log) = or_shutdown(connect(&loaded.config.log, out), &shutdown).await? else { return Ok(None) };
@@ -41,47 +42,56 @@ pub(crate) async fn event_store(common: &Common, args: &GatewayArgs, out: &Outpu
         }
         let gateway = http_url(address);
         let ready = serde_json::json!({ "gateway": gateway, "nats": loaded.config.log.url, "pid": std::process::id() });
-        Ok(Some((ready, format!("event-store serves at {gateway}"), Some(data))))
+        Ok(Some((ready, format!("event-store serves at {gateway}"))))
     })
     .await
 }
 
 /// `causeway ai-processor`
 pub(crate) async fn ai_processor(common: &Common, args: &ServiceArgs, out: &Output) -> anyhow::Result<()> {
-    let config = config::read(common, &args.flags())?.config;
+    let config = config::read(common, &args.flags(), &[Section::Up, Section::Log, Section::AiProcessor])?.config;
     alone(AI_PROCESSOR, &config, out, async |services, shutdown| {
         let Some(log) = or_shutdown(connect(&config.log, out), &shutdown).await? else { return Ok(None) };
         start_ai_processor(services, &config, log);
         let ready = serde_json::json!({ "nats": config.log.url, "pid": std::process::id() });
-        Ok(Some((ready, format!("ai-processor works on {}", config.log.url), None)))
+        Ok(Some((ready, format!("ai-processor works on {}", config.log.url))))
     })
     .await
 }
 
-/// What to say when a service is ready, and what it holds as long as it runs.
-type Ready = (serde_json::Value, String, Option<DataDir>);
+/// What to say when a service is ready, to programs and to people.
+type Ready = (serde_json::Value, String);
 
-/// One service's whole life: telemetry, signals, start, word of readiness, run, drain.
+/// One service's whole life: telemetry, signals, start, word of readiness, run, drain. `start` gives nothing when it was
+/// interrupted.
 async fn alone(
     name: &'static str,
     config: &Config,
     out: &Output,
     start: impl AsyncFnOnce(&mut Services, CancellationToken) -> anyhow::Result<Option<Ready>>,
 ) -> anyhow::Result<()> {
-    let telemetry = telemetry::init(&format!("causeway-{name}"), &config.telemetry)?;
+    let telemetry = telemetry::init(name, &config.telemetry)?;
     let signals = Signals::watch();
     let mut services = Services::new(config.up.drain_timeout);
-    let outcome = async {
-        let Some((json, text, _held)) = start(&mut services, signals.token()).await? else { return Ok(()) };
-        match out.json {
-            true => out.json(&json)?,
-            false => out.line(&out.paint(Look::Good, &text))?,
-        }
-        services.run(signals.token()).await.map_err(anyhow::Error::from)
-    }
-    .await;
+    let told = start(&mut services, signals.token()).await.and_then(|ready| match ready {
+        Some((json, _)) if out.json => out.json(&json).map(Some),
+        Some((_, text)) => Ok(Some(out.line(&out.paint(Look::Good, &text))?)),
+        None => Ok(None),
+    });
+    let outcome = match told {
+        Ok(Some(())) => services.run(signals.token()).await.map_err(Into::into),
+        unready => stop(services, unready.map(drop)).await,
+    };
     telemetry.shutdown().await;
     outcome
+}
+
+/// Ends what has begun in its order, after a start that failed or was interrupted. The failure that led to it counts first.
+pub(crate) async fn stop(services: Services, cause: anyhow::Result<()>) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let stopped = services.run(stop).await;
+    cause.and(stopped.map_err(Into::into))
 }
 
 /// `work`, unless the process is asked to stop before it is done.
@@ -169,4 +179,30 @@ pub(crate) fn http_url(address: SocketAddr) -> String {
         address.set_ip(loopback);
     }
     format!("http://{address}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_start_that_fails_ends_what_it_had_started_before_it_says_why() {
+        let ended = Arc::new(AtomicBool::new(false));
+        let mut services = Services::new(Duration::from_secs(5));
+        let end = ended.clone();
+        services.start(EVENT_STORE, |stop| async move {
+            stop.cancelled().await;
+            // Work that takes its time; a service that is cut off never gets behind it.
+            tokio::task::yield_now().await;
+            end.store(true, Ordering::SeqCst);
+            Ok::<_, std::io::Error>(())
+        });
+        let outcome = stop(services, Err(anyhow::anyhow!("no luck"))).await;
+        assert_eq!(outcome.unwrap_err().to_string(), "no luck");
+        assert!(ended.load(Ordering::SeqCst));
+        stop(Services::new(Duration::ZERO), Ok(())).await.unwrap();
+    }
 }

@@ -6,9 +6,10 @@
 //! ```
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use causeway_log::NatsUrl;
 use causeway_runtime::config::Loaded;
 use causeway_runtime::shutdown::Signals;
 use causeway_runtime::supervise::Services;
@@ -17,53 +18,43 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Common, DEFAULT_SERVER, UpArgs};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Section};
 use crate::data_dir::DataDir;
 use crate::nats::{self, Durability, Server, Settings};
 use crate::output::{self, Look, Output};
-use crate::services::{connect, http_url, listen, or_shutdown, start_ai_processor, start_event_store, taken, until_ready};
+use crate::services::{connect, http_url, listen, or_shutdown, start_ai_processor, start_event_store, stop, taken, until_ready};
 
 /// Everything that is up, as it is told to whoever started it.
 struct Ready {
     gateway: String,
-    nats: String,
-    data: DataDir,
+    nats: NatsUrl,
+    data: PathBuf,
 }
 
 /// `causeway up`
 pub(crate) async fn run(common: &Common, args: &UpArgs, out: &Output) -> anyhow::Result<()> {
-    let mut loaded = config::read(common, &args.flags())?;
+    let mut loaded = config::read(common, &args.flags(), &Section::ALL)?;
     if out.person() && !loaded.sources.contains_key("telemetry.level") {
         // A person is told in words below, and wants to see what goes wrong.
         loaded.config.telemetry.level = "warn".to_owned();
     }
+    // Ours until the last of what is started has ended.
+    let data = DataDir::take(&loaded.config.up.data)?;
     let telemetry = telemetry::init("causeway", &loaded.config.telemetry)?;
     let signals = Signals::watch();
     let mut services = Services::new(loaded.config.up.drain_timeout);
-    let started = start(&loaded, &mut services, &signals.token(), out).await;
-    let outcome = match started {
-        Ok(Some(ready)) => serve(&ready, &loaded.config, services, &signals.token(), out).await,
-        stopped => {
-            // What has begun is stopped in order all the same.
-            let stop = CancellationToken::new();
-            stop.cancel();
-            let stopping = services.run(stop).await;
-            stopped.and(stopping.map_err(Into::into))
-        }
+    let started = start(&loaded, &data, &mut services, &signals.token(), out).await;
+    let told = started.and_then(|ready| ready.map(|ready| tell(&ready, &loaded.config, out)).transpose());
+    let outcome = match told {
+        Ok(Some(())) => serve(&data, services, &signals.token(), out).await,
+        unready => stop(services, unready.map(drop)).await,
     };
     telemetry.shutdown().await;
     outcome
 }
 
-/// Says that everything is up, and runs it until it is to stop.
-async fn serve(
-    ready: &Ready,
-    config: &Config,
-    services: Services,
-    shutdown: &CancellationToken,
-    out: &Output,
-) -> anyhow::Result<()> {
-    tell(ready, config, out)?;
+/// Runs everything until it is to stop.
+async fn serve(data: &DataDir, services: Services, shutdown: &CancellationToken, out: &Output) -> anyhow::Result<()> {
     let running = services.run(shutdown.clone());
     tokio::pin!(running);
     let stopped = tokio::select! {
@@ -77,7 +68,7 @@ async fn serve(
     };
     stopped?;
     if out.person() {
-        out.note(&format!("stopped; everything is in {}", shown(ready.data.path())));
+        out.note(&format!("stopped; everything is in {}", shown(data.path())));
     }
     Ok(())
 }
@@ -85,32 +76,39 @@ async fn serve(
 /// Starts everything, one after the other. `None` if it was asked to stop meanwhile.
 async fn start(
     loaded: &Loaded<Config>,
+    data: &DataDir,
     services: &mut Services,
     shutdown: &CancellationToken,
     out: &Output,
 ) -> anyhow::Result<Option<Ready>> {
     let up = &loaded.config.up;
-    let data = DataDir::take(&up.data)?;
     let listener = listen(&up.listen).await?;
     let address = listener.local_addr()?;
     let mut log_config = loaded.config.log.clone();
-    match &up.nats {
-        Some(url) => log_config.url.clone_from(url),
+    match named_nats(loaded) {
+        Some(url) => log_config.url = url.clone(),
         None => {
-            let Some(server) = or_shutdown(start_nats(&loaded.config, &listener, &data, out), shutdown).await? else {
+            let Some(server) = or_shutdown(start_nats(&loaded.config, &listener, data, out), shutdown).await? else {
                 return Ok(None);
             };
-            log_config.url = server.url();
+            log_config.url = server.url().into();
             services.start("nats-server", |stop| async { server.run(stop).await });
         }
     }
     let Some(log) = or_shutdown(connect(&log_config, out), shutdown).await? else { return Ok(None) };
-    start_event_store(services, loaded, &data, log.clone(), listener);
+    start_event_store(services, loaded, data, log.clone(), listener);
     start_ai_processor(services, &loaded.config, log);
     if or_shutdown(until_ready(services, address, out), shutdown).await?.is_none() {
         return Ok(None);
     }
-    Ok(Some(Ready { gateway: http_url(address), nats: log_config.url, data }))
+    Ok(Some(Ready { gateway: http_url(address), nats: log_config.url, data: data.path().to_owned() }))
+}
+
+/// The NATS that is to be used instead of a private one: whoever says where the log is does not mean another.
+fn named_nats(loaded: &Loaded<Config>) -> Option<&NatsUrl> {
+    let config = &loaded.config;
+    let log = loaded.sources.contains_key("log.url").then_some(&config.log.url);
+    config.up.nats.as_ref().or(log)
 }
 
 async fn start_nats(config: &Config, gateway: &TcpListener, data: &DataDir, out: &Output) -> anyhow::Result<Server> {
@@ -141,12 +139,12 @@ fn tell(ready: &Ready, config: &Config, out: &Output) -> anyhow::Result<()> {
         return out.json(&serde_json::json!({
             "gateway": ready.gateway,
             "nats": ready.nats,
-            "data": ready.data.path(),
+            "data": ready.data,
             "pid": std::process::id(),
         }));
     }
     let model = serde_json::to_value(&config.ai_processor.model)?;
-    for (look, text) in welcome(&output::program(), ready, &shown(ready.data.path()), &model) {
+    for (look, text) in welcome(&output::program(), ready, &shown(&ready.data), &model) {
         out.piece(look, &text)?;
     }
     Ok(())
@@ -212,12 +210,12 @@ fn welcome(program: &str, ready: &Ready, data: &str, model: &serde_json::Value) 
 
 #[cfg(test)]
 mod tests {
+    use causeway_runtime::config::load_from;
+
     use super::*;
 
     fn welcomed(gateway: &str, model: &serde_json::Value) -> String {
-        let folder = tempfile::tempdir().unwrap();
-        let data = DataDir::take(folder.path()).unwrap();
-        let ready = Ready { gateway: gateway.to_owned(), nats: "nats://127.0.0.1:8471".to_owned(), data };
+        let ready = Ready { gateway: gateway.to_owned(), nats: "nats://127.0.0.1:8471".into(), data: "data".into() };
         welcome("causeway", &ready, "data", model).into_iter().map(|(_, text)| text).collect()
     }
 
@@ -226,6 +224,18 @@ mod tests {
         insta::assert_snapshot!("welcome_demo", welcomed("http://127.0.0.1:8470", &serde_json::json!({ "provider": "demo" })));
         let model = serde_json::json!({ "provider": "anthropic", "model": "claude" });
         insta::assert_snapshot!("welcome_real_elsewhere", welcomed("http://127.0.0.1:9000", &model));
+    }
+
+    #[test]
+    fn the_log_is_where_somebody_said_it_is() {
+        let named = |variables: &[(&str, &str)]| {
+            let variables = variables.iter().map(|(name, value)| (format!("CAUSEWAY__{name}"), (*value).to_owned()));
+            let loaded = load_from(None, Path::new("no-such-file"), variables, &[]).unwrap();
+            named_nats(&loaded).map(ToString::to_string)
+        };
+        assert_eq!(named(&[]), None, "a private one");
+        assert_eq!(named(&[("LOG__URL", "nats://b")]), Some("nats://b".to_owned()));
+        assert_eq!(named(&[("UP__NATS", "nats://a"), ("LOG__URL", "nats://b")]), Some("nats://a".to_owned()));
     }
 
     #[test]

@@ -164,6 +164,53 @@ async fn a_lost_answer_is_settled_with_a_key_and_told_without_one() {
     );
 }
 
+/// What the transport says of a connection that broke, and many a proxy of anything: no details.
+fn broken() -> Result<v1::AppendResponse, Status> {
+    Err(Status::unavailable("upstream connect error or disconnect/reset before headers"))
+}
+
+#[tokio::test]
+async fn an_append_that_may_have_arrived_is_sent_again_only_with_a_key() {
+    let gateway = Gateway::default();
+    gateway.0.lock().unwrap().appends = vec![broken(), broken(), appended(3)];
+    let client = gateway.start().await;
+    let error = client.append(note(None)).await.unwrap_err();
+    assert_eq!(error.kind(), Some(Kind::OutcomeUnknown), "{error}");
+    assert!(!error.is_transient());
+    assert_eq!(gateway.asked().len(), 1, "sent once");
+    assert_eq!(client.append(note(Some("k"))).await.unwrap().receipts[0].position, Position::new(3));
+    assert_eq!(gateway.asked().len(), 3);
+}
+
+#[tokio::test]
+async fn an_append_is_sent_once_when_the_connection_is_cut_under_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Client::connect_with(&format!("http://{}", listener.local_addr().unwrap()), options()).unwrap();
+    let connections = tokio::spawn(async move {
+        let mut taken = 0;
+        // Takes what is sent and hangs up without a word.
+        while let Ok(Ok((mut stream, _))) = tokio::time::timeout(Duration::from_millis(500), listener.accept()).await {
+            taken += 1;
+            let mut bytes = [0; 1024];
+            let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut bytes).await;
+        }
+        taken
+    });
+    let error = client.append(note(None)).await.unwrap_err();
+    assert_eq!(error.kind(), Some(Kind::OutcomeUnknown), "{error:?}");
+    assert_eq!(connections.await.unwrap(), 1, "{error:?}");
+}
+
+#[tokio::test]
+async fn an_append_without_a_key_did_nothing_where_nobody_was_there_to_get_it() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", free.local_addr().unwrap());
+    drop(free);
+    let client = Client::connect_with(&server, options()).unwrap();
+    let error = client.append(note(None)).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unreachable { .. }) && error.is_transient(), "{error:?}");
+}
+
 #[tokio::test]
 async fn a_refusal_comes_back_as_it_was() {
     let gateway = Gateway::default();

@@ -9,7 +9,7 @@ use crate::support::{fenced, keyed, note, single, texts, until_settled};
 #[tokio::test(flavor = "multi_thread")]
 async fn races_have_one_winner_while_leaders_die() {
     let mut cluster = NatsCluster::start().await.unwrap();
-    let config = Config { url: cluster.url(), replicas: 3, append_timeout: Duration::from_secs(60), ..Config::default() };
+    let config = Config { url: cluster.url().into(), replicas: 3, append_timeout: Duration::from_secs(60), ..Config::default() };
     let log = Log::connect(&config).await.unwrap();
     let mut tip = 0;
     for round in 0..120 {

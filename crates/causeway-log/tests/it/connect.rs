@@ -2,6 +2,9 @@ use async_nats::jetstream;
 use causeway_log::{Log, LogError};
 use causeway_testkit::NatsServer;
 
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpListener;
+
 use crate::support::{config, note, server, single};
 
 #[tokio::test]
@@ -51,4 +54,35 @@ async fn nobody_there_is_unavailable_and_a_bad_namespace_a_mismatch() {
     assert!(matches!(Log::connect(&nowhere).await.map(drop), Err(LogError::Unavailable { .. })));
     nowhere.namespace = "a.b".into();
     assert!(matches!(Log::connect(&nowhere).await.map(drop), Err(LogError::Mismatch { .. })));
+}
+
+#[tokio::test]
+async fn a_password_in_the_url_is_not_told() {
+    let mut nowhere = config("nats://me:s3cret@127.0.0.1:1");
+    nowhere.request_timeout = std::time::Duration::from_millis(300);
+    let error = Log::connect(&nowhere).await.map(drop).unwrap_err();
+    assert!(error.to_string().contains("nats://***@127.0.0.1:1"), "{error}");
+    assert!(!format!("{error} {error:?} {nowhere:?}").contains("s3cret"), "{error:?}");
+}
+
+/// A server of which only the first two lines are real: it says hello, and keeps what the client says of itself.
+#[tokio::test]
+async fn user_and_password_of_the_url_are_for_the_server() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+        let hello = serde_json::json!({
+            "server_id": "x", "server_name": "x", "version": "2.12.0", "go": "", "host": "127.0.0.1", "port": 4222,
+            "proto": 1, "headers": true, "max_payload": 1_048_576, "auth_required": true, "client_id": 1,
+        });
+        stream.write_all(format!("INFO {hello}\r\n").as_bytes()).await.unwrap();
+        let mut line = String::new();
+        stream.read_line(&mut line).await.unwrap();
+        line
+    });
+    let refused = Log::connect(&config(&format!("nats://me:s3cr%40t@{address}"))).await.map(drop).unwrap_err();
+    assert!(!refused.to_string().contains("s3cr"), "{refused}");
+    let said = server.await.unwrap();
+    assert!(said.contains(r#""user":"me""#) && said.contains(r#""pass":"s3cr@t""#), "{said}");
 }

@@ -11,7 +11,7 @@ pub(crate) async fn server() -> (NatsServer, Log) {
 }
 
 pub(crate) fn config(url: &str) -> Config {
-    Config { url: url.to_owned(), request_timeout: std::time::Duration::from_secs(3), ..Config::default() }
+    Config { url: url.into(), request_timeout: std::time::Duration::from_secs(3), ..Config::default() }
 }
 
 pub(crate) fn note(aggregate: &str, text: &str) -> NewEvent {

@@ -27,7 +27,7 @@ const fn optional(name: &'static str, unset: &'static str, meaning: &'static str
 
 const SECTIONS: &[(&str, &str)] = &[
     ("up", "Where this machine's Causeway keeps things and serves."),
-    ("log", "The log. `causeway up` without `up.nats` sets the url to its own nats-server."),
+    ("log", "The log. `causeway up` uses `up.nats` if it is set, else the url if it is set here, else a nats-server of its own."),
     ("ai_processor", "The assistant."),
     ("ai_processor.model", "The model that it asks."),
     ("ai_processor.tools", "The tools that it may call."),
@@ -46,10 +46,13 @@ const KEYS: &[Key] = &[
     optional(
         "up.nats_server",
         "\"/usr/local/bin/nats-server\"",
-        "The nats-server to start, 2.12 or newer. Otherwise looked for on the PATH and below .causeway.",
+        "The nats-server to start, 2.12 or newer. Otherwise CAUSEWAY_NATS_SERVER, or looked for on the PATH and below .causeway.",
     ),
     key("up.drain_timeout", "How long each service may take to end what it has begun."),
-    key("log.url", "The NATS server, or several with commas between them."),
+    key(
+        "log.url",
+        "The NATS server, or several with commas between them; with user and password: nats://user:password@host:4222.",
+    ),
     key("log.namespace", "Prefix of every subject, stream and consumer: several Causeways share one NATS."),
     key("log.replicas", "Copies of each stream: 1 on a single server, 3 in production."),
     optional("log.credentials", "\"/etc/causeway/nats.creds\"", "A NATS credentials file."),

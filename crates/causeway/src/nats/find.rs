@@ -1,5 +1,6 @@
 //! Where there is a nats-server that is new enough.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,6 +14,9 @@ const VERSION_MIN: (u32, u32) = (2, 12);
 /// Where `make nats` puts it, below the checkout.
 const PRIVATE: &str = ".causeway/nats/bin/nats-server";
 
+/// Names one for whoever has not configured one: `make up` and the tests set it.
+const VARIABLE: &str = "CAUSEWAY_NATS_SERVER";
+
 /// A nats-server that can be used.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Binary {
@@ -20,12 +24,12 @@ pub(crate) struct Binary {
     pub(crate) version: String,
 }
 
-/// The one that was named, or else the first one that is new enough: on the PATH, below the current folder or one above it,
-/// below a folder above this program.
-pub(crate) fn find(named: Option<&Path>) -> anyhow::Result<Binary> {
-    if let Some(path) = named {
-        return match version(path) {
-            Ok(version) if new_enough(&version) => Ok(Binary { path: path.to_owned(), version }),
+/// The one that was configured, or else named by the environment, or else the first one that is new enough: on the PATH, below
+/// the current folder or one above it, below a folder above this program.
+pub(crate) fn find(configured: Option<&Path>) -> anyhow::Result<Binary> {
+    if let Some(path) = named(configured, std::env::var_os(VARIABLE)) {
+        return match version(&path) {
+            Ok(version) if new_enough(&version) => Ok(Binary { path, version }),
             Ok(version) => bail!("{} is version {version}; 2.12 or newer is needed", path.display()),
             Err(reason) => bail!("{} cannot be used as nats-server: {reason}", path.display()),
         };
@@ -45,6 +49,11 @@ pub(crate) fn find(named: Option<&Path>) -> anyhow::Result<Binary> {
     let hint = "`make nats` in the checkout installs one; or put nats-server 2.12 or newer on the PATH, name it with \
                 CAUSEWAY_NATS_SERVER, or use a NATS that runs already with --nats URL";
     Err(Hinted { what, hint: hint.to_owned() }.into())
+}
+
+/// An empty variable is one that is not set.
+fn named(configured: Option<&Path>, variable: Option<OsString>) -> Option<PathBuf> {
+    configured.map(Path::to_owned).or_else(|| variable.filter(|name| !name.is_empty()).map(PathBuf::from))
 }
 
 fn candidates() -> Vec<PathBuf> {
@@ -86,6 +95,14 @@ mod tests {
         for version in ["2.11.9", "2.9.25", "1.99.0", "", "dev"] {
             assert!(!new_enough(version), "{version}");
         }
+    }
+
+    #[test]
+    fn the_configuration_wins_over_the_variable() {
+        let variable = || Some("from-variable".into());
+        assert_eq!(named(Some(Path::new("configured")), variable()), Some("configured".into()));
+        assert_eq!(named(None, variable()), Some("from-variable".into()));
+        assert_eq!(named(None, Some("".into())), None);
     }
 
     #[test]
