@@ -162,7 +162,8 @@ async fn views_and_traces_are_there_for_programs() {
     let nodes = trace["nodes"].as_array().unwrap();
     let mut known: Vec<&str> = nodes.iter().map(|node| node["type"].as_str().unwrap()).collect();
     let mut all = types(&events);
-    (known.sort_unstable(), all.sort_unstable());
+    known.sort_unstable();
+    all.sort_unstable();
     assert_eq!(known, all, "each event of the chain is in the tree");
     assert!(0 < trace["duration_us"].as_i64().unwrap(), "{trace}");
     for node in nodes {

@@ -70,7 +70,11 @@ impl Data {
             // serde_json ends its messages with a line and column of a text that the client may never have seen as such.
             let reason = error.into_inner().to_string();
             let reason = reason.rsplit_once(" at line ").map_or(reason.clone(), |(what, _)| what.to_owned());
-            Invalid::new(pointer, reason)
+            // serde says where the field is missing, and which one only in words.
+            match reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+                Some(missing) => Invalid::new(format!("{pointer}/{}", escape(missing)), reason),
+                None => Invalid::new(pointer, reason),
+            }
         })
     }
 }
@@ -81,11 +85,16 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
     path.iter()
         .map(|segment| match segment {
             Segment::Seq { index } => format!("/{index}"),
-            Segment::Map { key } => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
+            Segment::Map { key } => format!("/{}", escape(key)),
             // The tag of an enum is not part of the JSON's path.
             Segment::Enum { .. } | Segment::Unknown => String::new(),
         })
         .collect()
+}
+
+/// A key as one part of a JSON Pointer.
+fn escape(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
 }
 
 /// How deep valid JSON text nests: 0 for a scalar.
