@@ -284,7 +284,8 @@ where
         Format::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
         Format::Text => {
             let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-            lines.with_ansi(std::io::stderr().is_terminal() && !no_colour).boxed()
+            // Compact: the message first, then its fields, then those of the spans around it.
+            lines.compact().with_ansi(std::io::stderr().is_terminal() && !no_colour).boxed()
         }
     }
 }

@@ -27,7 +27,7 @@ Examples:
   causeway events append MessageReceived me --data '{\"content\": \"What is 6 * 7?\"}'
   causeway events tail                            watch the log
   causeway view conversation me                   read a conversation
-  causeway trace 0af7651916cd43dd8448eb211c80319c see what caused what
+  causeway trace 0af7651916cd43dd8448eb211c80319c
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 conflict, 4 unreachable";
 

@@ -182,7 +182,7 @@ fn welcome(program: &str, ready: &Ready, data: &str, model: &serde_json::Value) 
             "[ai_processor.model]",
             "provider = \"anthropic\"    # or \"openai\", with base_url for any server like it",
             "model = \"...\"",
-            "api_key = \"...\"",
+            "api_key_file = \"...\"      # or CAUSEWAY__AI_PROCESSOR__MODEL__API_KEY in the environment",
         ] {
             text.push((Dim, format!("             {line}\n")));
         }

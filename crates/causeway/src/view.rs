@@ -121,6 +121,8 @@ fn tool_call(call: &ToolCall) -> Pieces {
 /// What is to be said of a turn that gave no answer, or not yet.
 fn end(turn: &Turn) -> Option<Pieces> {
     match (turn.status, &turn.failure) {
+        // Somebody's words for a turn that nobody has claimed: nobody is working on it.
+        (TurnStatus::Running, _) if turn.attempts == 0 => None,
         (TurnStatus::Completed, _) => None,
         (TurnStatus::Running, _) => Some(vec![(Look::Dim, "  (working on it)\n".to_owned())]),
         (TurnStatus::Failed, failure) => {

@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(refused(Append { events: vec![note(); 1001], ..Append::default() }), "/events");
         assert_eq!(
             refused(Append { events: vec![note(), event("a", "MessageReceived", "{}")], ..Append::default() }),
-            "/events/1/data"
+            "/events/1/data/content"
         );
         let large = format!("\"{}\"", "x".repeat(DATA_BYTES_MAX));
         assert_eq!(refused(Append { events: vec![event("a", "NoteTaken", &large)], ..Append::default() }), "/events/0/data");

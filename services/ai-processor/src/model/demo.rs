@@ -24,8 +24,8 @@ use wishes::Wishes;
 /// Its name unless the configuration gives another.
 const NAME: &str = "demo";
 /// What to set to talk with a real model.
-const HOW_TO_GO_ON: &str = "To talk with a real model, set provider = \"openai\" (or \"anthropic\"), model, api_key and, for any \
-                            compatible server, base_url under [ai_processor.model] in causeway.toml.";
+const HOW_TO_GO_ON: &str = "To talk with a real model, set provider = \"openai\" (or \"anthropic\"), model, api_key_file and, for \
+                            any compatible server, base_url under [ai_processor.model] in causeway.toml.";
 
 /// The built-in model.
 #[derive(Debug)]
@@ -280,7 +280,7 @@ mod tests {
             ("now", json!({"weekday": "Monday", "date": "2026-11-23", "clock": "11:00", "zone": "Europe/Oslo"})),
         ];
         let second = compose("demo", &with_results(asked, &results));
-        insta::assert_snapshot!(second.text, @r#"Hello Ada! `calculate` says 17 * 23 = 391. `now` says it is Monday, 2026-11-23, 11:00 (Europe/Oslo). I am Causeway's built-in demo model: a few rules and no neural network, so arithmetic, units and the time are all I know. But the way here was real: your message, my thinking, each tool call and this answer are events on the log. To talk with a real model, set provider = "openai" (or "anthropic"), model, api_key and, for any compatible server, base_url under [ai_processor.model] in causeway.toml."#);
+        insta::assert_snapshot!(second.text, @r#"Hello Ada! `calculate` says 17 * 23 = 391. `now` says it is Monday, 2026-11-23, 11:00 (Europe/Oslo). I am Causeway's built-in demo model: a few rules and no neural network, so arithmetic, units and the time are all I know. But the way here was real: your message, my thinking, each tool call and this answer are events on the log. To talk with a real model, set provider = "openai" (or "anthropic"), model, api_key_file and, for any compatible server, base_url under [ai_processor.model] in causeway.toml."#);
         assert_eq!((second.finish_reason.as_str(), second.thinking), ("stop", None));
     }
 
@@ -289,7 +289,7 @@ mod tests {
         let asked = prompt(&["Hi there"]);
         let first = compose("demo", &asked);
         assert_eq!(first.tool_calls[0].tool, "think");
-        insta::assert_snapshot!(compose("demo", &with_results(asked, &[("think", json!({}))])).text, @r#"Hello! None of my rules fits your message, so I only took a note with `think`. Try "what is 17 * 23, and what time is it in Oslo?". I am Causeway's built-in demo model: a few rules and no neural network, so arithmetic, units and the time are all I know. But the way here was real: your message, my thinking, each tool call and this answer are events on the log. To talk with a real model, set provider = "openai" (or "anthropic"), model, api_key and, for any compatible server, base_url under [ai_processor.model] in causeway.toml."#);
+        insta::assert_snapshot!(compose("demo", &with_results(asked, &[("think", json!({}))])).text, @r#"Hello! None of my rules fits your message, so I only took a note with `think`. Try "what is 17 * 23, and what time is it in Oslo?". I am Causeway's built-in demo model: a few rules and no neural network, so arithmetic, units and the time are all I know. But the way here was real: your message, my thinking, each tool call and this answer are events on the log. To talk with a real model, set provider = "openai" (or "anthropic"), model, api_key_file and, for any compatible server, base_url under [ai_processor.model] in causeway.toml."#);
     }
 
     #[test]

@@ -50,7 +50,7 @@ async fn a_list_is_appended_all_or_none() {
     let answer =
         gateway.post(&json!([note("a", 1), message("a", "hi"), {"type":"MessageReceived","aggregate_id":"a","data":{}}])).await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
-    assert_eq!(answer.json()["field"], "/2/data", "{answer:?}");
+    assert_eq!(answer.json()["field"], "/2/data/content", "{answer:?}");
     let bad_fence = json!({"events": [note("a", 3), note("b", 3)], "expected": [
         {"aggregate_id": "a", "category": "custom", "position": positions[0]},
         {"aggregate_id": "b", "category": "custom", "position": 0},

@@ -32,6 +32,6 @@ async fn a_newcomer_sees_the_whole_loop() {
     prompt.messages.push(Message::ToolResults(results));
     let answer = answered(&model, &prompt).await;
     assert_eq!(answer.finish_reason, "stop");
-    insta::assert_snapshot!(answer.text, @r#"Hello! `calculate` says 15% of 80 = 12. `now` says it is Monday, 2026-11-23, 19:00 (Asia/Tokyo). I am Causeway's built-in demo model: a few rules and no neural network, so arithmetic, units and the time are all I know. But the way here was real: your message, my thinking, each tool call and this answer are events on the log. To talk with a real model, set provider = "openai" (or "anthropic"), model, api_key and, for any compatible server, base_url under [ai_processor.model] in causeway.toml."#);
+    insta::assert_snapshot!(answer.text, @r#"Hello! `calculate` says 15% of 80 = 12. `now` says it is Monday, 2026-11-23, 19:00 (Asia/Tokyo). I am Causeway's built-in demo model: a few rules and no neural network, so arithmetic, units and the time are all I know. But the way here was real: your message, my thinking, each tool call and this answer are events on the log. To talk with a real model, set provider = "openai" (or "anthropic"), model, api_key_file and, for any compatible server, base_url under [ai_processor.model] in causeway.toml."#);
     assert_eq!(answered(&model, &prompt).await, answer, "the same prompt, the same answer");
 }
