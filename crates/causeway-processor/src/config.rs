@@ -12,7 +12,7 @@ pub struct Config {
     /// An event is taken over by another replica when its owner has not been heard of for this long.
     #[serde(with = "compact::required")]
     pub ack_wait: Duration,
-    /// The most aggregates at work at a time, over all replicas.
+    /// The most events in hand at a time, over all replicas: those at work, and those that wait behind one of the same aggregate.
     pub in_flight_max: u16,
     /// The most actions for one hint, against a decision that never comes to rest.
     pub actions_max: u32,
@@ -33,7 +33,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             ack_wait: Duration::from_secs(30),
-            in_flight_max: 64,
+            in_flight_max: 256,
             actions_max: 1000,
             retry_min: Duration::from_secs(1),
             retry_max: Duration::from_secs(60),

@@ -79,6 +79,10 @@ fn hint(error: &Error) -> Option<String> {
         Some(ClientError::Unreachable { .. }) => {
             Some("start it with `causeway up`, or name another with --server or CAUSEWAY_SERVER".to_owned())
         }
+        // What the transport says of a server that does not speak its protocol.
+        Some(error) if ["h2 protocol error", "InvalidContentType"].iter().any(|words| error.to_string().contains(words)) => {
+            Some("is that a Causeway gateway? It is named as http://HOST:PORT, without TLS".to_owned())
+        }
         _ => None,
     }
 }
@@ -100,6 +104,12 @@ mod tests {
         assert_eq!(code(&problem(Kind::Invalid)), FAILED);
         assert_eq!(code(&Usage("no".to_owned()).into()), USAGE);
         assert_eq!(code(&anyhow::anyhow!("no")), FAILED);
+    }
+
+    #[test]
+    fn a_server_of_another_kind_is_suspected() {
+        let error = ClientError::from(Problem::new(Kind::Internal, "h2 protocol error: http2 error"));
+        assert!(hint(&error.into()).unwrap().contains("is that a Causeway gateway?"));
     }
 
     #[test]
