@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use causeway_client::{
     Append, Appended, Client, ClientError, Draft, Expected, Filter, Kind, Options, Order, Read, Start, Subscribe, Update,
 };
-use causeway_event::{Data, Event};
+use causeway_event::{Data, Event, EventType, payload};
+use causeway_runtime::config::closest;
 use causeway_runtime::shutdown::Signals;
 use causeway_runtime::telemetry::{self, Telemetry, TelemetryError, current_traceparent};
 use futures::StreamExt as _;
@@ -55,6 +56,9 @@ async fn append(args: AppendArgs, out: &Output) -> anyhow::Result<()> {
         Expectation::Any => Vec::new(),
         Expectation::LastIs(position) => vec![Expected { aggregate_id: None, category: None, position }],
     };
+    if let Some(meant) = misspelt(&args.event_type) {
+        out.note(&format!("{} is a type of your own; did you mean {meant}?", args.event_type));
+    }
     let event = Draft {
         event_type: args.event_type,
         aggregate_id: args.aggregate_id,
@@ -70,6 +74,15 @@ async fn append(args: AppendArgs, out: &Output) -> anyhow::Result<()> {
         Ok(appended) => told(&appended, out),
         Err(error) => Err(unsettled(error, keyed)),
     }
+}
+
+/// The known type that a type of one's own looks like: any name is welcome, so a slip would go unnoticed.
+fn misspelt(event_type: &EventType) -> Option<&'static str> {
+    let known: Vec<&'static str> = payload::schemas().into_iter().map(|(name, ..)| name).collect();
+    let nearest = closest(event_type.as_str(), &known)?;
+    // Half the letters of a short name in common are no likeness.
+    let is_like = nearest != event_type.as_str() && nearest.len().abs_diff(event_type.as_str().len()) <= 1;
+    is_like.then_some(nearest)
 }
 
 /// The failure of an append, with the way out where nobody knows whether it happened.
@@ -210,6 +223,15 @@ mod tests {
     fn event() -> Event {
         let json = r#"{"id":"evt_01k9x3m5v8e7rs2q4n6p8t0w1y","position":42,"timestamp":"2026-11-23T10:00:00.123456Z","type":"MessageReceived","aggregate_id":"me","data":{"content":"a long message that does not fit on the line at all"},"metadata":{"source":"cli","correlation_id":"c"}}"#;
         serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_slip_in_a_known_type_is_suspected_and_ones_own_types_are_not() {
+        let suspected = |name: &str| misspelt(&name.parse().unwrap());
+        assert_eq!(suspected("MessageRecieved"), Some("MessageReceived"));
+        for own in ["MessageReceived", "OrderPlaced", "NoteTaken", "MessageRead"] {
+            assert_eq!(suspected(own), None, "{own}");
+        }
     }
 
     fn text(width: Option<usize>) -> String {

@@ -99,7 +99,10 @@ const KEYS: &[Key] = &[
         "ai_processor.processing.ack_wait",
         "After this long without a sign of its owner, work is taken over by another replica.",
     ),
-    key("ai_processor.processing.in_flight_max", "The most events in hand at a time, over all replicas: at work, or waiting behind one of their session."),
+    key(
+        "ai_processor.processing.in_flight_max",
+        "The most events in hand at a time, over all replicas: at work, or waiting behind one of their session.",
+    ),
     key("ai_processor.processing.actions_max", "The most actions for one event, against work that never comes to rest."),
     key("ai_processor.processing.retry_min", "The shortest pause before a failed event is taken up again; it doubles each time."),
     key("ai_processor.processing.retry_max", "The longest pause."),
