@@ -32,6 +32,8 @@ test-tools: ## Install the third-party clients that the tests use
 	@scripts/test_tools.sh
 
 clean-data: ## Delete the data of `make up`: the whole log
-	@if [[ -e "$(DATA)/lock" ]] && command -v flock >/dev/null && ! flock --nonblock "$(DATA)/lock" true; then \
-	    echo "$(DATA) is in use: stop causeway first"; exit 1; fi
-	@rm -rf "$(DATA)"
+	@if [[ ! -e "$(DATA)" ]]; then echo "there is no $(DATA)"; exit 0; fi; \
+	if [[ ! -e "$(DATA)/lock" ]]; then echo "$(DATA) is no data folder of Causeway: left alone"; exit 1; fi; \
+	if command -v flock >/dev/null && ! flock --nonblock "$(DATA)/lock" true; then \
+	    echo "$(DATA) is in use: stop causeway first"; exit 1; fi; \
+	rm -rf "$(DATA)"
