@@ -8,8 +8,9 @@ use causeway_event::{
     NewEvent, Position, Source,
 };
 use jiff::Timestamp;
+use prost::Message as _;
 
-use crate::v1;
+use crate::{Conflict, v1};
 
 /// An event as a client proposes it: what the gateway fills in may be missing.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +29,8 @@ pub struct Draft {
     pub correlation_id: Option<CorrelationId>,
     /// Free pairs.
     pub labels: Labels,
+    /// The version of its type's registered schema that the data is in; otherwise the newest.
+    pub schema_version: Option<u32>,
 }
 
 /// A fence as a client states it: what all events of the append share may be missing.
@@ -63,6 +66,22 @@ pub struct Receipt {
     pub correlation_id: CorrelationId,
 }
 
+impl Draft {
+    /// An event with nothing but what it must have.
+    pub fn new(event_type: EventType, aggregate_id: AggregateId, data: Data) -> Self {
+        Self {
+            event_type,
+            aggregate_id,
+            data,
+            source: None,
+            causation_id: None,
+            correlation_id: None,
+            labels: Labels::new(),
+            schema_version: None,
+        }
+    }
+}
+
 impl From<NewEvent> for Draft {
     fn from(event: NewEvent) -> Self {
         let (causation_id, correlation_id) = match event.lineage {
@@ -77,6 +96,7 @@ impl From<NewEvent> for Draft {
             causation_id,
             correlation_id,
             labels: event.labels,
+            schema_version: event.schema_version,
         }
     }
 }
@@ -92,6 +112,7 @@ impl From<Draft> for v1::NewEvent {
                 causation_id: draft.causation_id.map(String::from),
                 correlation_id: draft.correlation_id.map(String::from),
                 labels: draft.labels,
+                schema_version: draft.schema_version.unwrap_or_default(),
             }),
         }
     }
@@ -110,6 +131,7 @@ impl TryFrom<v1::NewEvent> for Draft {
             causation_id: metadata.causation_id.map(|id| parse("/metadata/causation_id", &id)).transpose()?,
             correlation_id: metadata.correlation_id.map(|id| parse("/metadata/correlation_id", &id)).transpose()?,
             labels: metadata.labels,
+            schema_version: Some(metadata.schema_version).filter(|version| *version > 0),
         })
     }
 }
@@ -129,6 +151,7 @@ impl From<&Event> for v1::Event {
                 causation_id: metadata.causation_id.map(String::from),
                 correlation_id: Some(metadata.correlation_id.to_string()),
                 labels: metadata.labels.clone(),
+                schema_version: metadata.schema_version.unwrap_or_default(),
             }),
         }
     }
@@ -151,6 +174,7 @@ impl TryFrom<v1::Event> for Event {
                 causation_id: metadata.causation_id.map(|id| parse("/metadata/causation_id", &id)).transpose()?,
                 correlation_id: parse("/metadata/correlation_id", metadata.correlation_id.as_deref().unwrap_or_default())?,
                 labels: metadata.labels,
+                schema_version: Some(metadata.schema_version).filter(|version| *version > 0),
                 // A link between traces, which the wire does not carry: an event names its trace by its chain.
                 traceparent: None,
             },
@@ -176,6 +200,53 @@ impl TryFrom<v1::Expected> for Expected {
             aggregate_id: parse_given("/aggregate_id", &expected.aggregate_id)?,
             category: parse_given("/category", &expected.category)?,
             position: Position::new(expected.position),
+        })
+    }
+}
+
+impl From<Conflict> for v1::Conflict {
+    fn from(conflict: Conflict) -> Self {
+        Self {
+            aggregate_id: conflict.aggregate_id.into(),
+            category: conflict.category.to_string(),
+            expected_position: conflict.expected.get(),
+            actual_position: conflict.actual.get(),
+            events: conflict.events.iter().map(Into::into).collect(),
+            more: conflict.more,
+        }
+    }
+}
+
+impl v1::Conflict {
+    /// A conflict with as many of its events, from the oldest, as fit into so many encoded bytes.
+    pub fn bounded(conflict: Conflict, bytes_max: usize) -> Self {
+        let mut whole = Self::from(conflict);
+        let mut bytes = 0;
+        let fitting = whole.events.iter().take_while(|event| {
+            bytes += event.encoded_len();
+            bytes <= bytes_max
+        });
+        let count = fitting.count();
+        whole.more |= count < whole.events.len();
+        whole.events.truncate(count);
+        whole
+    }
+}
+
+impl TryFrom<v1::Conflict> for Conflict {
+    type Error = Invalid;
+
+    fn try_from(conflict: v1::Conflict) -> Result<Self, Invalid> {
+        let events = conflict.events.into_iter().enumerate();
+        let events =
+            events.map(|(index, event)| Event::try_from(event).map_err(|invalid| invalid.within(&format!("/events/{index}"))));
+        Ok(Self {
+            aggregate_id: parse("/aggregate_id", &conflict.aggregate_id)?,
+            category: parse("/category", &conflict.category)?,
+            expected: Position::new(conflict.expected_position),
+            actual: Position::new(conflict.actual_position),
+            events: events.collect::<Result<_, _>>()?,
+            more: conflict.more,
         })
     }
 }
@@ -303,6 +374,7 @@ mod tests {
             causation_id: event.metadata.causation_id,
             correlation_id: Some(event.metadata.correlation_id),
             labels: event.metadata.labels,
+            schema_version: event.metadata.schema_version,
         };
         assert_eq!(Draft::try_from(v1::NewEvent::from(draft.clone())).unwrap(), draft);
         (draft.source, draft.causation_id, draft.correlation_id) = (None, None, None);

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use causeway_event::{AggregateId, Category, Invalid, Position};
+use causeway_event::{AggregateId, Category, Event, Invalid, Position};
 use http::StatusCode;
 use tonic::Code;
 
@@ -142,6 +142,10 @@ pub struct Conflict {
     pub expected: Position,
     /// The last position that there is.
     pub actual: Position,
+    /// The events there behind the expected one, the oldest first: what to fold before deciding anew.
+    pub events: Vec<Event>,
+    /// Whether there are more of them than fitted in; read them behind the last one.
+    pub more: bool,
 }
 
 impl Problem {
@@ -189,7 +193,7 @@ impl From<Invalid> for Problem {
 
 impl From<Conflict> for Problem {
     fn from(conflict: Conflict) -> Self {
-        let Conflict { aggregate_id, category, expected, actual } = &conflict;
+        let Conflict { aggregate_id, category, expected, actual, .. } = &conflict;
         let detail = format!("the last {category} event of {aggregate_id} is at position {actual}, not {expected}");
         Self { conflict: Some(Box::new(conflict)), ..Self::new(Kind::Conflict, detail) }
     }

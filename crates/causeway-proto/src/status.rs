@@ -1,17 +1,26 @@
 //! Problem to gRPC status and back, so that a client has the error that the server had.
 //!
 //! On the wire: `BadRequest` names the field, `ErrorInfo` carries the kind and a conflict's particulars, `RetryInfo` says
-//! when to come back. A status without our `ErrorInfo` comes from the transport or a proxy and is read with caution.
+//! when to come back, and `causeway.v1.Conflict` has the events that stand in the way. A status without our `ErrorInfo` comes
+//! from the transport or a proxy and is read with caution. The answers of a stream carry the same as `AppendProblem`.
 
 use std::collections::HashMap;
 
+use prost::Message as _;
+use prost_types::Any;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, ErrorInfo, StatusExt as _};
 
-use crate::{Conflict, Kind, Problem};
+use crate::{Conflict, Kind, Problem, v1};
 
 /// The domain of every `google.rpc.ErrorInfo` of ours.
 pub const ERROR_DOMAIN: &str = "causeway";
+
+/// What the events of a conflict may take in a status. It travels in the trailers, which many clients limit to 8 KiB.
+const STATUS_EVENTS_BYTES_MAX: usize = 4 * 1024;
+
+/// How `google.protobuf.Any` names a [`v1::Conflict`].
+const CONFLICT_TYPE_URL: &str = "type.googleapis.com/causeway.v1.Conflict";
 
 impl From<Problem> for Status {
     fn from(problem: Problem) -> Self {
@@ -25,8 +34,25 @@ impl From<Problem> for Status {
             details.set_retry_info(problem.retry_after);
         }
         // The message is what a person sees first: it names the field as well.
-        Self::with_error_details(problem.kind.code(), problem.to_string(), details)
+        let status = Self::with_error_details(problem.kind.code(), problem.to_string(), details);
+        match problem.conflict {
+            Some(conflict) => with_detail(&status, conflict_any(*conflict)),
+            None => status,
+        }
     }
+}
+
+/// The same status with one more detail, of a type that is not Google's.
+fn with_detail(status: &Status, detail: Any) -> Status {
+    // What was encoded a moment ago can be decoded.
+    let mut whole = tonic_types::Status::decode(status.details()).unwrap_or_default();
+    whole.details.push(detail);
+    Status::with_details(status.code(), status.message(), whole.encode_to_vec().into())
+}
+
+fn conflict_any(conflict: Conflict) -> Any {
+    let conflict = v1::Conflict::bounded(conflict, STATUS_EVENTS_BYTES_MAX);
+    Any { type_url: CONFLICT_TYPE_URL.to_owned(), value: conflict.encode_to_vec() }
 }
 
 impl From<&Status> for Problem {
@@ -36,11 +62,11 @@ impl From<&Status> for Problem {
         let Some(info) = info else { return foreign(status) };
         let violation = details.bad_request().and_then(|bad| bad.field_violations.first());
         Self {
-            kind: Kind::ALL.into_iter().find(|kind| kind.reason() == info.reason).unwrap_or(Kind::Internal),
+            kind: kind(&info.reason),
             detail: violation.map_or(status.message(), |violation| &violation.description).to_owned(),
             field: violation.map(|violation| violation.field.clone()),
             retry_after: details.retry_info().and_then(|info| info.retry_delay),
-            conflict: read_conflict(info).map(Box::new),
+            conflict: conflict_detail(status).or_else(|| read_conflict(info)).map(Box::new),
         }
     }
 }
@@ -72,6 +98,43 @@ fn foreign(status: &Status) -> Problem {
     Problem::new(kind, format!("{}: {}", status.code(), status.message()))
 }
 
+impl From<Problem> for v1::AppendProblem {
+    fn from(problem: Problem) -> Self {
+        Self {
+            code: problem.kind.code().into(),
+            reason: problem.kind.reason().to_owned(),
+            message: problem.detail,
+            field: problem.field.unwrap_or_default(),
+            conflict: problem.conflict.map(|conflict| (*conflict).into()),
+            // A wait that no wire can carry is as good as none.
+            retry_after: problem.retry_after.and_then(|wait| wait.try_into().ok()),
+        }
+    }
+}
+
+impl From<v1::AppendProblem> for Problem {
+    fn from(problem: v1::AppendProblem) -> Self {
+        Self {
+            kind: kind(&problem.reason),
+            detail: problem.message,
+            field: Some(problem.field).filter(|field| !field.is_empty()),
+            retry_after: problem.retry_after.and_then(|wait| wait.try_into().ok()),
+            conflict: problem.conflict.and_then(|conflict| conflict.try_into().ok()).map(Box::new),
+        }
+    }
+}
+
+/// A kind that is not known here is of a later version.
+fn kind(reason: &str) -> Kind {
+    Kind::ALL.into_iter().find(|kind| kind.reason() == reason).unwrap_or(Kind::Internal)
+}
+
+fn conflict_detail(status: &Status) -> Option<Conflict> {
+    let whole = tonic_types::Status::decode(status.details()).ok()?;
+    let detail = whole.details.into_iter().find(|detail| detail.type_url == CONFLICT_TYPE_URL)?;
+    v1::Conflict::decode(detail.value.as_slice()).ok()?.try_into().ok()
+}
+
 fn write_conflict(conflict: &Conflict) -> HashMap<String, String> {
     HashMap::from([
         ("aggregate_id".to_owned(), conflict.aggregate_id.to_string()),
@@ -88,6 +151,8 @@ fn read_conflict(info: &ErrorInfo) -> Option<Conflict> {
         category: text("category")?.parse().ok()?,
         expected: text("expected_position")?.parse().ok()?,
         actual: text("actual_position")?.parse().ok()?,
+        events: Vec::new(),
+        more: true,
     })
 }
 
@@ -95,9 +160,45 @@ fn read_conflict(info: &ErrorInfo) -> Option<Conflict> {
 mod tests {
     use std::time::Duration;
 
-    use causeway_event::{Category, Position};
+    use causeway_event::{Category, Event, Position};
 
     use super::*;
+
+    fn conflict(events: usize) -> Conflict {
+        let json = r#"{"id":"evt_01k9x3m5v8e7rs2q4n6p8t0w1y","position":4,"timestamp":"2026-11-23T10:00:00.123456Z","type":"A","aggregate_id":"telegram:42 é","data":"DATA","metadata":{"source":"s","correlation_id":"c"}}"#;
+        let event: Event = serde_json::from_str(&json.replace("DATA", &"x".repeat(1000))).unwrap();
+        Conflict {
+            aggregate_id: "telegram:42 é".parse().unwrap(),
+            category: Category::Ai,
+            expected: Position::START,
+            actual: Position::new(u64::MAX),
+            events: vec![event; events],
+            more: true,
+        }
+    }
+
+    #[test]
+    fn a_conflict_brings_as_many_of_its_events_as_trailers_hold() {
+        let problem = |conflict| Problem::from(Status::from(Problem::from(conflict)));
+        let few = Conflict { more: false, ..conflict(3) };
+        assert_eq!(*problem(few.clone()).conflict.unwrap(), few);
+        let status = Status::from(Problem::from(Conflict { more: false, ..conflict(100) }));
+        assert!(status.details().len() * 4 / 3 < 7 * 1024, "{}", status.details().len());
+        let cut = Problem::from(status).conflict.unwrap();
+        assert_eq!((cut.events.len(), cut.more), (3, true));
+    }
+
+    #[test]
+    fn a_problem_of_a_stream_comes_back_as_it_was() {
+        for kind in Kind::ALL {
+            for problem in [Problem::new(kind, "ünï").at("/a"), Problem::new(kind, "x").retry_after(Duration::from_millis(1_500))]
+            {
+                assert_eq!(Problem::from(v1::AppendProblem::from(problem.clone())), problem);
+            }
+        }
+        let problem = Problem::from(conflict(100));
+        assert_eq!(Problem::from(v1::AppendProblem::from(problem.clone())), problem);
+    }
 
     #[track_caller]
     fn survives(problem: Problem) {
@@ -114,12 +215,8 @@ mod tests {
             survives(Problem::new(kind, "what happened").at(""));
             survives(Problem::new(kind, "ünï 👋").retry_after(Duration::from_millis(1_500)));
         }
-        survives(Problem::from(Conflict {
-            aggregate_id: "telegram:42 é".parse().unwrap(),
-            category: Category::Ai,
-            expected: Position::START,
-            actual: Position::new(u64::MAX),
-        }));
+        survives(Problem::from(conflict(0)));
+        survives(Problem::from(conflict(2)));
     }
 
     #[test]
