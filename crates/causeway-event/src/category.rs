@@ -21,11 +21,13 @@ pub enum Category {
     Memory,
     /// Everything else: the users' own types.
     Custom,
+    /// What Causeway says of the log itself: registered types, checkpoints.
+    System,
 }
 
 impl Category {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 5] = [Self::Input, Self::Ai, Self::Output, Self::Memory, Self::Custom];
+    pub const ALL: [Self; 6] = [Self::Input, Self::Ai, Self::Output, Self::Memory, Self::Custom, Self::System];
 
     /// The category of a type; a type that is not known is `custom`.
     pub fn of(event_type: &EventType) -> Self {
@@ -40,6 +42,7 @@ impl Category {
             Self::Output => "output",
             Self::Memory => "memory",
             Self::Custom => "custom",
+            Self::System => "system",
         }
     }
 }
@@ -56,6 +59,6 @@ impl FromStr for Category {
         Self::ALL
             .into_iter()
             .find(|category| category.as_str() == text)
-            .ok_or_else(|| Invalid::new("", "is not a category: input, ai, output, memory or custom"))
+            .ok_or_else(|| Invalid::new("", "is not a category: input, ai, output, memory, custom or system"))
     }
 }

@@ -11,6 +11,9 @@ use crate::{AggregateId, CorrelationId, Data, EventId, EventType, Invalid, Label
 /// The type of the payload.
 pub const CONTENT_TYPE: &str = "application/json";
 
+/// What the URI of a registered schema starts with: `urn:causeway:type:OrderPlaced:2`.
+const SCHEMA_URI: &str = "urn:causeway:type:";
+
 /// What the headers and the payload of a stored event say: an [`crate::Event`] without its position and time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
@@ -46,6 +49,9 @@ pub fn headers(event: &NewEvent, id: EventId, correlation: &CorrelationId) -> Ve
         let json = serde_json::to_string(&event.labels).unwrap_or_default();
         headers.push(("ce-labels", encode(&json)));
     }
+    if let Some(version) = event.schema_version {
+        headers.push(("ce-dataschema", schema_uri(&event.event_type, version)));
+    }
     if let Some(traceparent) = event.traceparent {
         headers.push(("traceparent", traceparent.to_string()));
     }
@@ -74,11 +80,23 @@ pub fn read<'h>(header: impl Fn(&str) -> Option<&'h str>, payload: &[u8]) -> Res
                 .transpose()?,
             correlation_id: parse(&required, "ce-correlationid")?,
             labels,
+            // A schema of somebody else's is not one that we could upcast from.
+            schema_version: optional("ce-dataschema")?.and_then(|uri| schema_version(&uri)),
             // A trace context that cannot be read costs a link in a trace, not an event.
             traceparent: header("traceparent").and_then(|text| text.parse::<TraceParent>().ok()),
         },
         data: Data::from_json(payload).map_err(|invalid| invalid.within("data"))?,
     })
+}
+
+/// The URI of a registered schema.
+pub fn schema_uri(event_type: &EventType, version: u32) -> String {
+    format!("{SCHEMA_URI}{event_type}:{version}")
+}
+
+/// The version in the URI of a registered schema; none in any other.
+pub fn schema_version(uri: &str) -> Option<u32> {
+    uri.strip_prefix(SCHEMA_URI)?.rsplit_once(':')?.1.parse().ok()
 }
 
 fn at(name: &str, invalid: Invalid) -> Invalid {
@@ -139,7 +157,7 @@ mod tests {
         #[test]
         fn every_event_reads_back_from_its_headers(
             id: u128, cause: Option<u128>, aggregate in text(30), source in text(30), correlation in text(30),
-            labels in proptest::collection::btree_map(text(9), "\\PC{0,9}", 0..4), content in "\\PC{0,40}", sampled: bool,
+            version in proptest::option::of(1u32..), labels in proptest::collection::btree_map(text(9), "\\PC{0,9}", 0..4), content in "\\PC{0,40}", sampled: bool,
         ) {
             let correlation: CorrelationId = correlation.parse().unwrap();
             let lineage = match cause {
@@ -153,6 +171,7 @@ mod tests {
                 source: source.parse().unwrap(),
                 lineage,
                 labels: labels.clone(),
+                schema_version: version,
                 traceparent: Some(TraceParent { trace_id: correlation.trace_id(), span_id: [7; 8], sampled }),
             };
             let id = EventId::from_uuid(Uuid::from_u128(id));
@@ -168,6 +187,7 @@ mod tests {
                     causation_id: cause.map(|cause| EventId::from_uuid(Uuid::from_u128(cause))),
                     correlation_id: correlation,
                     labels,
+                    schema_version: version,
                     traceparent: event.traceparent,
                 },
                 data: event.data,

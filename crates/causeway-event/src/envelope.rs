@@ -46,6 +46,9 @@ pub struct Metadata {
     /// The client's own pairs.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
+    /// The version of its type's registered schema that the data is in; types without one have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema_version: Option<u32>,
     /// The span that appended it; on the log a header, not part of the JSON.
     #[serde(skip)]
     pub traceparent: Option<TraceParent>,
@@ -84,6 +87,8 @@ pub struct NewEvent {
     pub lineage: Lineage,
     /// Free pairs.
     pub labels: Labels,
+    /// The version of its type's registered schema that the data is in.
+    pub schema_version: Option<u32>,
     /// The span that appends it.
     pub traceparent: Option<TraceParent>,
 }
@@ -109,7 +114,16 @@ impl NewEvent {
     /// An event with one of the known payloads.
     pub fn of(payload: &Payload, aggregate_id: AggregateId, source: Source, lineage: Lineage) -> Result<Self, Invalid> {
         let (event_type, data) = payload.write()?;
-        Ok(Self { event_type, aggregate_id, data, source, lineage, labels: Labels::new(), traceparent: None })
+        Ok(Self {
+            event_type,
+            aggregate_id,
+            data,
+            source,
+            lineage,
+            labels: Labels::new(),
+            schema_version: None,
+            traceparent: None,
+        })
     }
 
     /// Its category.

@@ -93,6 +93,8 @@ known_types! {
     FastMemoryUpdated(Open), Memory;
     MemorySuperseded(Open), Memory;
     MemoryForgotten(Open), Memory;
+    TypeRegistered(TypeRegistered), System;
+    LogCheckpointed(LogCheckpointed), System;
 }
 
 /// A JSON object of which no service relies on any field yet.
@@ -342,6 +344,38 @@ pub struct ProcessingFailed {
     /// From the first claim, in milliseconds, by the log's clock.
     #[serde(default)]
     pub duration_ms: u64,
+}
+
+/// A version of a type of the users' own was registered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TypeRegistered {
+    /// The type.
+    pub name: String,
+    /// From 1, without gaps.
+    pub version: u32,
+    /// The JSON Schema (draft 2020-12) of its data.
+    pub schema: Value,
+    /// How data of the version before becomes data of this one: JSON Patch (RFC 6902).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upcast: Vec<Value>,
+    /// What it says, for a person.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+}
+
+/// Whoever holds the signing key vouches for the log up to a position.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LogCheckpointed {
+    /// The last position that the hash takes account of.
+    pub position: u64,
+    /// How many events stand up to there.
+    pub events: u64,
+    /// The hash chain over them, SHA-256 as hex digits.
+    pub hash: String,
+    /// Which key signed: the first 16 hex digits of the SHA-256 of the public key.
+    pub key_id: String,
+    /// Ed25519 over the statement that the proof crate makes of the fields above, as hex digits.
+    pub signature: String,
 }
 
 #[cfg(test)]
