@@ -1,0 +1,280 @@
+//! The audit: every entry of a log, or of its export, held against what is known to be true of an honest one.
+//!
+//! The true chain is what stands here, and ends as the head that one can keep. Two others are set right wherever something did
+//! not agree, one by checkpoints, one by the hashes that an export states with each line: so one altered entry is named once
+//! and does not make everything behind it look altered.
+//!
+//! A gap, and what is no event, may have been there from the start or be the trace of a deed. A checkpoint that agrees says
+//! that it stood so when it was signed: only then is it a mere warning.
+
+mod checks;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use causeway_event::payload::LogCheckpointed;
+use causeway_event::{AggregateId, Category, EventId, Position};
+
+use crate::chain::{Chain, Head};
+use crate::checkpoint::{Checkpoint, PublicKey};
+use crate::entry::{Content, Entry, Payload, Recorded};
+use crate::hash::Hash;
+use crate::{LOG_AGGREGATE, Line};
+
+/// How far behind its own place a checkpoint may vouch, in entries.
+const RECENT_MAX: usize = 100_000;
+
+/// What is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The position it is about; of several, the first.
+    pub position: Position,
+    /// The last of several.
+    pub last: Position,
+    /// What sort it is.
+    pub fault: Fault,
+    /// Whether it fails the audit.
+    pub severity: Severity,
+    /// In words.
+    pub what: String,
+}
+
+/// Whether a finding fails the audit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Worth a look, and possible in an honest log.
+    Warning,
+    /// Not possible in an honest log.
+    Problem,
+}
+
+/// The sorts of finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// Nothing stands where something should.
+    Missing,
+    /// A position that is not behind the one before it.
+    OutOfOrder,
+    /// No event.
+    NoEvent,
+    /// Not a line of an export.
+    BadLine,
+    /// An export without its end.
+    CutOff,
+    /// Not what was hashed.
+    Altered,
+    /// Not what was signed.
+    Checkpoint,
+    /// Not signed by who should have.
+    Signature,
+    /// Not what somebody kept.
+    KeptHead,
+    /// An id that another event has.
+    DuplicateId,
+    /// An idempotency key that another append to the aggregate has.
+    DuplicateKey,
+    /// A fence that did not hold.
+    Fence,
+    /// A cause that does not stand before its effect.
+    Cause,
+}
+
+impl Fault {
+    /// Its name for programs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::OutOfOrder => "out_of_order",
+            Self::NoEvent => "no_event",
+            Self::BadLine => "bad_line",
+            Self::CutOff => "cut_off",
+            Self::Altered => "altered",
+            Self::Checkpoint => "checkpoint",
+            Self::Signature => "signature",
+            Self::KeptHead => "kept_head",
+            Self::DuplicateId => "duplicate_id",
+            Self::DuplicateKey => "duplicate_key",
+            Self::Fence => "fence",
+            Self::Cause => "cause",
+        }
+    }
+}
+
+/// What the auditor brings along.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    /// Who may sign. With none, hashes are compared and signatures are not.
+    pub keys: Vec<PublicKey>,
+    /// Heads that somebody kept.
+    pub heads: Vec<Head>,
+    /// Leaves that somebody kept, by position: those of an export.
+    pub leaves: BTreeMap<Position, Hash>,
+}
+
+/// What was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The chain over what stands here.
+    pub chain: Chain,
+    /// Events among the entries.
+    pub events: u64,
+    /// Checkpoints that agree with what they vouch for.
+    pub checkpoints: u64,
+    /// Of those, how many were signed by one of the given keys.
+    pub signed: u64,
+    /// The last position that a checkpoint or a kept head vouches for.
+    pub vouched: Position,
+    /// Findings that fail the audit.
+    pub problems: u64,
+    /// The other findings.
+    pub warnings: u64,
+}
+
+/// An audit under way. Its memory grows with the ids, keys and aggregates that it has to remember.
+#[derive(Debug)]
+pub struct Audit {
+    keys: Vec<PublicKey>,
+    heads: BTreeMap<Position, Vec<Hash>>,
+    leaves: BTreeMap<Position, Hash>,
+    /// What it began behind; nothing is known of what stands before.
+    start: Position,
+    seen: Position,
+    truth: Chain,
+    /// The chain as checkpoints see it.
+    expected: Chain,
+    /// The chain as an export's own hashes have it.
+    stated: Chain,
+    /// The leaves of the last entries, and the expected chain with each.
+    recent: VecDeque<(Hash, Chain)>,
+    ids: HashSet<EventId>,
+    used_keys: HashSet<(AggregateId, Hash)>,
+    tips: HashMap<(AggregateId, Category), Position>,
+    /// Findings that a checkpoint may explain.
+    pending: Vec<Finding>,
+    found: Vec<Finding>,
+    summary: Summary,
+    ended: bool,
+}
+
+impl Audit {
+    /// Of what stands behind `start`, which is the start of the chain for a whole log.
+    pub fn new(start: Chain, trust: Trust) -> Self {
+        let mut heads: BTreeMap<Position, Vec<Hash>> = BTreeMap::new();
+        for head in trust.heads {
+            heads.entry(head.position).or_default().push(head.hash);
+        }
+        let mut audit = Self {
+            keys: trust.keys,
+            heads,
+            leaves: trust.leaves,
+            start: Position::START,
+            seen: Position::START,
+            truth: Chain::START,
+            expected: Chain::START,
+            stated: Chain::START,
+            recent: VecDeque::new(),
+            ids: HashSet::new(),
+            used_keys: HashSet::new(),
+            tips: HashMap::new(),
+            pending: Vec::new(),
+            found: Vec::new(),
+            summary: Summary {
+                chain: start,
+                events: 0,
+                checkpoints: 0,
+                signed: 0,
+                vouched: Position::START,
+                problems: 0,
+                warnings: 0,
+            },
+            ended: false,
+        };
+        audit.begin(start);
+        audit
+    }
+
+    fn begin(&mut self, start: Chain) {
+        (self.start, self.seen, self.summary.vouched) = (start.position, start.position, start.position);
+        (self.truth, self.expected, self.stated) = (start, start, start);
+        self.recent = VecDeque::from([(Hash::ZERO, start)]);
+    }
+
+    /// The next entry of a log.
+    pub fn entry(&mut self, entry: &Entry) {
+        self.take(entry, None);
+    }
+
+    /// The next line of an export.
+    pub fn line(&mut self, line: &Line) {
+        if self.ended {
+            let what = "the export goes on behind its end".to_owned();
+            self.problem(Fault::OutOfOrder, self.seen.next(), self.seen.next(), what);
+            self.ended = false;
+        }
+        match line {
+            Line::Start(chain) if self.seen == Position::START => self.begin(*chain),
+            Line::Start(_) => {
+                self.problem(Fault::OutOfOrder, self.seen.next(), self.seen.next(), "the export begins a second time".to_owned());
+            }
+            Line::Entry { entry, hash } => self.take(entry, *hash),
+            Line::Gap { first, last } => self.gap(*first, *last),
+            Line::End(chain) => self.end(chain),
+        }
+    }
+
+    /// A line of an export that is none.
+    pub fn bad_line(&mut self, what: String) {
+        let position = self.seen.next();
+        self.problem(Fault::BadLine, position, position, what);
+    }
+
+    /// The export has no more lines.
+    pub fn no_more_lines(&mut self) {
+        if !self.ended {
+            let position = self.seen.next();
+            let what = format!("the export breaks off behind position {}: its end is missing", self.seen);
+            self.problem(Fault::CutOff, position, position, what);
+        }
+    }
+
+    /// What was found since the last call.
+    pub fn findings(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.found)
+    }
+
+    /// What was found since then, without taking it.
+    pub fn newest(&self) -> &[Finding] {
+        &self.found
+    }
+
+    /// How far it has come.
+    pub fn position(&self) -> Position {
+        self.seen
+    }
+
+    /// The chain over what has been seen.
+    pub fn chain(&self) -> Chain {
+        self.truth
+    }
+
+    /// There is nothing more. The last findings and the whole.
+    pub fn finish(mut self) -> (Vec<Finding>, Summary) {
+        self.settle(Position::new(u64::MAX), Severity::Problem);
+        for (position, _) in std::mem::take(&mut self.heads) {
+            if position != Position::START && self.start < position {
+                let what = match self.seen < position {
+                    true => format!("the log ends at position {}, before the kept head at {position}", self.seen),
+                    false => format!("nothing stands at position {position}, of which a head was kept"),
+                };
+                self.problem(Fault::KeptHead, position, position, what);
+            }
+        }
+        if let Some((&position, _)) = self.leaves.last_key_value()
+            && self.seen < position
+        {
+            let what = format!("the log ends at position {}, what was kept goes on to {position}", self.seen);
+            self.problem(Fault::CutOff, self.seen.next(), position, what);
+        }
+        self.summary.chain = self.truth;
+        (self.found, self.summary)
+    }
+}

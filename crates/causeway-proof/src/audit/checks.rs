@@ -1,0 +1,242 @@
+//! What is checked of each entry.
+
+use super::*;
+
+impl Audit {
+    pub(super) fn take(&mut self, entry: &Entry, stated: Option<Hash>) {
+        let position = entry.position;
+        if position <= self.seen {
+            let what = match self.recent.iter().any(|(_, chain)| chain.position == position) {
+                true => format!("position {position} stands a second time, behind {}", self.seen),
+                false => format!("position {position} stands behind {}", self.seen),
+            };
+            return self.problem(Fault::OutOfOrder, position, position, what);
+        }
+        let missing = position != self.seen.next();
+        if missing {
+            self.missing(self.seen.next(), position.previous(), stated.is_some());
+        }
+        self.seen = position;
+        let leaf = entry.leaf();
+        if self.leaves.remove(&position).is_some_and(|kept| kept != leaf) {
+            let what = format!("what stands at position {position} is not what was kept");
+            self.problem(Fault::Altered, position, position, what);
+        }
+        self.truth.link(position, &leaf);
+        self.expected.link(position, &leaf);
+        self.stated.link(position, &leaf);
+        if let Some(stated) = stated.filter(|stated| *stated != self.stated.hash) {
+            if !missing {
+                let what = format!("what stands at position {position} is not what the export was made of");
+                self.problem(Fault::Altered, position, position, what);
+            }
+            (self.stated.hash, self.expected.hash) = (stated, stated);
+        }
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((leaf, self.expected));
+        match &entry.content {
+            Content::Event(event) => self.event(position, event),
+            Content::Foreign(foreign) => {
+                let what = format!("what stands at position {position} is no event: {}", foreign.reason);
+                self.pending.push(problem(Fault::NoEvent, position, position, what));
+            }
+        }
+        self.compare_heads();
+    }
+
+    fn event(&mut self, position: Position, event: &Recorded) {
+        self.summary.events += 1;
+        if let Some(cause) = event.metadata.causation_id
+            && !self.ids.contains(&cause)
+            && self.start == Position::START
+        {
+            let what = format!("the cause {cause} of the event at position {position} does not stand before it");
+            self.warning(Fault::Cause, position, what);
+        }
+        if !self.ids.insert(event.id) {
+            let what = format!("the event at position {position} has the id {} of another event before it", event.id);
+            self.problem(Fault::DuplicateId, position, position, what);
+        }
+        if let Some(key) = &event.key
+            && !self.used_keys.insert((event.aggregate_id.clone(), Hash::of(key.as_str().as_bytes())))
+        {
+            let what = format!("the event at position {position} has an idempotency key that its aggregate had before");
+            self.warning(Fault::DuplicateKey, position, what);
+        }
+        let category = Category::of(&event.event_type);
+        let subject = (event.aggregate_id.clone(), category);
+        if let Some(expected) = event.expected {
+            let actual = self.tips.get(&subject).copied();
+            // Of what stands before the start nothing is known.
+            let holds = actual.map_or(expected <= self.start, |actual| actual == expected);
+            if !holds {
+                let actual = actual.unwrap_or(self.start);
+                let what = format!(
+                    "the event at position {position} was to stand behind {expected} in its aggregate and category, which has {actual}"
+                );
+                self.problem(Fault::Fence, position, position, what);
+            }
+        }
+        self.tips.insert(subject, position);
+        if event.aggregate_id.as_str() == LOG_AGGREGATE && event.event_type.as_str() == "LogCheckpointed" {
+            self.checkpoint(position, &event.payload);
+        }
+    }
+
+    /// A checkpoint that stands at `position`.
+    fn checkpoint(&mut self, position: Position, payload: &Payload) {
+        let Payload::Bytes(json) = payload else {
+            return self.warning(Fault::Checkpoint, position, format!("the checkpoint at position {position} was taken out"));
+        };
+        let read = serde_json::from_slice::<LogCheckpointed>(json).map_err(|error| error.to_string());
+        let checkpoint = match read.and_then(|data| Checkpoint::read(&data).map_err(|invalid| invalid.to_string())) {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => {
+                let what = format!("the checkpoint at position {position} cannot be read: {error}");
+                return self.problem(Fault::Checkpoint, position, position, what);
+            }
+        };
+        let key = self.keys.iter().find(|key| key.id() == checkpoint.key_id);
+        let signed = match key {
+            Some(key) if key.has_signed(&checkpoint) => true,
+            Some(_) => {
+                let what = format!("the signature of the checkpoint at position {position} is not of its key");
+                return self.problem(Fault::Signature, position, position, what);
+            }
+            None if self.keys.is_empty() => false,
+            None => {
+                let what =
+                    format!("the checkpoint at position {position} is signed by another key, {}", short(&checkpoint.key_id));
+                return self.warning(Fault::Signature, position, what);
+            }
+        };
+        self.compare(position, &checkpoint, signed);
+    }
+
+    fn compare(&mut self, position: Position, checkpoint: &Checkpoint, signed: bool) {
+        let vouched = checkpoint.chain.position;
+        if vouched < self.start {
+            return;
+        }
+        // The last entry that it takes account of.
+        let at = self.recent.partition_point(|(_, chain)| chain.position <= vouched).checked_sub(1);
+        let found = at.and_then(|at| self.recent.get(at)).map(|(_, chain)| *chain);
+        let agrees = found.is_some_and(|chain| chain.position == vouched && chain.hash == checkpoint.chain.hash);
+        if agrees {
+            self.summary.checkpoints += 1;
+            self.summary.signed += u64::from(signed);
+            self.summary.vouched = self.summary.vouched.max(vouched);
+            return self.settle(vouched, Severity::Warning);
+        }
+        if position <= vouched || (at.is_none() && self.start < vouched) {
+            let what = format!("the checkpoint at position {position} vouches for position {vouched}, which cannot be compared");
+            return self.problem(Fault::Checkpoint, position, position, what);
+        }
+        self.settle(vouched, Severity::Problem);
+        let first = self.summary.vouched.next();
+        let what = format!(
+            "positions {first} to {vouched} are not what the checkpoint at position {position} vouches for: something was \
+             altered, removed or put in"
+        );
+        self.problem(Fault::Checkpoint, first.min(vouched), vouched, what);
+        self.summary.vouched = self.summary.vouched.max(vouched);
+        self.begin_again_at(checkpoint);
+    }
+
+    /// What stands behind the checkpoint is judged by the checkpoint's own hash.
+    fn begin_again_at(&mut self, checkpoint: &Checkpoint) {
+        let mut chain = checkpoint.chain;
+        for (leaf, known) in &mut self.recent {
+            if known.position <= checkpoint.chain.position {
+                continue;
+            }
+            chain.link(known.position, leaf);
+            *known = chain;
+        }
+        self.expected = chain;
+    }
+
+    fn compare_heads(&mut self) {
+        let Some(kept) = self.heads.remove(&self.seen) else { return };
+        let position = self.seen;
+        if kept.iter().all(|hash| *hash == self.truth.hash) {
+            self.summary.vouched = self.summary.vouched.max(position);
+            return self.settle(position, Severity::Warning);
+        }
+        let first = self.summary.vouched.next().min(position);
+        let what = format!("positions {first} to {position} are not what the kept head at {position} was made of");
+        self.problem(Fault::KeptHead, first, position, what);
+    }
+
+    /// `told` by the line itself, or by its absence.
+    fn missing(&mut self, first: Position, last: Position, in_export: bool) {
+        let what = match first == last {
+            true => format!("position {first} is missing"),
+            false => format!("positions {first} to {last} are missing"),
+        };
+        match in_export {
+            // An export names its gaps: a line was taken out.
+            true => self.problem(Fault::Missing, first, last, what),
+            false => self.pending.push(problem(Fault::Missing, first, last, what)),
+        }
+    }
+
+    pub(super) fn gap(&mut self, first: Position, last: Position) {
+        if first != self.seen.next() || last < first {
+            let what = format!("a gap from {first} to {last} is told behind position {}", self.seen);
+            return self.problem(Fault::OutOfOrder, first, last, what);
+        }
+        self.seen = last;
+        self.missing(first, last, false);
+    }
+
+    pub(super) fn end(&mut self, chain: &Chain) {
+        self.ended = true;
+        let position = self.seen.next();
+        if self.stated.head() != chain.head() {
+            let what = match chain.position == self.stated.position {
+                true => format!("the lines up to position {} are not those that the export was made of", chain.position),
+                false => {
+                    format!("the export says that it ends at position {}, and ends at {}", chain.position, self.stated.position)
+                }
+            };
+            self.problem(Fault::CutOff, position, position, what);
+        }
+    }
+
+    /// Findings up to here are explained, or not.
+    pub(super) fn settle(&mut self, up_to: Position, severity: Severity) {
+        let (settled, open): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending).into_iter().partition(|f| f.last <= up_to);
+        self.pending = open;
+        for finding in settled {
+            self.push(Finding { severity, ..finding });
+        }
+    }
+
+    pub(super) fn problem(&mut self, fault: Fault, first: Position, last: Position, what: String) {
+        self.push(problem(fault, first, last, what));
+    }
+
+    fn warning(&mut self, fault: Fault, position: Position, what: String) {
+        self.push(Finding { severity: Severity::Warning, ..problem(fault, position, position, what) });
+    }
+
+    fn push(&mut self, finding: Finding) {
+        match finding.severity {
+            Severity::Problem => self.summary.problems += 1,
+            Severity::Warning => self.summary.warnings += 1,
+        }
+        self.found.push(finding);
+    }
+}
+
+fn problem(fault: Fault, position: Position, last: Position, what: String) -> Finding {
+    Finding { position, last, fault, severity: Severity::Problem, what }
+}
+
+/// Anybody's text, for a message.
+fn short(text: &str) -> String {
+    text.chars().filter(char::is_ascii_alphanumeric).take(16).collect()
+}

@@ -1,0 +1,96 @@
+//! An export says all that a proof needs, on one line for each entry.
+
+use causeway_event::TraceParent;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Hash, Line};
+
+fn text() -> impl Strategy<Value = String> {
+    proptest::string::string_regex("[ \"%a-zA-Z:é👋/\\\\]{1,20}").unwrap()
+}
+
+proptest! {
+    #[test]
+    fn every_entry_reads_back_from_its_line_with_the_same_leaf(
+        position in 1_u64.., id: u128, cause: Option<u128>, micros in 0_i64..4_000_000_000_000_000, aggregate in text(),
+        source in text(), correlation in text(), key in proptest::option::of(text()), expected: Option<u64>,
+        version in proptest::option::of(1_u32..), labels in proptest::collection::btree_map(text(), "\\PC{0,9}", 0..4),
+        content in "\\PC{0,40}", space in "[ \\n\\t]{0,2}", sampled in proptest::option::of(any::<bool>()), digest: bool,
+    ) {
+        let data = format!("{space}{{\"a\":{space}{}}}{space}", serde_json::to_string(&content).unwrap());
+        let entry = with(note(1, &aggregate, &data), |event| {
+            event.id = EventId::from_uuid(Uuid::from_u128(id));
+            event.timestamp = Timestamp::from_microsecond(micros).unwrap();
+            event.metadata.source = source.parse().unwrap();
+            event.metadata.causation_id = cause.map(|cause| EventId::from_uuid(Uuid::from_u128(cause)));
+            event.metadata.correlation_id = correlation.parse().unwrap();
+            event.metadata.schema_version = version;
+            event.metadata.labels = labels;
+            event.metadata.traceparent = sampled.map(|sampled| TraceParent { trace_id: [3; 16], span_id: [4; 8], sampled });
+            event.key = key.map(|key| key.parse().unwrap());
+            event.expected = expected.map(Position::new);
+        });
+        let entry = Entry { position: Position::new(position), ..entry };
+        let whole = entry.leaf();
+        let entry = match digest {
+            true => with(entry, |event| event.payload = Payload::Digest(event.payload.digest())),
+            false => entry,
+        };
+        prop_assert_eq!(entry.leaf(), whole, "data that was taken out proves the same");
+        let line = Line::Entry { entry: Box::new(entry), hash: Some(whole) };
+        let written = line.write();
+        prop_assert!(!written.contains('\n'));
+        prop_assert_eq!(Line::read(written.as_bytes()), Ok(line));
+    }
+
+    #[test]
+    fn no_text_breaks_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+        let _ = Line::read(&bytes);
+    }
+}
+
+#[test]
+fn the_other_lines_read_back() {
+    let chain = Chain { position: Position::new(9), entries: 7, hash: Hash::of(b"x") };
+    let gap = Line::Gap { first: Position::new(3), last: Position::new(4) };
+    let other = Line::Entry { entry: Box::new(foreign(4)), hash: None };
+    for line in [Line::Start(chain), gap, other, Line::End(chain)] {
+        assert_eq!(Line::read(line.write().as_bytes()), Ok(line));
+    }
+}
+
+#[test]
+fn a_line_is_a_cloud_event_that_a_person_can_read() {
+    let entry = with(note(42, "user_123", r#"{"content": "Hello"}"#), |event| {
+        event.key = Some("k".parse().unwrap());
+        event.expected = Some(Position::START);
+        event.metadata.labels.insert("k".to_owned(), "v".to_owned());
+    });
+    let line = Line::Entry { entry: Box::new(entry), hash: Some(Hash::ZERO) }.write();
+    assert_eq!(
+        line,
+        r#"{"specversion":"1.0","position":"42","id":""#.to_owned()
+            + &id(42).to_string()
+            + r#"","type":"NoteTaken","source":"test","subject":"user_123","time":"2026-11-23T10:00:00.123498Z","correlationid":"0af7651916cd43dd8448eb211c80319c","labels":"{\"k\":\"v\"}","idempotencykey":"k","expectedposition":"0","datacontenttype":"application/json","data":{"content": "Hello"},"hash":""#
+            + &"0".repeat(64)
+            + "\"}"
+    );
+}
+
+#[test]
+fn what_is_no_line_is_refused() {
+    let good = Line::Entry { entry: Box::new(note(1, "a", "1")), hash: None }.write();
+    for (from, to) in [
+        ("\"data\":1", "\"data\":1,\"data_base64\":\"MQ==\""),
+        (",\"data\":1", ""),
+        ("\"position\":\"1\"", "\"position\":\"x\""),
+        ("\"subject\":\"a\",", ""),
+        ("\"source\"", "\"sauce\""),
+        ("2026-", "today-"),
+    ] {
+        let bad = good.replace(from, to);
+        assert_ne!(good, bad);
+        assert!(Line::read(bad.as_bytes()).is_err(), "{bad}");
+    }
+}
