@@ -7,6 +7,7 @@
 //! is an orphan: a root with a mark. So there are no cycles, whatever the log holds. Chains may be very deep; the tree is
 //! therefore a flat list in depth-first order (nested JSON of that depth is read by nobody), and nothing here recurses.
 
+mod mermaid;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -18,10 +19,8 @@ use serde::{Deserialize, Serialize};
 
 pub use tree::{Node, Tree};
 
-use crate::Time;
-
-/// The version of this fold and its JSON: a snapshot of another version is of no use.
-pub const VERSION: u32 = 1;
+use crate::view::{IdKind, View};
+use crate::{Prices, Time};
 
 /// The events of one correlation id up to and including the one at `position`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -47,6 +46,9 @@ pub struct Link {
     pub source: Source,
     /// What it happened to.
     pub aggregate_id: AggregateId,
+    /// The chain it belongs to, where that is not the first event's: causes may lie in another chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<CorrelationId>,
     /// Its place in the log.
     pub position: Position,
     /// When the log stored it.
@@ -80,16 +82,33 @@ pub struct Link {
     pub error: Option<String>,
 }
 
+impl View for Chain {
+    const NAME: &'static str = "chain";
+    const VERSION: u32 = 1;
+    const DESCRIPTION: &'static str =
+        "A chain of cause and effect as a tree: the time between, durations, models, tokens and cost, what is unfinished.";
+    const ID: IdKind = IdKind::Correlation;
+
+    fn with(self, event: &Event) -> Self {
+        fold(self, event)
+    }
+
+    fn shown(&self, prices: &Prices) -> serde_json::Result<Option<String>> {
+        serde_json::to_string(&self.tree(prices)).map(Some)
+    }
+}
+
 /// The chain with `event`. Events up to `chain.position` are known already and change nothing. The caller gives the events
-/// of one correlation id, in the order of the log.
+/// in the order of the log: those of one correlation id, or those that one event follows from or led to.
 #[must_use]
 pub fn fold(mut chain: Chain, event: &Event) -> Chain {
     if event.position <= chain.position {
         return chain;
     }
     chain.position = event.position;
-    chain.correlation_id.get_or_insert_with(|| event.metadata.correlation_id.clone());
-    chain.links.push(link(event));
+    let first = chain.correlation_id.get_or_insert_with(|| event.metadata.correlation_id.clone());
+    let correlation_id = Some(&event.metadata.correlation_id).filter(|own| *own != first).cloned();
+    chain.links.push(Link { correlation_id, ..link(event) });
     chain
 }
 
@@ -99,6 +118,7 @@ fn link(event: &Event) -> Link {
         event_type: event.event_type.clone(),
         source: event.metadata.source.clone(),
         aggregate_id: event.aggregate_id.clone(),
+        correlation_id: None,
         position: event.position,
         timestamp: event.timestamp.into(),
         causation_id: event.metadata.causation_id,

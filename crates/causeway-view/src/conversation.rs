@@ -20,6 +20,7 @@ mod fold;
 mod index;
 #[cfg(test)]
 mod laws;
+mod parts;
 #[cfg(test)]
 mod tests;
 
@@ -31,9 +32,6 @@ pub use fold::fold;
 
 use crate::Time;
 use index::Index;
-
-/// The version of this fold and its JSON: a snapshot of another version is of no use.
-pub const VERSION: u32 = 1;
 
 /// A conversation up to and including the event at `position`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -7,9 +7,14 @@
 
 pub mod chain;
 pub mod conversation;
+mod price;
 #[cfg(test)]
 mod sample;
+pub mod state;
 mod time;
 mod usage;
+mod view;
 
+pub use price::{Price, Prices};
 pub use time::Time;
+pub use view::{IdKind, View};

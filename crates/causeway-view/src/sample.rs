@@ -25,6 +25,7 @@ pub(crate) fn event(position: u64, event_type: &str, data: &Value) -> Event {
             causation_id: None,
             correlation_id: "0af7651916cd43dd8448eb211c80319c".parse().unwrap(),
             labels: Default::default(),
+            schema_version: None,
             traceparent: None,
         },
     }

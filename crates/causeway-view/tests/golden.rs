@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use causeway_event::{Category, Event, Payload};
-use causeway_view::{chain, conversation};
+use causeway_view::{Prices, chain, conversation, state};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -105,11 +105,21 @@ fn conversations_of_every_version_replay_to_the_same_bytes() {
 fn chains_of_every_version_replay_to_the_same_bytes() {
     for version in versions() {
         let chains = project(&version.events, of_correlation, chain::fold);
-        let trees: BTreeMap<_, _> = chains.iter().map(|(id, chain)| (id, chain.tree())).collect();
+        let trees: BTreeMap<_, _> = chains.iter().map(|(id, chain)| (id, chain.tree(&Prices::default()))).collect();
         same(&version.folder.join("chains.json"), &pretty(&trees));
         let drawings: Vec<_> = trees.values().map(|tree| tree.render().join("\n") + "\n").collect();
         same(&version.folder.join("chains.txt"), &drawings.join("\n"));
         let resumed = project(&version.events, of_correlation, |state, event| chain::fold(kept(&state), event));
         assert_eq!(resumed, chains, "with a snapshot between any two events");
+    }
+}
+
+#[test]
+fn states_of_every_version_replay_to_the_same_bytes() {
+    for version in versions() {
+        let states = project(&version.events, of_aggregate, state::fold);
+        same(&version.folder.join("states.json"), &pretty(&states));
+        let resumed = project(&version.events, of_aggregate, |state, event| state::fold(kept(&state), event));
+        assert_eq!(resumed, states, "with a snapshot between any two events");
     }
 }

@@ -43,6 +43,12 @@ impl Tree {
         if self.usage != Default::default() {
             let _ = write!(text, ", {} tokens in, {} out", self.usage.input_tokens, self.usage.output_tokens);
         }
+        if let Some(cost) = self.cost {
+            let _ = write!(text, ", cost {}", cost_text(cost));
+        }
+        if !self.unpriced.is_empty() {
+            let _ = write!(text, ", no price for {}", printable(&self.unpriced.join(", ")));
+        }
         for (count, what) in [(self.unfinished, "unfinished"), (self.orphans, "without their cause")] {
             if count > 0 {
                 let _ = write!(text, ", {count} {what}");
@@ -78,23 +84,24 @@ impl Tree {
     }
 }
 
-fn name(node: &Node) -> String {
+pub(super) fn name(node: &Node) -> String {
     let what = node.link.tool.as_deref().or(node.link.model.as_deref());
     let attempt = node.link.attempt.filter(|attempt| *attempt > 1).map(|attempt| format!(" (attempt {attempt})"));
     let what = what.map_or(String::new(), |what| format!(" {}", printable(what)));
     format!("{}{what}{}", node.link.event_type, attempt.unwrap_or_default())
 }
 
-fn notes(node: &Node) -> impl Iterator<Item = String> {
+pub(super) fn notes(node: &Node) -> impl Iterator<Item = String> {
     let link = &node.link;
     let took = node.duration_us.map(|duration| format!("took {}", duration_text(duration)));
     let usage = link.usage.filter(|usage| *usage != Default::default());
     let tokens = usage.map(|usage| format!("{} tokens in, {} out", usage.input_tokens, usage.output_tokens));
+    let cost = node.cost.map(|cost| format!("cost {}", cost_text(cost)));
     let error = link.error.as_ref().map(|error| format!("error: {}", printable(error)));
     let unfinished = node.unfinished.then(|| "unfinished".to_owned());
     let cause = link.causation_id.filter(|_| node.orphan);
     let orphan = cause.map(|cause| format!("its cause {cause} is not before it in this chain"));
-    [took, tokens, error, unfinished, orphan].into_iter().flatten()
+    [took, tokens, cost, error, unfinished, orphan].into_iter().flatten()
 }
 
 /// One line without control characters: what came from outside may not write to a terminal by itself.
@@ -102,7 +109,14 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn gap_text(micros: i64) -> String {
+/// A cost without zeros that say nothing: `0.0123`.
+fn cost_text(cost: f64) -> String {
+    let text = format!("{cost:.6}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text == "0" && cost > 0.0 { "< 0.000001".to_owned() } else { text.to_owned() }
+}
+
+pub(super) fn gap_text(micros: i64) -> String {
     if micros < 0 { format!("-{}", duration_text(micros)) } else { format!("+{}", duration_text(micros)) }
 }
 
@@ -147,6 +161,7 @@ mod tests {
         ] {
             assert_eq!(duration_text(micros), text);
         }
+        assert_eq!([0.0, 1e-9, 0.0123, 12.0].map(cost_text), ["0", "< 0.000001", "0.0123", "12"]);
         assert_eq!((gap_text(5), gap_text(-5_000_000)), ("+5 µs".to_owned(), "-5.00 s".to_owned()));
     }
 }

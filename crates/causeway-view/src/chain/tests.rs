@@ -46,7 +46,7 @@ fn node(tree: &Tree, position: u64) -> &Node {
 
 #[test]
 fn a_turn_is_a_tree_with_the_time_between() {
-    let tree = chain(&turn()).tree();
+    let tree = chain(&turn()).tree(&Prices::default());
     assert_eq!(tree.nodes.iter().map(|node| node.link.position.get()).collect::<Vec<_>>(), [1, 2, 3, 4, 7, 5, 6, 8, 9]);
     assert_eq!((tree.events, tree.unfinished, tree.orphans, tree.duration_us), (9, 0, 0, 4_000_000));
     assert_eq!(tree.usage, Usage { input_tokens: 250, output_tokens: 30 });
@@ -69,7 +69,7 @@ fn a_turn_is_a_tree_with_the_time_between() {
 
 #[test]
 fn what_waits_for_its_end_is_unfinished() {
-    let tree = chain(&turn()[..6]).tree();
+    let tree = chain(&turn()[..6]).tree(&Prices::default());
     assert_eq!(tree.unfinished, 2);
     assert!(node(&tree, 2).unfinished && node(&tree, 4).unfinished && !node(&tree, 5).unfinished);
     assert_eq!(tree.usage, Usage { input_tokens: 100, output_tokens: 0 });
@@ -87,7 +87,7 @@ fn what_waits_for_its_end_is_unfinished() {
 #[test]
 fn a_cause_that_is_not_before_its_effect_makes_an_orphan() {
     // Event 2 names itself, 3 a later one, 5 one that is not there; 4 hangs under the orphan 3.
-    let tree = chain(&links(&[0, 2, 4, 3, 99])).tree();
+    let tree = chain(&links(&[0, 2, 4, 3, 99])).tree(&Prices::default());
     assert_eq!(tree.roots, [id(1), id(2), id(3), id(5)]);
     let orphans = tree.nodes.iter().filter(|node| node.orphan).map(|node| node.link.position.get());
     assert_eq!((orphans.collect::<Vec<_>>(), tree.orphans), (vec![2, 3, 5], 3));
@@ -103,15 +103,51 @@ fn a_cause_that_is_not_before_its_effect_makes_an_orphan() {
 }
 
 #[test]
+fn a_turn_costs_what_its_model_calls_cost() {
+    let prices = |list: Value| serde_json::from_value::<Prices>(list).unwrap();
+    let demo = prices(json!([{"model": "demo", "input": 1000, "output": 10_000}]));
+    let tree = chain(&turn()).tree(&demo);
+    // The end counts, which repeats its calls; each call shows its own.
+    assert_eq!((tree.cost, &tree.unpriced[..]), (Some(0.55), &[][..]));
+    assert_eq!((node(&tree, 3).cost, node(&tree, 8).cost, node(&tree, 9).cost), (Some(0.1), Some(0.55), Some(0.55)));
+    assert!(tree.render()[0].ends_with("250 tokens in, 30 out, cost 0.55"), "{:?}", tree.render());
+    // Without an end what is known so far counts.
+    assert_eq!(chain(&turn()[..6]).tree(&demo).cost, Some(0.1));
+    let other = prices(json!([{"model": "other", "input": 1, "output": 1}]));
+    let tree = chain(&turn()).tree(&other);
+    assert_eq!((tree.cost, &tree.unpriced[..], node(&tree, 9).cost), (None, &["demo".to_owned()][..], None));
+    assert_eq!(chain(&turn()).tree(&Prices::default()).unpriced, [""; 0]);
+}
+
+#[test]
+fn a_cause_in_another_chain_is_shown_with_its_chain() {
+    let mut other = caused(event(2, "SomethingHappened", &Value::Null), 1);
+    other.metadata.correlation_id = "another".parse().unwrap();
+    let tree = chain(&[event(1, "SomethingHappened", &Value::Null), other]).tree(&Prices::default());
+    assert_eq!((tree.orphans, &node(&tree, 1).link.correlation_id), (0, &None));
+    assert_eq!(node(&tree, 2).link.correlation_id, Some("another".parse().unwrap()));
+}
+
+#[test]
+fn a_flowchart_shows_the_tree_and_no_label_ends_it() {
+    let mut events = turn();
+    events[1].metadata.source = r#"x"] --> evil["#.parse().unwrap();
+    insta::assert_snapshot!(chain(&events[..7]).tree(&Prices::default()).mermaid());
+    let causes: Vec<u64> = (0..1_000).collect();
+    let long = chain(&links(&causes)).tree(&Prices::default()).mermaid();
+    assert!(long.lines().count() < 1_000 && long.contains("600 more events"), "{long}");
+}
+
+#[test]
 fn nothing_is_an_empty_tree() {
-    let tree = Chain::default().tree();
+    let tree = Chain::default().tree(&Prices::default());
     assert_eq!((&tree.nodes[..], tree.render().len()), (&[][..], 1));
 }
 
 #[test]
 fn a_chain_of_ten_thousand_causes_is_shown_in_bounded_lines() {
     let causes: Vec<u64> = (0..10_000).collect();
-    let tree = chain(&links(&causes)).tree();
+    let tree = chain(&links(&causes)).tree(&Prices::default());
     assert_eq!(tree.nodes.last().map(|node| node.depth), Some(9_999));
     let lines = tree.render();
     assert_eq!(lines.len(), 10_001);
@@ -128,7 +164,7 @@ fn a_claim_after_a_failure_waits_for_its_own_end() {
         caused(event(2, "AIProcessingFailed", &json!({"turn": "t", "reason": "model_error"})), 1),
         caused(event(3, "AIProcessingStarted", &claim(2)), 1),
     ];
-    let tree = chain(&events).tree();
+    let tree = chain(&events).tree(&Prices::default());
     assert_eq!((node(&tree, 1).duration_us, node(&tree, 3).duration_us), (Some(500_000), None));
     assert!(node(&tree, 3).unfinished);
 }
@@ -137,7 +173,7 @@ proptest! {
     #[test]
     fn every_event_stands_in_the_tree_once_under_its_cause(causes in prop::collection::vec(0..25_u64, 0..25)) {
         let chain = chain(&links(&causes));
-        let tree = chain.tree();
+        let tree = chain.tree(&Prices::default());
         let mut positions: Vec<_> = tree.nodes.iter().map(|node| node.link.position.get()).collect();
         positions.sort_unstable();
         prop_assert_eq!(positions, (1..=causes.len() as u64).collect::<Vec<_>>());

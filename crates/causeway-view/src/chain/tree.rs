@@ -1,14 +1,15 @@
 //! The tree that a chain's events make, and what they add up to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use causeway_event::payload::Usage;
 use causeway_event::{AggregateId, CorrelationId, EventId, Position};
 use serde::{Deserialize, Serialize};
 
 use super::{Chain, Link};
-use crate::Time;
+use crate::price::rounded;
 use crate::usage::plus;
+use crate::{Prices, Time};
 
 /// A chain as a causation tree.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +35,12 @@ pub struct Tree {
     pub orphans: usize,
     /// What all model calls took.
     pub usage: Usage,
+    /// What that cost, as far as its models have prices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
+    /// The models whose calls are not in the cost: they have no price.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unpriced: Vec<String>,
     /// The events that hang under no other: true roots and orphans.
     pub roots: Vec<EventId>,
     /// All events, depth first, siblings in the order of the log: a node's subtree is the run of deeper nodes behind it.
@@ -56,6 +63,9 @@ pub struct Node {
     pub duration_us: Option<i64>,
     /// A claim without the end of its turn, or a tool call without outcome.
     pub unfinished: bool,
+    /// What its tokens cost, where its model has a price. A turn's end repeats what its calls cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
     /// Its cause does not stand before it in the chain.
     pub orphan: bool,
     /// The events that name it as their cause, in the order of the log.
@@ -72,8 +82,8 @@ impl Chain {
         self.links.iter().zip(parents).filter(|(_, parent)| parent.is_none()).map(|(link, _)| link).collect()
     }
 
-    /// The causation tree.
-    pub fn tree(&self) -> Tree {
+    /// The causation tree, with what its model calls cost.
+    pub fn tree(&self, prices: &Prices) -> Tree {
         let parents = self.parents();
         let mut children = vec![Vec::new(); self.links.len()];
         let mut roots = Vec::new();
@@ -84,6 +94,7 @@ impl Chain {
             }
         }
         let ends = self.ends();
+        let models = self.models();
         let mut nodes = Vec::with_capacity(self.links.len());
         // What is still to be visited, the next one last.
         let mut ahead: Vec<_> = roots.iter().rev().map(|root| (*root, 0)).collect();
@@ -96,11 +107,14 @@ impl Chain {
                 gap_us: parents[at].map(|parent| link.timestamp.micros_since(self.links[parent].timestamp)),
                 duration_us: end.flatten().map(|end| end.micros_since(link.timestamp)),
                 unfinished: end == Some(None),
+                cost: link.usage.and_then(|usage| prices.cost(model(link, &models, prices)?, usage)),
                 orphan: parents[at].is_none() && link.causation_id.is_some(),
                 children: children[at].iter().map(|child| self.links[*child].id).collect(),
             });
             ahead.extend(children[at].iter().rev().map(|child| (*child, depth + 1)));
         }
+        let counted = self.counted();
+        let (cost, unpriced) = costs(&counted, &models, prices);
         let times = || self.links.iter().map(|link| link.timestamp);
         let (started_at, ended_at) = (times().min(), times().max());
         Tree {
@@ -112,7 +126,9 @@ impl Chain {
             events: nodes.len(),
             unfinished: nodes.iter().filter(|node| node.unfinished).count(),
             orphans: nodes.iter().filter(|node| node.orphan).count(),
-            usage: self.usage(),
+            usage: counted.iter().fold(Usage::default(), |total, (_, usage)| plus(total, *usage)),
+            cost,
+            unpriced,
             roots: roots.into_iter().map(|root| self.links[root].id).collect(),
             nodes,
         }
@@ -142,27 +158,65 @@ impl Chain {
         ends
     }
 
-    /// What a turn's end says, or else what its model calls told so far. An answer repeats what its call may have told with
-    /// its thinking, so it counts only where it stands alone.
-    fn usage(&self) -> Usage {
-        let mut turns = HashMap::<_, (Usage, Usage)>::new();
-        let mut total = Usage::default();
+    /// The usage that counts, each with the event that tells it: what a turn's end says, or else what its model calls told so
+    /// far. An answer repeats what its call may have told with its thinking, so it counts only where it stands alone.
+    fn counted(&self) -> Vec<(&Link, Usage)> {
+        let mut turns = HashMap::<_, (Vec<(&Link, Usage)>, Option<(&Link, Usage)>)>::new();
+        let mut counted = Vec::new();
         for link in &self.links {
             let Some(usage) = link.usage else { continue };
-            match (&link.turn, link.event_type.as_str()) {
-                (None, _) => total = plus(total, usage),
-                (Some(turn), "AIProcessingCompleted" | "AIProcessingFailed") => {
-                    turns.entry((&link.aggregate_id, turn)).or_default().1 = usage;
-                }
-                (Some(_), "MessageGenerated") => {}
-                (Some(turn), _) => {
-                    let (told, _) = turns.entry((&link.aggregate_id, turn)).or_default();
-                    *told = plus(*told, usage);
-                }
+            let Some(turn) = &link.turn else {
+                counted.push((link, usage));
+                continue;
+            };
+            let (told, end) = turns.entry((&link.aggregate_id, turn)).or_default();
+            match link.event_type.as_str() {
+                "AIProcessingCompleted" | "AIProcessingFailed" => *end = Some((link, usage)),
+                "MessageGenerated" => {}
+                _ => told.push((link, usage)),
             }
         }
-        turns.into_values().fold(total, |total, (told, end)| plus(total, if end == Usage::default() { told } else { end }))
+        for (told, end) in turns.into_values() {
+            match end.filter(|(_, usage)| *usage != Usage::default()) {
+                Some(end) => counted.push(end),
+                None => counted.extend(told),
+            }
+        }
+        // The same order every time: sums of floating point depend on it.
+        counted.sort_by_key(|(link, _)| link.position);
+        counted
     }
+
+    /// The model that each turn's last claim asks.
+    fn models(&self) -> Models<'_> {
+        let claims = self.links.iter().filter(|link| link.event_type.as_str() == "AIProcessingStarted");
+        claims.filter_map(|link| Some(((&link.aggregate_id, link.turn.as_deref()?), link.model.as_deref()?))).collect()
+    }
+}
+
+type Models<'a> = HashMap<(&'a AggregateId, &'a str), &'a str>;
+
+/// The model whose price holds for a link: the one that it names, or else the one that its turn asks.
+fn model<'a>(link: &'a Link, models: &Models<'a>, prices: &Prices) -> Option<&'a str> {
+    let asked = link.turn.as_deref().and_then(|turn| models.get(&(&link.aggregate_id, turn)).copied());
+    let named = link.model.as_deref();
+    named.filter(|model| prices.knows(model)).or(asked).or(named)
+}
+
+/// What the usage cost together, and the models without a price.
+fn costs(counted: &[(&Link, Usage)], models: &Models<'_>, prices: &Prices) -> (Option<f64>, Vec<String>) {
+    if prices.is_empty() {
+        return (None, Vec::new());
+    }
+    let (mut total, mut unpriced) = (None, BTreeSet::new());
+    for (link, usage) in counted {
+        let model = model(link, models, prices).unwrap_or("unknown");
+        match prices.cost(model, *usage) {
+            Some(cost) => total = Some(rounded(total.unwrap_or(0.0) + cost)),
+            None => _ = unpriced.insert(model.to_owned()),
+        }
+    }
+    (total, unpriced.into_iter().collect())
 }
 
 fn first_after(ends: &[(Position, Time)], link: &Link) -> Option<Time> {

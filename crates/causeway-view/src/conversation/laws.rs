@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::View as _;
 use crate::sample::{id, typed};
 
 fn turn() -> impl Strategy<Value = String> {
@@ -142,6 +143,28 @@ proptest! {
         let (whole, resumed) = (rest.iter().fold(before, fold), rest.iter().fold(resumed, fold));
         prop_assert_eq!(json(&resumed), json(&whole));
         prop_assert_eq!(resumed, whole);
+    }
+
+    #[test]
+    fn an_event_changes_only_the_parts_that_it_was_said_to_change(history in history()) {
+        let mut conversation = Conversation::default();
+        for event in &history {
+            let parts = conversation.parts(event).unwrap();
+            let after = fold(conversation.clone(), event);
+            let mut patched = serde_json::to_value(&conversation).unwrap();
+            for part in &parts {
+                let Some(json) = after.part(part).unwrap() else { continue };
+                let value: Value = serde_json::from_str(&json).unwrap();
+                let (list, at) = part.rsplit_once('/').unwrap();
+                match patched.pointer_mut(list).unwrap() {
+                    Value::Array(list) if at.parse() == Ok(list.len()) => list.push(value),
+                    Value::Array(list) => list[at.parse::<usize>().unwrap()] = value,
+                    object => object[at] = value,
+                }
+            }
+            prop_assert_eq!(patched, serde_json::to_value(&after).unwrap());
+            conversation = after;
+        }
     }
 
     #[test]
