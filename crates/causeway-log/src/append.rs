@@ -1,9 +1,10 @@
-//! Append: one event by one publish, several by an atomic batch.
+//! Append: one event by one publish, several by an atomic batch, and many that wait for a synced disk by a group (`group.rs`).
 //!
 //! ```text
-//! publish -> acknowledged                         done
-//!         -> refused: wrong last sequence         ours already stands behind the fence? done : conflict
-//!         -> no answer (timeout, lost leader)     the same message again, until append_timeout; then unknown
+//! begin:  check ── handed to the connection, in order ──> Begun
+//! Begun:  acknowledged                         done
+//!         refused: wrong last sequence         ours already stands behind the fence? done : conflict
+//!         no answer (timeout, lost leader)     the same message again, until append_timeout; then unknown
 //! ```
 //!
 //! Every message has an id, so the same message again is never a second event within the duplicate window. A server answers a
@@ -12,11 +13,19 @@
 
 mod answer;
 mod batch;
+mod group;
 mod prepare;
+mod publisher;
 mod single;
 
-use causeway_event::{AggregateId, Category, CorrelationId, EventId, IdempotencyKey, NewEvent, Position};
+use std::sync::Arc;
 
+use causeway_event::{AggregateId, Category, CorrelationId, EventId, IdempotencyKey, NewEvent, Position};
+use futures::future::BoxFuture;
+
+pub(crate) use self::group::Group;
+pub use self::group::GroupCommit;
+pub(crate) use self::publisher::Publisher;
 use crate::{Log, LogError};
 
 /// The most events of one append: what the server takes in one atomic batch.
@@ -64,6 +73,19 @@ pub struct Receipt {
     pub correlation_id: CorrelationId,
 }
 
+/// An append that is on its way; resolves once it is settled. Dropping it does not take it back.
+pub type Begun = BoxFuture<'static, Result<Appended, LogError>>;
+
+/// Appends that go out in the order in which they are begun, without waiting for each other's acknowledgements.
+///
+/// So they stand on the log in that order, with one exception: an append whose acknowledgement is lost is sent again, and may
+/// then stand behind others that began after it.
+pub struct Sequence {
+    log: Log,
+    /// The last one that waits in the group, which may not be overtaken by one that goes alone.
+    queued: Option<group::Ticket>,
+}
+
 impl Log {
     /// Appends. Answers only after JetStream acknowledged; what that means is the stream's durability.
     ///
@@ -71,14 +93,37 @@ impl Log {
     /// server's duplicate window or with an index by key beyond it. [`LogError::AlreadyAppended`] means that it was written before.
     /// Every other error means that nothing was written.
     pub async fn append(&self, append: Append) -> Result<Appended, LogError> {
-        let prepared = prepare::prepare(&self.inner.names, append)?;
-        self.require_connection()?;
-        match prepared.messages.len() {
-            1 => self.append_single(&prepared).await,
-            _ => self.append_batch(&prepared).await,
-        }
+        self.sequence().begin(append).await?.await
     }
 
+    /// Starts a sequence of appends.
+    pub fn sequence(&self) -> Sequence {
+        Sequence { log: self.clone(), queued: None }
+    }
+}
+
+impl Sequence {
+    /// Sends an append, behind all that began before it in this sequence. Fails, as [`Log::append`] would, if nothing was sent.
+    pub async fn begin(&mut self, append: Append) -> Result<Begun, LogError> {
+        let log = &self.log;
+        let prepared = Arc::new(prepare::prepare(&log.inner.names, append)?);
+        log.require_connection()?;
+        if prepared.may_be_grouped() {
+            let (begun, ticket) = log.inner.group.begin(log, prepared);
+            self.queued = ticket.or(self.queued.take());
+            return Ok(begun);
+        }
+        if let Some(ticket) = self.queued.take() {
+            log.inner.group.handed_over(ticket).await;
+        }
+        match prepared.messages.len() {
+            1 => Ok(log.begin_single(prepared)),
+            _ => log.begin_batch(prepared).await,
+        }
+    }
+}
+
+impl Log {
     /// What an earlier append of the same key left at `first`, or our own if it is ours.
     async fn found_at(&self, first: Position, prepared: &prepare::Prepared) -> Result<Appended, LogError> {
         let mut receipts = Vec::with_capacity(prepared.messages.len());

@@ -11,6 +11,7 @@ use causeway_event::Invalid;
 use jiff::fmt::serde::unsigned_duration::friendly::compact;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::GroupCommit;
 use crate::names::{Names, unescape};
 
 /// The most copies of a stream that JetStream keeps.
@@ -36,6 +37,8 @@ pub struct Config {
     /// lost a leader answers again after 4 to 7 seconds.
     #[serde(with = "compact::required")]
     pub append_timeout: Duration,
+    /// Whether appends that wait for the disk at the same time share one write to it.
+    pub group_commit: GroupCommit,
 }
 
 impl Default for Config {
@@ -47,6 +50,7 @@ impl Default for Config {
             credentials: None,
             request_timeout: Duration::from_secs(5),
             append_timeout: Duration::from_secs(15),
+            group_commit: GroupCommit::default(),
         }
     }
 }

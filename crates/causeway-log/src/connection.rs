@@ -9,6 +9,7 @@ use async_nats::{Client, ConnectOptions};
 use causeway_event::Position;
 use tokio::sync::watch;
 
+use crate::append::{Group, Publisher};
 use crate::config::Login;
 use crate::names::Names;
 use crate::{Config, LogError};
@@ -35,6 +36,8 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     /// Grows with each (re)connection: readers start their pulls again at once instead of waiting for a missed heartbeat.
     pub(crate) connections: watch::Receiver<u64>,
+    pub(crate) publisher: Publisher,
+    pub(crate) group: Group,
 }
 
 impl Log {
@@ -43,8 +46,29 @@ impl Log {
     /// Fails with [`LogError::Unavailable`] when nobody answers, and with [`LogError::Mismatch`] when the server is too old, has
     /// no JetStream, or has a stream of the same name that is configured otherwise.
     pub async fn connect(config: &Config) -> Result<Self, LogError> {
+        let log = Self::reach(config).await?;
+        log.ensure_stream(log.events_config()).await?;
+        log.ensure_stream(log.dead_letters_config()).await?;
+        Ok(log)
+    }
+
+    /// Connects to a log that is there already; creates nothing.
+    pub async fn open(config: &Config) -> Result<Self, LogError> {
+        let log = Self::reach(config).await?;
+        let wanted = log.events_config();
+        match log.inner.jetstream.get_stream(&wanted.name).await {
+            Ok(_) => Ok(log),
+            Err(error) if not_found(&error) => {
+                Err(LogError::Mismatch { what: format!("there is no log at {}: it has no stream {}", config.url, wanted.name) })
+            }
+            Err(error) => Err(LogError::unavailable(format!("stream {}: {error}", wanted.name))),
+        }
+    }
+
+    /// Connects to the server and checks it, and looks at no stream.
+    pub async fn reach(config: &Config) -> Result<Self, LogError> {
         let names = Names::new(&config.namespace)?;
-        let (connected, connections) = watch::channel(0);
+        let (connected, mut connections) = watch::channel(0);
         let mut options = ConnectOptions::new()
             .name("causeway")
             .request_timeout(Some(config.request_timeout))
@@ -77,12 +101,18 @@ impl Log {
             .await
             .map_err(|_| LogError::unavailable(format!("no answer from {} within {:?}", config.url, config.request_timeout)))?
             .map_err(|error| LogError::unavailable(format!("{}: {error}", config.url)))?;
+        // The library tells of the first connection a little later; whoever asked meanwhile would take it for a second one.
+        let told = tokio::time::timeout(config.request_timeout, connections.wait_for(|count| *count > 0)).await.is_ok();
+        if !told {
+            tracing::debug!("the client library did not tell that it is connected");
+        }
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(config.request_timeout);
-        let log = Self { inner: Arc::new(Inner { client, jetstream, names, config: config.clone(), connections }) };
+        let publisher = Publisher::new(client.clone(), connections.clone(), config.request_timeout);
+        let group = Group::start(publisher.clone(), config.group_commit);
+        let config = config.clone();
+        let log = Self { inner: Arc::new(Inner { client, jetstream, names, config, connections, publisher, group }) };
         log.check_server()?;
-        log.ensure_stream(log.events_config()).await?;
-        log.ensure_stream(log.dead_letters_config()).await?;
         Ok(log)
     }
 
@@ -118,7 +148,7 @@ impl Log {
         }
     }
 
-    async fn events_info(&self) -> Result<stream::Info, LogError> {
+    pub(crate) async fn events_info(&self) -> Result<stream::Info, LogError> {
         self.require_connection()?;
         let name = self.inner.names.events_stream();
         let stream = self.inner.jetstream.get_stream(&name).await;

@@ -1,11 +1,26 @@
-//! Dead letters: events that a processor gave up on, parked with the reason. They stay on the log as well.
+//! Dead letters: events that a processor or a group gave up on, parked with the reason. They stay on the log as well.
+//!
+//! A letter stands on `<namespace>.dlq.<who>.<aggregate>`. One that is to be delivered to its group again moves to a subject that
+//! the group's dispatcher reads, in the same stream, and is deleted when the group is done with it. Between the two steps of
+//! the move a crash leaves both: the event is delivered again, which a member must bear anyway.
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
 use bytes::Bytes;
-use causeway_event::Event;
+use causeway_event::{AggregateId, Event, Invalid, Position};
+use futures::TryStreamExt as _;
+use jiff::Timestamp;
 
+use crate::group::{GroupName, PREFIX};
 use crate::names::Names;
 use crate::{Log, LogError};
+
+const POSITION: &str = "Causeway-Position";
+const REASON: &str = "Causeway-Reason";
+const DELIVERIES: &str = "Causeway-Deliveries";
+/// A reason is cut to this length: all headers together may have 64 KiB.
+const REASON_CHARS_MAX: usize = 2000;
 
 /// Why a processor gave up on an event.
 #[derive(Clone, Debug)]
@@ -18,19 +33,194 @@ pub struct DeadLetter<'e> {
     pub reason: &'e str,
 }
 
+/// A parked event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Letter {
+    /// Its number in the stream.
+    pub number: u64,
+    /// Who gave up: a group, or a processor.
+    pub by: String,
+    /// On what.
+    pub event: Event,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub parked_at: Timestamp,
+    /// How often it had been delivered; 0 if that was not counted.
+    pub deliveries: u32,
+}
+
+/// A letter that is on its way back to its group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replay {
+    /// Its number in the stream.
+    pub number: u64,
+    /// The event's place in the log.
+    pub position: Position,
+    /// Its aggregate.
+    pub aggregate_id: AggregateId,
+}
+
 impl Log {
     /// Parks an event. The same letter twice within the duplicate window is one.
     pub async fn park(&self, letter: DeadLetter<'_>) -> Result<(), LogError> {
         let DeadLetter { processor, event, reason } = letter;
+        self.write_letter(processor, event, reason, 0, &format!("{processor}:{}", event.id)).await
+    }
+
+    /// Parks an event that a group gave up on. `attempt` tells the letter from an earlier one of the same event.
+    pub async fn park_of_group(
+        &self,
+        group: &GroupName,
+        event: &Event,
+        reason: &str,
+        deliveries: u32,
+        attempt: Option<u64>,
+    ) -> Result<(), LogError> {
+        let processor = group.as_processor();
+        let id = format!("{processor}:{}:{}", event.id, attempt.unwrap_or_default());
+        self.write_letter(&processor, event, reason, deliveries, &id).await
+    }
+
+    /// The letters behind `after`, the oldest first, at most `limit`; and whether there are more. Of one group or processor, or all.
+    pub async fn letters(&self, of: Option<&str>, after: u64, limit: usize) -> Result<(Vec<Letter>, bool), LogError> {
+        let names = &self.inner.names;
+        let subjects = match of {
+            None => vec![names.dead_letters_of_all()],
+            Some(name) => vec![names.dead_letters_of(name), names.dead_letters_of(&format!("{PREFIX}{name}"))],
+        };
+        let (mut letters, mut more) = (Vec::new(), false);
+        for subject in subjects {
+            let (found, beyond) = self.letters_on(&subject, after, limit, letter).await?;
+            letters.extend(found);
+            more |= beyond;
+        }
+        letters.sort_by_key(|letter| letter.number);
+        more |= letters.len() > limit;
+        letters.truncate(limit);
+        Ok((letters, more))
+    }
+
+    /// How many letters of a group there are.
+    pub async fn count_letters(&self, group: &GroupName) -> Result<u64, LogError> {
+        let subject = self.inner.names.dead_letters_of(&group.as_processor());
+        let counts = self.letters_stream().await?.info_with_subjects(subject).await.map_err(LogError::unavailable)?;
+        let counts: Vec<(String, usize)> = counts.try_collect().await.map_err(LogError::unavailable)?;
+        Ok(counts.into_iter().map(|(_, count)| count as u64).sum())
+    }
+
+    /// Sends letters back to their group; says how many there were.
+    pub async fn replay_letters(&self, group: &GroupName, numbers: &[u64]) -> Result<u32, LogError> {
+        let stream = self.letters_stream().await?;
+        let mut replayed = 0;
+        for number in numbers {
+            let Some(message) = found(stream.get_raw_message(*number).await)? else { continue };
+            if Names::processor_of(&message.subject) != Some(&group.as_processor()) {
+                continue;
+            }
+            let Some(letter) = letter(&message) else { continue };
+            let mut headers = message.headers.clone();
+            headers.insert("Nats-Msg-Id", format!("replay:{number}"));
+            let subject = self.inner.names.replay(group.as_str(), &letter.event.aggregate_id);
+            self.store_letter(subject, headers, message.payload.clone()).await?;
+            self.end_replay(*number).await?;
+            replayed += 1;
+        }
+        Ok(replayed)
+    }
+
+    /// What is on its way back to a group.
+    pub async fn replays(&self, group: &GroupName) -> Result<Vec<Replay>, LogError> {
+        let subject = self.inner.names.replays(group.as_str());
+        Ok(self.letters_on(&subject, 0, usize::MAX, replay).await?.0)
+    }
+
+    /// The group is done with a replay.
+    pub async fn end_replay(&self, number: u64) -> Result<(), LogError> {
+        use async_nats::jetstream::stream::DeleteMessageErrorKind as Kind;
+        match self.letters_stream().await?.delete_message(number).await {
+            Ok(_) => Ok(()),
+            // It is gone already.
+            Err(error) if matches!(error.kind(), Kind::JetStream(_)) => Ok(()),
+            Err(error) => Err(LogError::unavailable(error)),
+        }
+    }
+
+    async fn write_letter(
+        &self,
+        processor: &str,
+        event: &Event,
+        reason: &str,
+        deliveries: u32,
+        id: &str,
+    ) -> Result<(), LogError> {
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", Names::message_id(&event.aggregate_id, &format!("{processor}:{}", event.id)));
-        headers.insert("Causeway-Position", event.position.to_string());
+        headers.insert("Nats-Msg-Id", Names::message_id(&event.aggregate_id, id));
+        headers.insert(POSITION, event.position.to_string());
+        headers.insert(DELIVERIES, deliveries.to_string());
         // A header holds one line.
-        headers.insert("Causeway-Reason", reason.replace(['\r', '\n'], " "));
-        let json = serde_json::to_vec(event).map_err(|error| causeway_event::Invalid::new("", error.to_string()))?;
-        let subject = self.inner.names.dead_letter(processor, &event.aggregate_id);
-        let sent = self.inner.jetstream.publish_with_headers(subject, headers, Bytes::from(json)).await;
+        headers.insert(REASON, reason.replace(['\r', '\n'], " ").chars().take(REASON_CHARS_MAX).collect::<String>());
+        let json = serde_json::to_vec(event).map_err(|error| Invalid::new("", error.to_string()))?;
+        self.store_letter(self.inner.names.dead_letter(processor, &event.aggregate_id), headers, Bytes::from(json)).await
+    }
+
+    async fn store_letter(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<(), LogError> {
+        let sent = self.inner.jetstream.publish_with_headers(subject, headers, payload).await;
         sent.map_err(LogError::unavailable)?.await.map_err(LogError::unavailable)?;
         Ok(())
+    }
+
+    /// What `read` makes of the letters on a subject behind `after`, at most `limit`, and whether there are more.
+    async fn letters_on<T>(
+        &self,
+        subject: &str,
+        after: u64,
+        limit: usize,
+        read: impl Fn(&StreamMessage) -> Option<T>,
+    ) -> Result<(Vec<T>, bool), LogError> {
+        let stream = self.letters_stream().await?;
+        let (mut letters, mut next) = (Vec::new(), after + 1);
+        while let Some(message) = found(stream.get_first_raw_message_by_subject(subject, next).await)? {
+            if letters.len() == limit {
+                return Ok((letters, true));
+            }
+            next = message.sequence + 1;
+            match read(&message) {
+                Some(letter) => letters.push(letter),
+                None => tracing::warn!(number = message.sequence, "what lies among the dead letters is none; it is left out"),
+            }
+        }
+        Ok((letters, false))
+    }
+
+    async fn letters_stream(&self) -> Result<Stream<()>, LogError> {
+        self.require_connection()?;
+        self.inner.jetstream.get_stream_no_info(self.inner.names.dead_letters_stream()).await.map_err(LogError::unavailable)
+    }
+}
+
+fn letter(message: &StreamMessage) -> Option<Letter> {
+    let header = |name: &str| message.headers.get(name).map(async_nats::HeaderValue::as_str);
+    let by = Names::processor_of(&message.subject)?;
+    Some(Letter {
+        number: message.sequence,
+        by: by.strip_prefix(PREFIX).unwrap_or(by).to_owned(),
+        event: serde_json::from_slice(&message.payload).ok()?,
+        reason: header(REASON).unwrap_or_default().to_owned(),
+        parked_at: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).ok()?,
+        deliveries: header(DELIVERIES).and_then(|text| text.parse().ok()).unwrap_or_default(),
+    })
+}
+
+fn replay(message: &StreamMessage) -> Option<Replay> {
+    let event: Event = serde_json::from_slice(&message.payload).ok()?;
+    Some(Replay { number: message.sequence, position: event.position, aggregate_id: event.aggregate_id })
+}
+
+fn found(result: Result<StreamMessage, RawMessageError>) -> Result<Option<StreamMessage>, LogError> {
+    match result {
+        Ok(message) => Ok(Some(message)),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(LogError::unavailable(error)),
     }
 }

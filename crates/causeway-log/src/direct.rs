@@ -75,11 +75,26 @@ impl Log {
         seen: &mut Position,
         each: &mut impl FnMut(Option<Category>, &Record),
     ) -> Result<bool, LogError> {
-        self.require_connection()?;
-        let client = &self.inner.client;
         let request = json!({
             "seq": seen.next().get(), "next_by_subj": self.inner.names.aggregate(aggregate), "batch": PAGE_MESSAGES_MAX,
         });
+        self.batch(&request, |message| {
+            let record = self.record_of(message)?;
+            each(header(message, "Nats-Subject").and_then(Names::category_of), &record);
+            *seen = record.position();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Hands every message that one batched direct get answers with to `each`; says whether there is more.
+    pub(crate) async fn batch(
+        &self,
+        request: &serde_json::Value,
+        mut each: impl FnMut(&Message) -> Result<(), LogError>,
+    ) -> Result<bool, LogError> {
+        self.require_connection()?;
+        let client = &self.inner.client;
         let inbox = client.new_inbox();
         let mut connections = self.inner.connections.clone();
         connections.mark_unchanged();
@@ -102,9 +117,7 @@ impl Log {
                         return Err(LogError::unavailable("a message of a direct get was lost on the way"));
                     }
                     previous = sequence(&message)?;
-                    let record = self.record_of(&message)?;
-                    each(header(&message, "Nats-Subject").and_then(Names::category_of), &record);
-                    *seen = record.position();
+                    each(&message)?;
                 }
                 // End of batch.
                 Some(204) => return Ok(header(&message, "Nats-Num-Pending").is_some_and(|pending| pending != "0")),
@@ -119,13 +132,18 @@ impl Log {
     }
 
     fn record_of(&self, message: &Message) -> Result<Record, LogError> {
-        let time: jiff::Timestamp = header(message, "Nats-Time-Stamp")
-            .and_then(|time| time.parse().ok())
-            .ok_or_else(|| LogError::unavailable("a direct get answered without a time"))?;
-        let subject = header(message, "Nats-Subject").unwrap_or_default();
-        let place = Place { subject, sequence: sequence(message)?, time_ns: time.as_nanosecond() };
+        let place = place(message)?;
         Ok(message::record(&self.inner.names, &place, message.headers.as_ref(), &message.payload))
     }
+}
+
+/// Where the message of a direct get stands.
+pub(crate) fn place(message: &Message) -> Result<Place<'_>, LogError> {
+    let time: jiff::Timestamp = header(message, "Nats-Time-Stamp")
+        .and_then(|time| time.parse().ok())
+        .ok_or_else(|| LogError::unavailable("a direct get answered without a time"))?;
+    let subject = header(message, "Nats-Subject").unwrap_or_default();
+    Ok(Place { subject, sequence: sequence(message)?, time_ns: time.as_nanosecond() })
 }
 
 fn header<'m>(message: &'m Message, name: &str) -> Option<&'m str> {

@@ -1,11 +1,23 @@
 //! Messages of the stream as events, and back.
 
 use async_nats::HeaderMap;
+use async_nats::header::HeaderName;
 use causeway_event::CorrelationId;
-use causeway_event::{Category, Event, EventId, IdempotencyKey, Invalid, NewEvent, Position, cloudevents};
+use causeway_event::{Category, Event, EventId, IdempotencyKey, Invalid, NewEvent, Position, cloudevents, parse_timestamp};
 use jiff::Timestamp;
 
 use crate::names::Names;
+
+/// On an event that was imported: what the headers and the clock of NATS said on the log that it comes from. NATS would act on
+/// headers of its own once more.
+pub(crate) mod imported {
+    /// When that log stored it.
+    pub(crate) const TIME: &str = "causeway-time";
+    /// The idempotency key, as it is in a message id.
+    pub(crate) const KEY: &str = "causeway-key";
+    /// The fence.
+    pub(crate) const EXPECTED: &str = "causeway-expected";
+}
 
 /// An event with the idempotency key it was appended under.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,9 +73,15 @@ fn read(names: &Names, place: &Place<'_>, headers: Option<&HeaderMap>, payload: 
     if place.subject != names.event(&stored.aggregate_id, Category::of(&stored.event_type)) {
         return Err(Invalid::new("ce-subject", format!("does not belong on the subject {}", place.subject)));
     }
-    let microseconds = i64::try_from(place.time_ns / 1000).map_err(|_| Invalid::new("time", "is out of range"))?;
-    let timestamp = Timestamp::from_microsecond(microseconds).map_err(|_| Invalid::new("time", "is out of range"))?;
-    let key = header("Nats-Msg-Id")
+    let timestamp = match header(imported::TIME) {
+        Some(time) => parse_timestamp(time).map_err(|invalid| Invalid::new(imported::TIME, invalid.reason))?,
+        None => {
+            let microseconds = i64::try_from(place.time_ns / 1000).map_err(|_| Invalid::new("time", "is out of range"))?;
+            Timestamp::from_microsecond(microseconds).map_err(|_| Invalid::new("time", "is out of range"))?
+        }
+    };
+    let key = header(imported::KEY)
+        .or_else(|| header("Nats-Msg-Id"))
         .and_then(|id| Names::key_of(&stored.aggregate_id, id))
         .and_then(|key| key.parse::<IdempotencyKey>().ok());
     let event = Event {
@@ -82,7 +100,8 @@ fn read(names: &Names, place: &Place<'_>, headers: Option<&HeaderMap>, payload: 
 pub(crate) fn headers(event: &NewEvent, id: EventId, correlation: &CorrelationId) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in cloudevents::headers(event, id, correlation) {
-        headers.insert(name, value);
+        // No allocation for a name that is known at compile time: this is the hot path of an append.
+        headers.insert(HeaderName::from_static(name), value);
     }
     headers
 }

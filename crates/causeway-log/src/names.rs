@@ -35,6 +35,11 @@ impl Names {
         format!("{}_DLQ", self.namespace)
     }
 
+    /// The object store of the gateways' copies of their read models.
+    pub(crate) fn read_models_bucket(&self) -> String {
+        format!("{}_read-models", self.namespace)
+    }
+
     pub(crate) fn consumer(&self, processor: &str) -> String {
         format!("{}_{processor}", self.namespace)
     }
@@ -42,6 +47,27 @@ impl Names {
     /// The exact subject of an event: what is published and what is fenced.
     pub(crate) fn event(&self, aggregate: &AggregateId, category: Category) -> String {
         format!("{}.ev.{}.{category}", self.namespace, token(aggregate))
+    }
+
+    /// A subject without the namespace, which it must not lose if it is of another.
+    pub(crate) fn relative<'s>(&self, subject: &'s str) -> &'s str {
+        subject.strip_prefix(&self.namespace).and_then(|rest| rest.strip_prefix('.')).unwrap_or(subject)
+    }
+
+    /// What [`relative`](Self::relative) made shorter.
+    pub(crate) fn absolute(&self, relative: &str) -> String {
+        format!("{}.{relative}", self.namespace)
+    }
+
+    /// Whether a stream of this name, for these subjects, is one of this namespace.
+    pub(crate) fn has_stream(&self, name: &str, subjects: &[String]) -> bool {
+        let (ns, dotted) = (format!("{}_", self.namespace), format!("{}.", self.namespace));
+        let bucket = name.strip_prefix("KV_").or_else(|| name.strip_prefix("OBJ_"));
+        match bucket {
+            Some(bucket) => bucket.starts_with(&ns),
+            // A namespace may begin as another one does; its subjects do not.
+            None => name.starts_with(&ns) && subjects.iter().all(|subject| subject.starts_with(&dotted)),
+        }
     }
 
     /// The category that a subject of ours ends in.
@@ -70,6 +96,51 @@ impl Names {
 
     pub(crate) fn all_dead_letters(&self) -> String {
         format!("{}.dlq.>", self.namespace)
+    }
+
+    /// Letters of a processor, or of a group: all aggregates.
+    pub(crate) fn dead_letters_of(&self, processor: &str) -> String {
+        format!("{}.dlq.{processor}.*", self.namespace)
+    }
+
+    /// Letters of all, without those that are on their way back to a group.
+    pub(crate) fn dead_letters_of_all(&self) -> String {
+        format!("{}.dlq.*.*", self.namespace)
+    }
+
+    /// A letter that is on its way back to its group.
+    pub(crate) fn replay(&self, group: &str, aggregate: &AggregateId) -> String {
+        format!("{}.dlq._replay.{group}.{}", self.namespace, token(aggregate))
+    }
+
+    /// All letters that are on their way back to a group.
+    pub(crate) fn replays(&self, group: &str) -> String {
+        format!("{}.dlq._replay.{group}.*", self.namespace)
+    }
+
+    /// What stands for the processor in the subject of a letter.
+    pub(crate) fn processor_of(subject: &str) -> Option<&str> {
+        subject.split('.').nth(2)
+    }
+
+    /// The bucket of the leases by which one gateway at a time dispatches a group.
+    pub(crate) fn leases(&self) -> String {
+        format!("{}_GROUPS", self.namespace)
+    }
+
+    /// Where a group's dispatcher listens. Core NATS, never stored, like all that a group says.
+    pub(crate) fn group_dispatcher(&self, group: &str) -> String {
+        format!("{}.group.{group}.dispatcher", self.namespace)
+    }
+
+    /// Where one member of a group listens.
+    pub(crate) fn group_member(&self, group: &str, member: &str) -> String {
+        format!("{}.group.{group}.member.{member}", self.namespace)
+    }
+
+    /// Where all members of a group listen.
+    pub(crate) fn group_members(&self, group: &str) -> String {
+        format!("{}.group.{group}.members", self.namespace)
     }
 
     /// Live deltas of one aggregate: core NATS, never stored.

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-use async_nats::client::RequestErrorKind;
-use async_nats::{HeaderMap, Request};
-use bytes::Bytes;
 use causeway_event::Position;
 use serde::Deserialize;
 
@@ -70,31 +67,6 @@ pub(super) fn parse(payload: &[u8]) -> Answer {
         (10077, _) => Answer::Silence,
         (_, 503) => Answer::Unavailable(error.description),
         (code, _) => Answer::Refused { code, reason: error.description },
-    }
-}
-
-impl Log {
-    /// Publishes one message and waits for the answer; gives up early when the connection was replaced meanwhile, since what
-    /// was in flight on the old one is never answered.
-    pub(super) async fn publish(&self, subject: &str, headers: HeaderMap, payload: Bytes) -> Answer {
-        let mut connections = self.inner.connections.clone();
-        connections.mark_unchanged();
-        let request = Request::new().headers(headers).payload(payload).timeout(Some(self.inner.config.request_timeout));
-        let answer = tokio::select! {
-            answer = self.inner.client.send_request(subject.to_owned(), request) => answer,
-            _ = connections.changed() => return Answer::Silence,
-        };
-        match answer {
-            Ok(message) => parse(&message.payload),
-            Err(error) => match error.kind() {
-                RequestErrorKind::TimedOut | RequestErrorKind::Other => Answer::Silence,
-                RequestErrorKind::NoResponders => Answer::Unavailable("the stream has no leader".into()),
-                RequestErrorKind::MaxPayloadExceeded => {
-                    Answer::Refused { code: 10054, reason: "the message is larger than the server takes".into() }
-                }
-                RequestErrorKind::InvalidSubject => Answer::Refused { code: 0, reason: "the subject is invalid".into() },
-            },
-        }
     }
 }
 

@@ -4,31 +4,40 @@
 //! the first message only; the server names no position for a batch it knows already, so ours is looked for behind the place
 //! where it can stand earliest.
 
+use std::sync::Arc;
+
 use causeway_event::Position;
-use uuid::Uuid;
+use futures::FutureExt as _;
+use futures::future;
 
 use super::answer::{Answer, Patience};
 use super::prepare::Prepared;
-use super::{Appended, Fence, Receipt, after_sending};
+use super::publisher::Sent;
+use super::{Appended, Begun, Fence, Receipt, after_sending};
 use crate::{Log, LogError};
 
 /// How many messages of one subject are looked through for a batch whose acknowledgement was lost.
 const SEARCH_MAX: usize = 1000;
 
 impl Log {
-    pub(super) async fn append_batch(&self, prepared: &Prepared) -> Result<Appended, LogError> {
-        let patience = Patience::of(self);
-        let first = &prepared.messages[0];
-        let earliest = match first.fence {
+    pub(super) async fn begin_batch(&self, prepared: Arc<Prepared>) -> Result<Begun, LogError> {
+        let earliest = match prepared.messages[0].fence {
             Some(expected) => expected,
             None => self.last_position().await?,
         };
-        if let Some(appended) = self.check_fences(prepared).await? {
-            return Ok(appended);
+        if let Some(appended) = self.check_fences(&prepared).await? {
+            return Ok(future::ready(Ok(appended)).boxed());
         }
+        let sent = self.send_batch(&prepared).await;
+        let log = self.clone();
+        Ok(async move { log.settle_batch(&prepared, sent, earliest).await }.boxed())
+    }
+
+    async fn settle_batch(&self, prepared: &Prepared, mut sent: Sent, earliest: Position) -> Result<Appended, LogError> {
+        let patience = Patience::of(self);
         let mut unsettled = false;
         loop {
-            match self.publish_batch(prepared).await {
+            match sent.await {
                 Answer::Stored { last, .. } => return Ok(done(prepared, last)),
                 Answer::WrongLast { .. } => match self.check_fences(prepared).await.map_err(after_sending)? {
                     Some(appended) => return Ok(appended),
@@ -50,7 +59,12 @@ impl Log {
                 Answer::Unavailable(reason) => return Err(LogError::Unavailable { reason }),
                 Answer::Refused { code, reason } => return Err(LogError::Refused { code, reason }),
             }
+            sent = self.send_batch(prepared).await;
         }
+    }
+
+    async fn send_batch(&self, prepared: &Prepared) -> Sent {
+        self.inner.publisher.send_batch(prepared.messages.iter()).await
     }
 
     /// Fails with the conflict if a fence does not hold, unless the cause is this very batch, stored before.
@@ -74,29 +88,11 @@ impl Log {
         let subject = self.inner.names.event(&fence.aggregate_id, fence.category);
         let Some(index) = prepared.messages.iter().position(|message| message.subject == subject) else { return Ok(None) };
         let Some((position, _)) = self.next_id(&subject, fence.position).await? else { return Ok(None) };
-        let Some(first) = position.get().checked_sub(index as u64).map(Position::new) else { return Ok(None) };
+        // What stands nearer to the log's beginning than the batch is long is somebody else's.
+        let first = position.get().checked_sub(index as u64).filter(|first| 0 < *first).map(Position::new);
+        let Some(first) = first else { return Ok(None) };
         let ours = self.id_at(first).await?.is_some_and(|id| id == prepared.message_id);
         Ok(ours.then_some(first))
-    }
-
-    /// All but the last message go out without waiting; the answer to the last one is the batch's.
-    async fn publish_batch(&self, prepared: &Prepared) -> Answer {
-        let batch_id = Uuid::now_v7().simple().to_string();
-        let count = prepared.messages.len();
-        for (index, message) in prepared.messages.iter().enumerate() {
-            let mut headers = message.headers.clone();
-            headers.insert("Nats-Batch-Id", batch_id.as_str());
-            headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
-            if index + 1 == count {
-                headers.insert("Nats-Batch-Commit", "1");
-                return self.publish(&message.subject, headers, message.payload.clone()).await;
-            }
-            let sent = self.inner.client.publish_with_headers(message.subject.clone(), headers, message.payload.clone()).await;
-            if let Err(error) = sent {
-                return Answer::Unavailable(error.to_string());
-            }
-        }
-        Answer::Incomplete
     }
 
     /// Where our first message stands, looking from `earliest` on.

@@ -18,6 +18,13 @@ pub(super) struct Prepared {
     pub(super) message_id: String,
 }
 
+impl Prepared {
+    /// Whether it may share an atomic batch with others: a fence that does not hold would refuse them all.
+    pub(super) fn may_be_grouped(&self) -> bool {
+        self.messages.len() == 1 && self.fences.is_empty()
+    }
+}
+
 pub(super) struct Message {
     pub(super) id: EventId,
     pub(super) correlation: CorrelationId,
@@ -122,6 +129,7 @@ mod tests {
             source: "test".parse().unwrap(),
             lineage: Lineage::Root { correlation: None },
             labels: Labels::new(),
+            schema_version: None,
             traceparent: None,
         }
     }

@@ -1,20 +1,41 @@
 //! One event: one publish, its fence in the same message.
 
+use std::sync::Arc;
+
 use causeway_event::Position;
+use futures::FutureExt as _;
 
 use super::answer::{Answer, Patience};
 use super::prepare::{Message, Prepared};
-use super::{Appended, Receipt, after_sending};
+use super::publisher::Sent;
+use super::{Appended, Begun, Receipt, after_sending};
 use crate::{Log, LogError};
 
+/// Whether an earlier attempt of the same message has gone unanswered: then "not now" does not mean "nothing is stored".
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Attempt {
+    First,
+    AfterSilence,
+}
+
 impl Log {
-    pub(super) async fn append_single(&self, prepared: &Prepared) -> Result<Appended, LogError> {
+    pub(super) fn begin_single(&self, prepared: Arc<Prepared>) -> Begun {
+        let sent = self.inner.publisher.send(&prepared.messages[0]);
+        let log = self.clone();
+        async move { log.settle_single(&prepared, sent, Attempt::First).await }.boxed()
+    }
+
+    /// From the first answer to one that is sure.
+    pub(super) async fn settle_single(
+        &self,
+        prepared: &Prepared,
+        mut sent: Sent,
+        mut attempt: Attempt,
+    ) -> Result<Appended, LogError> {
         let message = &prepared.messages[0];
         let patience = Patience::of(self);
-        // Once an attempt has gone unanswered, "not now" no longer means "nothing is stored".
-        let mut unsettled = false;
         loop {
-            match self.publish(&message.subject, message.headers.clone(), message.payload.clone()).await {
+            match sent.await {
                 Answer::Stored { last, duplicate: false } => return Ok(done(message, last)),
                 Answer::Stored { last, duplicate: true } => return self.found_at(last, prepared).await,
                 Answer::WrongLast { actual } => {
@@ -25,16 +46,17 @@ impl Log {
                     }
                 }
                 Answer::Silence => {
-                    unsettled = true;
+                    attempt = Attempt::AfterSilence;
                     patience.pause_or(LogError::Unknown).await?;
                 }
-                Answer::Unavailable(_) if unsettled => patience.pause_or(LogError::Unknown).await?,
+                Answer::Unavailable(_) if attempt == Attempt::AfterSilence => patience.pause_or(LogError::Unknown).await?,
                 Answer::Unavailable(reason) => return Err(LogError::Unavailable { reason }),
                 Answer::DuplicateInBatch | Answer::Incomplete => {
                     return Err(LogError::Refused { code: 0, reason: "a single publish was answered as a batch".into() });
                 }
                 Answer::Refused { code, reason } => return Err(LogError::Refused { code, reason }),
             }
+            sent = self.inner.publisher.send(message);
         }
     }
 
@@ -71,7 +93,7 @@ impl Log {
     }
 }
 
-fn done(message: &Message, position: Position) -> Appended {
+pub(super) fn done(message: &Message, position: Position) -> Appended {
     let receipt = Receipt { id: message.id, position, correlation_id: message.correlation.clone() };
     Appended { receipts: vec![receipt], duplicate: false }
 }

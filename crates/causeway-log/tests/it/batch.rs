@@ -47,6 +47,21 @@ async fn fences_of_several_aggregates_hold_together_or_nothing_is_written() {
 }
 
 #[tokio::test]
+async fn a_conflict_with_the_first_event_of_the_log_is_a_conflict_wherever_it_stands_in_the_batch() {
+    let (_nats, log) = server().await;
+    log.append(single(note("a", "1"))).await.unwrap();
+    let stale = Append {
+        events: vec![note("b", "1"), note("a", "2")],
+        expected: vec![fence("a", Category::Custom, 0)],
+        idempotency_key: None,
+    };
+    match log.append(stale).await {
+        Err(LogError::Conflict { aggregate_id, actual, .. }) => assert_eq!((aggregate_id.as_str(), actual.get()), ("a", 1)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn a_fenced_batch_again_answers_as_the_first_time_and_an_unfenced_one_says_that_it_stands() {
     let (_nats, log) = server().await;
     let append = || keyed(Append { expected: vec![fence("a", Category::Custom, 0)], ..batch(&["1", "2"]) }, "k");

@@ -7,6 +7,8 @@ mod batch;
 mod cluster;
 mod connect;
 mod consumer;
+mod groups;
+mod integrity;
 mod race;
 mod subscribe;
 mod support;

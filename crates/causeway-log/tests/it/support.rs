@@ -26,6 +26,7 @@ pub(crate) fn event(aggregate: &str, event_type: &str, data: &serde_json::Value)
         source: "test".parse().unwrap(),
         lineage: Lineage::Root { correlation: None },
         labels: Labels::new(),
+        schema_version: None,
         traceparent: None,
     }
 }

@@ -1,0 +1,216 @@
+//! Groups of consumers: what the server keeps of a group, and how its parts speak to each other.
+//!
+//! A group is a durable pull consumer on the log. The server knows its place in the log and what is not acknowledged; what else the
+//! group is stands in the consumer's metadata, as its first start said it. One gateway at a time *dispatches* the group: who, says
+//! a lease (`lease.rs`). Only the dispatcher pulls (`pull.rs`), and pulls headers only: the members' gateways have the events.
+//! Dispatcher and members speak over core NATS (`mail.rs`): anything may be lost there, and whoever uses it must heal that.
+//!
+//! This module knows nothing of order, members or retries: that is the gateway's.
+
+mod lease;
+mod mail;
+mod pull;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info, pull as js};
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use async_nats::jetstream::stream::ConsumerCreateStrictErrorKind;
+use causeway_event::{AggregateId, Category, Invalid, Position};
+use futures::TryStreamExt as _;
+
+pub use lease::{Claim, Lease};
+pub use mail::{Mail, Post};
+pub use pull::{GroupPull, Hold, Pulled};
+
+use crate::{Log, LogError};
+
+/// Stands before a group's name in the name of its consumer, and in the subjects of its dead letters.
+pub(crate) const PREFIX: &str = "group_";
+/// Key of the terms in the consumer's metadata.
+const TERMS: &str = "causeway-terms";
+
+impl Log {
+    /// A dispatcher that neither acknowledges nor keeps what it pulled for this long is gone, and the server gives it to the next.
+    pub const GROUP_HOLD: Duration = Duration::from_secs(10);
+    /// What one group's dispatcher holds at most: delivered to members, or waiting behind an earlier event of the aggregate.
+    pub const GROUP_HELD_MAX: i64 = 2048;
+
+    /// Creates the group unless it is there. What the group's terms are: the given ones, or those of its first start.
+    pub async fn open_group(&self, group: &Group) -> Result<String, LogError> {
+        self.require_connection()?;
+        let names = &self.inner.names;
+        let durable = group.name.consumer(self);
+        let config = js::Config {
+            durable_name: Some(durable.clone()),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: group.after.next().get() },
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: Self::GROUP_HOLD,
+            // Unlimited: the dispatcher decides when an event is parked.
+            max_deliver: -1,
+            max_ack_pending: Self::GROUP_HELD_MAX,
+            filter_subjects: match (&group.aggregate_id, group.categories.as_slice()) {
+                (None, []) => vec![names.all_events()],
+                (None, categories) => categories.iter().map(|category| names.category(*category)).collect(),
+                (Some(aggregate), []) => vec![names.aggregate(aggregate)],
+                (Some(aggregate), categories) => categories.iter().map(|category| names.event(aggregate, *category)).collect(),
+            },
+            headers_only: true,
+            metadata: HashMap::from([(TERMS.to_owned(), group.terms.clone())]),
+            ..js::Config::default()
+        };
+        let created = self.inner.jetstream.create_consumer_strict_on_stream(config, names.events_stream()).await;
+        match created {
+            Ok(consumer) => Ok(terms(consumer.cached_info())),
+            Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => {
+                let info = self.group_info(&group.name).await?;
+                info.map(|info| terms(&info)).ok_or_else(|| LogError::unavailable("the group was deleted meanwhile"))
+            }
+            Err(error) => match error.kind() {
+                ConsumerCreateStrictErrorKind::JetStream(refused) if refused.code() != 503 => {
+                    Err(LogError::Refused { code: refused.error_code().0, reason: format!("consumer {durable}: {refused}") })
+                }
+                _ => Err(LogError::unavailable(format!("consumer {durable}: {error}"))),
+            },
+        }
+    }
+
+    /// What the server knows of a group; none if there is no such group.
+    pub async fn group(&self, name: &GroupName) -> Result<Option<GroupState>, LogError> {
+        Ok(self.group_info(name).await?.and_then(|info| state(self, &info)))
+    }
+
+    /// The groups that there are, by name.
+    pub async fn groups(&self) -> Result<Vec<GroupState>, LogError> {
+        self.require_connection()?;
+        let stream = self.inner.jetstream.get_stream_no_info(self.inner.names.events_stream()).await;
+        let stream = stream.map_err(LogError::unavailable)?;
+        let consumers = stream.consumers();
+        let all: Vec<Info> = consumers.try_collect().await.map_err(LogError::unavailable)?;
+        let mut groups: Vec<_> = all.iter().filter_map(|info| state(self, info)).collect();
+        groups.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(groups)
+    }
+
+    /// Ends a group; says whether it was there. Its letters stay, those that are on their way back to it do not.
+    pub async fn delete_group(&self, name: &GroupName) -> Result<bool, LogError> {
+        self.require_connection()?;
+        let stream = self.inner.names.events_stream();
+        if self.group_info(name).await?.is_none() {
+            return Ok(false);
+        }
+        let deleted = self.inner.jetstream.delete_consumer_from_stream(name.consumer(self), stream).await;
+        deleted.map_err(|error| LogError::unavailable(format!("group {name}: {error}")))?;
+        for replay in self.replays(name).await? {
+            self.end_replay(replay.number).await?;
+        }
+        Ok(true)
+    }
+
+    async fn group_info(&self, name: &GroupName) -> Result<Option<Info>, LogError> {
+        self.require_connection()?;
+        let stream = self.inner.jetstream.get_stream_no_info(self.inner.names.events_stream()).await;
+        let stream = stream.map_err(LogError::unavailable)?;
+        match stream.consumer_info(name.consumer(self)).await {
+            Ok(info) => Ok(Some(info)),
+            Err(error) => match error.kind() {
+                ConsumerInfoErrorKind::NotFound => Ok(None),
+                ConsumerInfoErrorKind::JetStream(error) if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND => Ok(None),
+                _ => Err(LogError::unavailable(format!("group {name}: {error}"))),
+            },
+        }
+    }
+}
+
+/// A group that is to be started.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Its name.
+    pub name: GroupName,
+    /// Only events of this aggregate.
+    pub aggregate_id: Option<AggregateId>,
+    /// Only events of these categories; all without any.
+    pub categories: Vec<Category>,
+    /// Only events behind this one.
+    pub after: Position,
+    /// Whatever else the group is, in the words of whoever starts it.
+    pub terms: String,
+}
+
+/// What the server knows of a group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupState {
+    /// Its name.
+    pub name: GroupName,
+    /// What it is, as it was started.
+    pub terms: String,
+    /// Everything up to here is acknowledged.
+    pub acknowledged: Position,
+    /// Events that its dispatcher got and that are not acknowledged.
+    pub unacknowledged: u64,
+    /// Events that its dispatcher has not got yet.
+    pub undelivered: u64,
+}
+
+/// Names a group: `[a-zA-Z0-9_-]{1,64}`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupName(String);
+
+impl GroupName {
+    const BYTES_MAX: usize = 64;
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// How dead letters name it.
+    pub(crate) fn as_processor(&self) -> String {
+        format!("{PREFIX}{self}")
+    }
+
+    fn consumer(&self, log: &Log) -> String {
+        log.inner.names.consumer(&self.as_processor())
+    }
+}
+
+impl FromStr for GroupName {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let fits = (1..=Self::BYTES_MAX).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        if fits { Ok(Self(text.to_owned())) } else { Err(Invalid::new("", "must be 1 to 64 letters, digits, - or _")) }
+    }
+}
+
+impl fmt::Display for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+fn terms(info: &Info) -> String {
+    info.config.metadata.get(TERMS).cloned().unwrap_or_default()
+}
+
+fn state(log: &Log, info: &Info) -> Option<GroupState> {
+    let name = info.name.strip_prefix(&log.inner.names.consumer(PREFIX))?.parse().ok()?;
+    Some(GroupState {
+        name,
+        terms: terms(info),
+        acknowledged: Position::new(info.ack_floor.stream_sequence),
+        unacknowledged: u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX),
+        undelivered: info.num_pending,
+    })
+}

@@ -1,0 +1,96 @@
+//! What a group's dispatcher and members tell each other: core NATS, at most once. The words are the gateway's.
+
+use async_nats::{Client, Subject, Subscriber};
+use bytes::Bytes;
+use futures::StreamExt;
+
+use super::GroupName;
+use crate::{Log, LogError};
+
+/// What was sent to one of a group.
+pub struct Mail {
+    client: Client,
+    messages: Vec<Subscriber>,
+}
+
+/// One message.
+pub struct Post {
+    /// Its words.
+    pub payload: Bytes,
+    reply: Option<Subject>,
+    client: Client,
+}
+
+impl Log {
+    /// What is sent to the group's dispatcher.
+    pub async fn dispatcher_mail(&self, group: &GroupName) -> Result<Mail, LogError> {
+        self.mail([self.inner.names.group_dispatcher(group.as_str())]).await
+    }
+
+    /// What is sent to one member of the group, or to all.
+    pub async fn member_mail(&self, group: &GroupName, member: &str) -> Result<Mail, LogError> {
+        let names = &self.inner.names;
+        self.mail([names.group_member(group.as_str(), member), names.group_members(group.as_str())]).await
+    }
+
+    /// Tells the group's dispatcher, if there is one.
+    pub async fn tell_dispatcher(&self, group: &GroupName, words: Vec<u8>) -> Result<(), LogError> {
+        self.send(self.inner.names.group_dispatcher(group.as_str()), words).await
+    }
+
+    /// Tells one member.
+    pub async fn tell_member(&self, group: &GroupName, member: &str, words: Vec<u8>) -> Result<(), LogError> {
+        self.send(self.inner.names.group_member(group.as_str(), member), words).await
+    }
+
+    /// Tells all members.
+    pub async fn tell_members(&self, group: &GroupName, words: Vec<u8>) -> Result<(), LogError> {
+        self.send(self.inner.names.group_members(group.as_str()), words).await
+    }
+
+    /// Asks the group's dispatcher. Fails at once when there is none.
+    pub async fn ask_dispatcher(&self, group: &GroupName, words: Vec<u8>) -> Result<Bytes, LogError> {
+        self.require_connection()?;
+        let subject = self.inner.names.group_dispatcher(group.as_str());
+        let answer = self.inner.client.request(subject, Bytes::from(words)).await;
+        Ok(answer.map_err(LogError::unavailable)?.payload)
+    }
+
+    async fn send(&self, subject: String, words: Vec<u8>) -> Result<(), LogError> {
+        // What would be sent much later is worth nothing.
+        self.require_connection()?;
+        self.inner.client.publish(subject, Bytes::from(words)).await.map_err(LogError::unavailable)
+    }
+
+    async fn mail<const N: usize>(&self, subjects: [String; N]) -> Result<Mail, LogError> {
+        let client = self.inner.client.clone();
+        let mut messages = Vec::with_capacity(N);
+        for subject in subjects {
+            messages.push(client.subscribe(subject).await.map_err(LogError::unavailable)?);
+        }
+        Ok(Mail { client, messages })
+    }
+}
+
+impl Mail {
+    /// The next message. Cancel-safe. What is said during an outage is missed.
+    pub async fn next(&mut self) -> Post {
+        let next = self.messages.iter_mut().map(StreamExt::next);
+        match futures::future::select_all(next).await {
+            (Some(message), ..) => Post { payload: message.payload, reply: message.reply, client: self.client.clone() },
+            // A subscription ends with its connection, and the process does not outlive that.
+            (None, ..) => std::future::pending().await,
+        }
+    }
+}
+
+impl Post {
+    /// Answers whoever asked.
+    pub async fn answer(&self, words: Vec<u8>) {
+        if let Some(reply) = &self.reply
+            && let Err(error) = self.client.publish(reply.clone(), Bytes::from(words)).await
+        {
+            tracing::debug!(%error, "an answer was not sent");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Snapshots of whole streams, with their consumers: JetStream's own snapshot and restore, spoken by hand.
+//!
+//! ```text
+//! snapshot: request -> config, state;  then chunks to our inbox, each answered so that the server sends on;  empty: the end
+//! restore:  request with config, state -> a subject;  each chunk is a request to it;  an empty one: build the stream
+//! ```
+//!
+//! What the chunks hold is the server's affair (an S2-compressed tar of its files): they are kept as they come.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream;
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use serde_json::{Value, json};
+
+use crate::{Log, LogError};
+
+/// Bytes of one message of a snapshot.
+const CHUNK_BYTES: usize = 128 * 1024;
+/// How long the server may be silent: it reads, or builds, a whole stream meanwhile.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+
+/// What can be said of a stream at a moment.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StreamFacts {
+    /// Its name.
+    pub name: String,
+    /// How many messages it holds.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The sequence of the first; 0 where there is none.
+    pub first: u64,
+    /// The sequence of the last that it ever had.
+    pub last: u64,
+    /// How many consumers it has.
+    pub consumers: usize,
+}
+
+impl StreamFacts {
+    pub(crate) fn of(info: &stream::Info) -> Self {
+        Self {
+            name: info.config.name.clone(),
+            messages: info.state.messages,
+            bytes: info.state.bytes,
+            // The server itself says 0 or the next one, as it happens.
+            first: if info.state.messages == 0 { 0 } else { info.state.first_sequence },
+            last: info.state.last_sequence,
+            consumers: info.state.consumer_count,
+        }
+    }
+}
+
+/// A snapshot under way: its chunks, until there is none.
+pub struct Snapshot {
+    log: Log,
+    stream: String,
+    chunks: async_nats::Subscriber,
+    /// The stream's configuration and state as the server said them, for the restore.
+    description: Value,
+    received: u64,
+}
+
+impl Log {
+    /// All streams of this namespace, those of buckets included, by name.
+    pub async fn streams(&self) -> Result<Vec<StreamFacts>, LogError> {
+        self.require_connection()?;
+        let mut all: Vec<StreamFacts> = self
+            .inner
+            .jetstream
+            .streams()
+            .try_filter(|info| std::future::ready(self.inner.names.has_stream(&info.config.name, &subjects(info))))
+            .map_ok(|info| StreamFacts::of(&info))
+            .try_collect()
+            .await
+            .map_err(LogError::unavailable)?;
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    /// A stream as it is at this moment; none if there is none of this name.
+    pub async fn stream_facts(&self, name: &str) -> Result<Option<StreamFacts>, LogError> {
+        match self.api(&format!("$JS.API.STREAM.INFO.{name}"), &json!({})).await {
+            Ok(_) => {
+                let stream = self.inner.jetstream.get_stream(name).await.map_err(LogError::unavailable)?;
+                Ok(Some(StreamFacts::of(stream.cached_info())))
+            }
+            Err(LogError::Refused { code: 10059, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Begins a snapshot of this stream and its consumers. The server checks every message of it first.
+    pub async fn snapshot(&self, stream: &str) -> Result<Snapshot, LogError> {
+        self.require_connection()?;
+        let inbox = self.inner.client.new_inbox();
+        let chunks = self.inner.client.subscribe(inbox.clone()).await.map_err(LogError::unavailable)?;
+        let request = json!({ "deliver_subject": inbox, "no_consumers": false, "jsck": true, "chunk_size": CHUNK_BYTES });
+        let answer = self.api_within(&format!("$JS.API.STREAM.SNAPSHOT.{stream}"), &request, SILENCE_MAX).await?;
+        let description = json!({ "config": answer["config"], "state": answer["state"] });
+        Ok(Snapshot { log: self.clone(), stream: stream.to_owned(), chunks, description, received: 0 })
+    }
+
+    /// Builds a stream of this name, which must not exist, from the chunks of a snapshot and its description.
+    pub async fn restore<E: From<LogError>>(
+        &self,
+        stream: &str,
+        description: &Value,
+        mut chunk: impl AsyncFnMut() -> Result<Option<Bytes>, E>,
+    ) -> Result<(), E> {
+        let answer = self.api(&format!("$JS.API.STREAM.RESTORE.{stream}"), description).await?;
+        let subject = answer["deliver_subject"].as_str().unwrap_or_default().to_owned();
+        if subject.is_empty() {
+            return Err(LogError::unavailable(format!("the restore of {stream} was answered without a subject")).into());
+        }
+        while let Some(bytes) = chunk().await? {
+            for part in bytes.chunks(CHUNK_BYTES) {
+                self.send_chunk(&subject, bytes.slice_ref(part)).await?;
+            }
+        }
+        self.send_chunk(&subject, Bytes::new()).await?;
+        Ok(())
+    }
+
+    /// Sends one chunk and waits until the server has taken it.
+    async fn send_chunk(&self, subject: &str, chunk: Bytes) -> Result<(), LogError> {
+        let request = async_nats::Request::new().payload(chunk).timeout(Some(SILENCE_MAX));
+        let answer = self.inner.client.send_request(subject.to_owned(), request).await.map_err(LogError::unavailable)?;
+        if answer.payload.is_empty() {
+            return Ok(());
+        }
+        parse(&answer.payload).map(drop)
+    }
+
+    /// A request to JetStream's API; its answer, or the error in it.
+    pub(crate) async fn api(&self, subject: &str, request: &Value) -> Result<Value, LogError> {
+        self.api_within(subject, request, self.inner.config.request_timeout).await
+    }
+
+    async fn api_within(&self, subject: &str, request: &Value, timeout: Duration) -> Result<Value, LogError> {
+        self.require_connection()?;
+        let request = async_nats::Request::new().payload(Bytes::from(request.to_string())).timeout(Some(timeout));
+        let answer = self.inner.client.send_request(subject.to_owned(), request).await;
+        parse(&answer.map_err(|error| LogError::unavailable(format!("{subject}: {error}")))?.payload)
+    }
+}
+
+impl Snapshot {
+    /// What a restore needs to know, beside the chunks.
+    pub fn description(&self) -> &Value {
+        &self.description
+    }
+
+    /// The next chunk; none when all of it has come.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, LogError> {
+        let broken = |why: &str| LogError::unavailable(format!("the snapshot of {} broke off: {why}", self.stream));
+        let next = tokio::time::timeout(SILENCE_MAX, self.chunks.next()).await;
+        let message = next.ok().flatten().ok_or_else(|| broken("the server fell silent"))?;
+        if message.payload.is_empty() {
+            let failed = message.status.is_some_and(|status| status.as_u16() >= 400);
+            return match failed {
+                true => Err(broken(message.description.as_deref().unwrap_or("the server gave no reason"))),
+                false => Ok(None),
+            };
+        }
+        self.received += 1;
+        if let Some(reply) = message.reply {
+            // The reply's subject ends in the chunk's size and number.
+            let number = reply.rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
+            if number.is_some_and(|number| number != self.received) {
+                return Err(broken("a chunk was lost on the way"));
+            }
+            self.log.inner.client.publish(reply, Bytes::new()).await.map_err(|error| broken(&error.to_string()))?;
+        }
+        Ok(Some(message.payload))
+    }
+}
+
+fn subjects(info: &stream::Info) -> Vec<String> {
+    info.config.subjects.iter().map(ToString::to_string).collect()
+}
+
+fn parse(payload: &[u8]) -> Result<Value, LogError> {
+    let answer: Value = serde_json::from_slice(payload)
+        .map_err(|error| LogError::unavailable(format!("an answer of NATS cannot be read: {error}")))?;
+    match answer.get("error") {
+        Some(error) => Err(LogError::Refused {
+            code: error["err_code"].as_u64().or(error["code"].as_u64()).unwrap_or_default(),
+            reason: error["description"].as_str().unwrap_or_default().to_owned(),
+        }),
+        None => Ok(answer),
+    }
+}

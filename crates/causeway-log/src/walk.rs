@@ -1,0 +1,132 @@
+//! Walking the log: everything that stands on it, in order, with what an export and a proof need of it.
+//!
+//! Reads in pages of direct gets, without state on the server. It hands over what it finds and judges nothing: gaps are for
+//! the caller to see.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
+use causeway_event::Position;
+use causeway_proof::{Content, Entry, Foreign, Payload, Recorded};
+use serde_json::json;
+
+use crate::direct;
+use crate::message::{self, Place, Record, imported};
+use crate::{Log, LogError};
+
+/// What one page has at most: bounds what is held in memory.
+const PAGE_MESSAGES_MAX: usize = 1000;
+const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Pause before a replica that has not got everything yet is asked again.
+const LAG_PAUSE: Duration = Duration::from_millis(50);
+/// After this long the stream's leader is asked whether there is more.
+const LAG_MAX: Duration = Duration::from_secs(2);
+
+/// A walk from one position to another.
+pub struct Walk {
+    log: Log,
+    seen: Position,
+    up_to: Position,
+}
+
+impl Log {
+    /// Everything behind `after`, up to `up_to`.
+    pub fn walk(&self, after: Position, up_to: Position) -> Walk {
+        Walk { log: self.clone(), seen: after, up_to }
+    }
+
+    /// What stands on the log as a message.
+    fn entry(&self, place: &Place<'_>, headers: Option<&HeaderMap>, payload: &Bytes) -> Entry {
+        let names = &self.inner.names;
+        let record = message::record(names, place, headers, payload);
+        let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(async_nats::HeaderValue::as_str);
+        let content = match record {
+            Record::Event(stored) => Content::Event(Box::new(Recorded {
+                id: stored.event.id,
+                timestamp: stored.event.timestamp,
+                event_type: stored.event.event_type,
+                aggregate_id: stored.event.aggregate_id,
+                metadata: stored.event.metadata,
+                key: stored.key,
+                expected: header(imported::EXPECTED)
+                    .or_else(|| header("Nats-Expected-Last-Subject-Sequence"))
+                    .and_then(|position| position.parse().ok()),
+                payload: Payload::Bytes(payload.clone()),
+            })),
+            Record::Unreadable { reason, .. } => Content::Foreign(Foreign {
+                subject: names.relative(place.subject).to_owned(),
+                headers: headers.map(foreign_headers).unwrap_or_default(),
+                payload: payload.clone(),
+                reason,
+            }),
+        };
+        Entry { position: Position::new(place.sequence), content }
+    }
+}
+
+impl Walk {
+    /// The next entries; none at the end. After an error the same page is read again.
+    pub async fn page(&mut self) -> Result<Vec<Entry>, LogError> {
+        let give_up = tokio::time::Instant::now() + LAG_MAX;
+        while self.seen < self.up_to {
+            let mut page = Vec::new();
+            let request = json!({
+                "seq": self.seen.next().get(),
+                "next_by_subj": self.log.inner.names.all_events(),
+                "batch": PAGE_MESSAGES_MAX,
+                "max_bytes": PAGE_BYTES_MAX,
+            });
+            self.log
+                .batch(&request, |message| {
+                    let _: () = page.push(self.read(message)?);
+                    Ok(())
+                })
+                .await?;
+            page.retain(|entry| entry.position <= self.up_to);
+            if let Some(last) = page.last() {
+                self.seen = last.position;
+                return Ok(page);
+            }
+            if give_up < tokio::time::Instant::now() {
+                return self.nothing_more().await;
+            }
+            tokio::time::sleep(LAG_PAUSE).await;
+        }
+        Ok(Vec::new())
+    }
+
+    fn read(&self, message: &Message) -> Result<Entry, LogError> {
+        let place = direct::place(message)?;
+        Ok(self.log.entry(&place, message.headers.as_ref(), &message.payload))
+    }
+
+    /// Whether that is so, by the word of the stream's leader: a replica may lag.
+    async fn nothing_more(&mut self) -> Result<Vec<Entry>, LogError> {
+        let names = &self.log.inner.names;
+        let request = json!({ "seq": self.seen.next().get(), "next_by_subj": names.all_events() });
+        let subject = format!("$JS.API.STREAM.MSG.GET.{}", names.events_stream());
+        let answer = self.log.api(&subject, &request).await;
+        match answer {
+            Err(LogError::Refused { code: 10037, .. }) => {
+                self.seen = self.up_to;
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+            Ok(_) => Err(LogError::unavailable(format!("no replica has anything behind position {} yet", self.seen))),
+        }
+    }
+}
+
+/// Sorted by name. What NATS itself reads or adds is not part of what somebody put on the log: it differs with the way that a
+/// message is read, and would be acted upon once more when it is imported.
+fn foreign_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let is_nats = |name: &str| name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
+    let mut all: Vec<(String, String)> = headers
+        .iter()
+        .filter(|(name, _)| !is_nats(name.as_ref()))
+        .flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.as_str().to_owned())))
+        .collect();
+    all.sort_by(|(a, _), (b, _)| a.cmp(b));
+    all
+}
