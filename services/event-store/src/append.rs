@@ -1,36 +1,34 @@
 //! The one way to the log, for gRPC and HTTP alike.
 //!
 //! ```text
-//! used key? ──> the first answer again
-//! else lineage (a cause's chain, the caller's trace, or a fresh one) ──> Log::append ──> receipts with the log's own times
+//! prepare:  used key? ──> the first answer again
+//!           else lineage: a cause's chain, the caller's trace, or a fresh one
+//! begin:    sent to the log, in order
+//! finish:   receipts with the log's own times, or the conflict with the events that caused it
 //! ```
 //!
-//! What an event may be is checked by the log's crate; here only what needs the read side or the request. A problem's field
-//! is a pointer into an append request: `/events/3/data`.
+//! The three are apart so that a stream can have many under way and still send them in order (`stream.rs`). What an event may be is
+//! checked by the log's crate; here only what needs the read side or the request. A problem's field is a pointer into an append
+//! request: `/events/3/data`.
+
+mod conflict;
+mod receipts;
+pub(crate) mod stream;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use causeway_event::{
-    AggregateId, Category, CorrelationId, Event, EventType, IdempotencyKey, Lineage, NewEvent, Position, Source, TraceParent,
+    AggregateId, Category, CorrelationId, Event, EventType, IdempotencyKey, Lineage, NewEvent, Source, TraceParent,
 };
-
-use causeway_log::{Append, EVENTS_MAX, Fence, LogError};
-use causeway_proto::{Appended, Draft, Expected, Kind, Problem, Receipt};
-use futures::{StreamExt as _, stream};
+use causeway_log::{Append, Begun, EVENTS_MAX, Fence, LogError, Sequence};
+use causeway_proto::{Appended, Draft, Expected, Problem, Receipt};
+use futures::{FutureExt as _, future};
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use crate::gateway::Gateway;
 use crate::{problem, trace};
-
-/// How long to wait for an appended event to come by, before the log itself is asked for its time.
-const COMES_BY: Duration = Duration::from_millis(100);
-/// How long an append that was acknowledged may wait for the times of its events.
-const TIMES_MAX: Duration = Duration::from_secs(10);
-/// How many of them are asked for at a time.
-const LOOKUPS_MAX: usize = 32;
 
 /// What a client wants to append.
 #[derive(Clone, Debug)]
@@ -46,39 +44,98 @@ pub(crate) struct Request {
 
 /// Appends, all or none, once per key.
 pub(crate) async fn append(gateway: &Gateway, request: Request) -> Result<Appended, Problem> {
-    let Request { drafts, expected, idempotency_key, source, traceparent } = request;
     let _pass = gateway.appends.enter().await?;
+    let prepared = prepare(gateway, request).await?;
+    let under_way = begin(&mut gateway.log.sequence(), prepared).await;
+    finish(gateway, under_way).await
+}
+
+/// An append that lacks nothing but the log.
+enum Prepared {
+    /// Nor that: it was done before.
+    Done(Appended),
+    New(Box<New>),
+}
+
+struct New {
+    append: Append,
+    shape: Shape,
+    span: Span,
+}
+
+/// Reads what an append needs to know. Appends may be prepared at the same time, and in any order.
+async fn prepare(gateway: &Gateway, request: Request) -> Result<Prepared, Problem> {
+    let Request { drafts, expected, idempotency_key, source, traceparent } = request;
     if !(1..=EVENTS_MAX).contains(&drafts.len()) {
         return Err(Problem::invalid("/events", format!("has {} events; 1 to {EVENTS_MAX} are allowed", drafts.len())));
     }
+    refuse_system_events(&drafts)?;
     let expected = fences(&drafts, &expected)?;
-    let first = Shape::of(&drafts);
+    let shape = Shape::of(&drafts);
     if let Some(key) = &idempotency_key {
         // The server remembers recent keys itself; only a read model that may lack older ones must catch up first.
         if !gateway.ready.is_recent() {
             gateway.store.fresh().await?;
         }
-        if let Some(earlier) = earlier(gateway, &first, key).await? {
-            return Ok(earlier);
+        if let Some(earlier) = earlier(gateway, &shape, key).await? {
+            return Ok(Prepared::Done(earlier));
         }
     }
     let (events, span) = events(gateway, drafts, &source, traceparent).await?;
-    let append = Append { events, expected, idempotency_key: idempotency_key.clone() };
-    let result = gateway.log.append(append).instrument(span.clone()).await;
-    match (result, idempotency_key) {
+    Ok(Prepared::New(Box::new(New { append: Append { events, expected, idempotency_key }, shape, span })))
+}
+
+/// An append on its way.
+enum UnderWay {
+    Done(Appended),
+    Sent { begun: Begun, shape: Shape, key: Option<IdempotencyKey>, span: Span },
+}
+
+/// Sends an append, behind those that began before it.
+async fn begin(sequence: &mut Sequence, prepared: Prepared) -> UnderWay {
+    let New { append, shape, span } = match prepared {
+        Prepared::Done(appended) => return UnderWay::Done(appended),
+        Prepared::New(new) => *new,
+    };
+    let key = append.idempotency_key.clone();
+    let begun = sequence.begin(append).instrument(span.clone()).await;
+    // A batch whose fence is known to be stale is not sent; `finish` answers it like one that the log refused.
+    let begun = begun.unwrap_or_else(|error| future::ready(Err(error)).boxed());
+    UnderWay::Sent { begun, shape, key, span }
+}
+
+/// Waits for the log's word, and says it as the client wants to hear it.
+async fn finish(gateway: &Gateway, under_way: UnderWay) -> Result<Appended, Problem> {
+    let (begun, shape, key, span) = match under_way {
+        UnderWay::Done(appended) => return Ok(appended),
+        UnderWay::Sent { begun, shape, key, span } => (begun, shape, key, span),
+    };
+    match (begun.instrument(span.clone()).await, key) {
         (Ok(appended), _) => {
-            let appended = receipts(gateway, &first, appended).await?;
+            let appended = receipts::of(gateway, &shape, appended).await?;
             span.record("position", appended.receipts.last().map(|receipt| receipt.position.get()));
             Ok(appended)
         }
         (Err(LogError::AlreadyAppended), Some(key)) => {
             gateway.store.fresh().await?;
-            earlier(gateway, &first, &key).await?.ok_or_else(|| problem::of_log(LogError::AlreadyAppended))
+            earlier(gateway, &shape, &key).await?.ok_or_else(|| problem::of_log(LogError::AlreadyAppended))
         }
         (Err(error), _) => {
             span.record("otel.status_code", "ERROR");
             span.record("error", error.to_string());
-            Err(problem::of_log(error))
+            let problem = problem::of_log(error);
+            Err(conflict::with_events(gateway, problem).await)
+        }
+    }
+}
+
+/// What Causeway says of the log itself nobody else may say.
+fn refuse_system_events(drafts: &[Draft]) -> Result<(), Problem> {
+    match drafts.iter().position(|draft| Category::of(&draft.event_type) == Category::System) {
+        None => Ok(()),
+        Some(index) => {
+            let detail = format!("{} is Causeway's own: no client can append it", drafts[index].event_type);
+            Err(Problem::invalid(format!("/events/{index}/type"), detail))
         }
     }
 }
@@ -152,12 +209,13 @@ fn shared<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Option<T> {
 /// The events as they go to the log, and the span of the first chain.
 async fn events(
     gateway: &Gateway,
-    drafts: Vec<Draft>,
+    mut drafts: Vec<Draft>,
     source: &Source,
     traceparent: Option<TraceParent>,
 ) -> Result<(Vec<NewEvent>, Span), Problem> {
     let mut spans: HashMap<CorrelationId, (Span, Option<TraceParent>)> = HashMap::new();
     let mut first = None;
+    gateway.types.check(&gateway.log, &mut drafts).await?;
     let mut events = Vec::with_capacity(drafts.len());
     for (index, draft) in drafts.into_iter().enumerate() {
         let (lineage, causing) = lineage(gateway, &draft, traceparent).await.map_err(|problem| match problem.field.clone() {
@@ -171,6 +229,7 @@ async fn events(
             source: draft.source.unwrap_or_else(|| source.clone()),
             lineage,
             labels: draft.labels,
+            schema_version: draft.schema_version,
             traceparent: None,
         };
         let correlation = correlation(&event.lineage);
@@ -217,41 +276,9 @@ fn correlation(lineage: &Lineage) -> CorrelationId {
     }
 }
 
-/// The log's acknowledgement names places; the times come from what follows the log anyway, or else from the log.
-async fn receipts(gateway: &Gateway, shape: &Shape, appended: causeway_log::Appended) -> Result<Appended, Problem> {
-    let places = || appended.receipts.iter().map(|receipt| receipt.position);
-    let (Some(first), Some(last)) = (places().min(), places().max()) else {
-        return Ok(Appended { receipts: vec![], duplicate: appended.duplicate });
-    };
-    let Ok(events) = tokio::time::timeout(TIMES_MAX, stored(gateway, first, last)).await else {
-        let detail = format!("it is on the log from position {first}, which has gone away before it could say when it stored it");
-        return Err(Problem::new(Kind::OutcomeUnknown, detail));
-    };
-    match appended.duplicate {
-        true => answer_again(shape, &events),
-        false => Ok(Appended { receipts: events.iter().map(|event| receipt(event)).collect(), duplicate: false }),
-    }
-}
-
-/// The events from `first` to `last`, which are on the log. Waits as long as it takes.
-async fn stored(gateway: &Gateway, first: Position, last: Position) -> Vec<Arc<Event>> {
-    if let Ok(Some(events)) = tokio::time::timeout(COMES_BY, gateway.store.arrived(first, last)).await {
-        return events;
-    }
-    loop {
-        let places = stream::iter(first.get()..=last.get()).map(Position::new);
-        let found = places.map(|position| gateway.log.get(position)).buffered(LOOKUPS_MAX).collect::<Vec<_>>().await;
-        let events = found.into_iter().map(|found| found.ok().flatten().map(|stored| Arc::new(stored.event)));
-        if let Some(events) = events.collect() {
-            return events;
-        }
-        tokio::time::sleep(COMES_BY).await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use causeway_event::Data;
+    use causeway_event::{Data, Position};
 
     use super::*;
 
@@ -264,6 +291,7 @@ mod tests {
             causation_id: None,
             correlation_id: None,
             labels: causeway_event::Labels::new(),
+            schema_version: None,
         }
     }
 
@@ -277,6 +305,13 @@ mod tests {
         let fences = fences(&drafts, &[expected(None, None)]).unwrap();
         let wanted = Fence { aggregate_id: "a".parse().unwrap(), category: Category::Custom, position: Position::new(7) };
         assert_eq!(fences, [wanted]);
+    }
+
+    #[test]
+    fn what_is_causeways_own_is_refused_by_its_place() {
+        assert!(refuse_system_events(&[draft("a", "NoteTaken"), draft("a", "MessageReceived")]).is_ok());
+        let refused = refuse_system_events(&[draft("a", "NoteTaken"), draft("causeway:log", "LogCheckpointed")]).unwrap_err();
+        assert_eq!(refused.field.as_deref(), Some("/events/1/type"));
     }
 
     #[test]

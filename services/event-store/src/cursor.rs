@@ -47,6 +47,13 @@ pub(crate) enum Moment {
     Time(Timestamp),
 }
 
+/// A moment that has been looked up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Border {
+    At(Position),
+    Time(Timestamp),
+}
+
 impl FromStr for Moment {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
@@ -58,6 +65,16 @@ impl FromStr for Moment {
 }
 
 impl Moment {
+    /// Where it cuts the log for a reader: a place between two positions, or between two times.
+    ///
+    /// Times do not always rise with positions, so a time stays one.
+    pub(crate) async fn border(self, store: &Store, field: &str) -> Result<Border, Problem> {
+        match self {
+            Self::At(cursor) => Ok(Border::At(cursor.resolve(store, field).await?)),
+            Self::Time(time) => Ok(Border::Time(time)),
+        }
+    }
+
     /// The last position of that moment; `last` is the last one there is.
     pub(crate) async fn resolve(self, store: &Store, field: &str, last: Position) -> Result<Position, Problem> {
         match self {

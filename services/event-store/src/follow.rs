@@ -16,6 +16,7 @@
 //! the new epoch, waits for the reads under way, sets the file aside and starts an empty one; the feed starts again at the first
 //! event. Queries wait until the model is again as far as it ever was, so no answer goes back in time.
 
+mod haste;
 mod write;
 
 use std::sync::Arc;
@@ -28,17 +29,19 @@ use causeway_log::{LogError, Record, Stored};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use self::haste::Haste;
 use self::write::{Command, Work};
+use crate::arrivals::Arrivals;
 use crate::read_model::{Arrived, Files, Loaded, ModelError, Pool, Pushed, ReadModelConfig, Snapshot, Tail, TailLimits};
 
 /// Records taken from the log at once.
 const RECORDS_MAX: usize = 512;
 /// How often progress is told while the model is behind the log.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 5000 });
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 2000 });
 /// Snapshots and wake-ups that may wait for the writer; further snapshots wait outside, further wake-ups are not needed.
 const COMMANDS_MAX: usize = 64;
 
@@ -55,12 +58,25 @@ pub(crate) struct Shared {
     pub(crate) config: ReadModelConfig,
     pub(crate) source: Source,
     pub(crate) tail: Tail,
+    /// Who waits for what the tail gets next.
+    pub(crate) arrivals: Arrivals,
     pub(crate) pool: Pool,
     pub(crate) files: Arc<Files>,
     /// Set when the feed has ended: nobody waits for more than is there.
     pub(crate) closed: CancellationToken,
+    /// How catching up goes, while the model is behind the log.
+    pub(crate) catching_up: watch::Sender<Option<CatchingUp>>,
+    haste: Haste,
     commands: SyncSender<Command>,
     lookups: Lookups,
+}
+
+/// How far the model is behind the log, as of a moment ago.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct CatchingUp {
+    pub(crate) position: Position,
+    pub(crate) target: Position,
+    pub(crate) per_second: u64,
 }
 
 impl Shared {
@@ -77,9 +93,12 @@ impl Shared {
         let shared = Self {
             source,
             tail: Tail::new(position, limits),
+            arrivals: Arrivals::default(),
             pool: Pool::new(config.readers),
             files: Arc::new(files),
             closed: CancellationToken::new(),
+            catching_up: watch::Sender::new(None),
+            haste: Haste::default(),
             commands: sender,
             lookups: Lookups::default(),
             config,
@@ -117,6 +136,13 @@ impl Shared {
             tracing::warn!(reason, "the read model cannot be believed; it is set aside and made again from the log");
             self.wake();
         }
+    }
+
+    /// Somebody waits for what is written, for as long as the answer is held: the writer does not linger.
+    pub(crate) fn hurry(&self) -> impl Drop + use<'_> {
+        let waiting = self.haste.wait();
+        self.wake();
+        waiting
     }
 
     fn wake(&self) {
@@ -198,7 +224,10 @@ async fn feed(shared: &Shared) {
                     if shared.tail.push(epoch, arrived, end) == Pushed::Stale {
                         break;
                     }
-                    shared.wake();
+                    shared.arrivals.reached(end);
+                    if !shared.haste.comes_by_itself() {
+                        shared.wake();
+                    }
                 }
                 _ = committed.changed() => {
                     if shared.tail.epoch() != epoch {
@@ -261,8 +290,12 @@ impl Progress {
         }
         let seconds = self.told.elapsed().as_secs_f64().max(0.001);
         let rate = position.get().saturating_sub(self.position.get()) as f64 / seconds;
+        let behind = CatchingUp { position, target, per_second: rate as u64 };
+        shared.catching_up.send_replace((position < target).then_some(behind));
         match (position < target, self.behind) {
-            (true, _) => tracing::info!(%position, %target, per_second = rate.round(), "the read model is catching up"),
+            (true, _) => {
+                tracing::info!(%position, %target, per_second = behind.per_second, "the read model is catching up");
+            }
             (false, true) => tracing::info!(%position, "the read model has caught up"),
             (false, false) => {}
         }

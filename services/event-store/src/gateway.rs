@@ -9,31 +9,40 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
+use crate::consume::Groups;
 use crate::problem::COME_BACK;
+use crate::project::Views;
 use crate::ready::Readiness;
 use crate::store::Store;
+use crate::types::Types;
 
 /// Shared by all requests. Holds no state but caches.
 pub(crate) struct Gateway {
     pub(crate) log: Log,
     pub(crate) store: Store,
+    pub(crate) types: Types,
+    pub(crate) views: Views,
     pub(crate) config: Config,
     pub(crate) ready: Readiness,
     pub(crate) appends: Gate,
+    pub(crate) groups: Groups,
     /// Cancelled when the process is asked to stop: streams, which never end by themselves, end then.
     pub(crate) stop: CancellationToken,
     streams: Arc<Semaphore>,
 }
 
 impl Gateway {
-    pub(crate) fn new(log: Log, store: Store, config: Config, stop: CancellationToken) -> Self {
+    pub(crate) fn new(log: Log, store: Store, types: Types, config: Config, stop: CancellationToken) -> Self {
         let limits = &config.limits;
         Self {
             appends: Gate::new(limits.appends_max, limits.appends_waiting_max, limits.append_wait),
             streams: Arc::new(Semaphore::new(limits.streams_max)),
             ready: Readiness::default(),
+            groups: Groups::default(),
             log,
             store,
+            types,
+            views: Views::new(&config),
             config,
             stop,
         }
@@ -59,30 +68,43 @@ impl Gateway {
 
 /// So many inside, so many at the door for so long; the rest is turned away at once.
 pub(crate) struct Gate {
-    inside: Semaphore,
-    inside_and_waiting: Semaphore,
+    inside: Arc<Semaphore>,
+    inside_and_waiting: Arc<Semaphore>,
     wait_max: Duration,
 }
 
 /// Held by whoever is inside.
-pub(crate) struct Pass<'g> {
-    _inside: tokio::sync::SemaphorePermit<'g>,
-    _place: tokio::sync::SemaphorePermit<'g>,
+pub(crate) struct Pass {
+    _inside: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Gate {
     fn new(inside_max: usize, waiting_max: usize, wait_max: Duration) -> Self {
-        let inside_and_waiting = Semaphore::new(inside_max.saturating_add(waiting_max).min(Semaphore::MAX_PERMITS));
-        Self { inside: Semaphore::new(inside_max.min(Semaphore::MAX_PERMITS)), inside_and_waiting, wait_max }
+        let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
+        let inside_and_waiting = semaphore(inside_max.saturating_add(waiting_max));
+        Self { inside: semaphore(inside_max), inside_and_waiting, wait_max }
     }
 
-    pub(crate) async fn enter(&self) -> Result<Pass<'_>, Problem> {
+    pub(crate) async fn enter(&self) -> Result<Pass, Problem> {
         let overloaded = |detail: &str| Problem::new(Kind::Overloaded, detail).retry_after(COME_BACK);
-        let place = self.inside_and_waiting.try_acquire().map_err(|_| overloaded("too many appends are waiting for the log"))?;
-        match tokio::time::timeout(self.wait_max, self.inside.acquire()).await {
-            Ok(Ok(inside)) => Ok(Pass { _inside: inside, _place: place }),
-            Ok(Err(_)) | Err(_) => Err(overloaded("the log is too slow for what is being appended")),
-        }
+        let place = self.inside_and_waiting.clone().try_acquire_owned();
+        let place = place.map_err(|_| overloaded("too many appends are waiting for the log"))?;
+        let inside = match self.inside.clone().try_acquire_owned() {
+            Ok(inside) => inside,
+            Err(_) => match tokio::time::timeout(self.wait_max, self.inside.clone().acquire_owned()).await {
+                Ok(Ok(inside)) => inside,
+                Ok(Err(_)) | Err(_) => return Err(overloaded("the log is too slow for what is being appended")),
+            },
+        };
+        Ok(Pass { _inside: inside, _place: Some(place) })
+    }
+
+    /// Waits for a place as long as it takes: for those who can be made to wait, since what they send is read no further.
+    pub(crate) async fn enter_in_turn(&self) -> Result<Pass, Problem> {
+        let inside = self.inside.clone().acquire_owned().await;
+        let inside = inside.map_err(|_| Problem::new(Kind::Unavailable, "the gateway is shutting down"))?;
+        Ok(Pass { _inside: inside, _place: None })
     }
 }
 

@@ -1,27 +1,28 @@
 //! gRPC: `causeway.v1.EventStore`. Methods read the request, call one function, and map the error; they hold no rule about
 //! events. A problem's field is a JSON Pointer into the request message, in the names of the `.proto`.
 
+mod append;
+mod consume;
+mod project;
+mod read;
+mod subscribe;
+mod trace;
+mod types;
+
 use std::str::FromStr;
 use std::sync::Arc;
 
-use causeway_event::{Invalid, Position, TraceParent};
+use causeway_event::{Invalid, TraceParent};
 use causeway_proto::v1::event_store_server::{EventStore, EventStoreServer};
-use causeway_proto::v1::subscribe_response::Update;
-use causeway_proto::{Draft, Expected, Kind, Problem, timestamp_from, v1};
-use futures::stream::{self, BoxStream};
-use futures::{StreamExt as _, TryStreamExt as _};
+use causeway_proto::{Problem, timestamp_from, v1};
+use futures::stream::BoxStream;
 use jiff::Timestamp;
 use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use crate::cursor::Cursor;
 use crate::gateway::Gateway;
-use crate::problem::into_status;
-use crate::range::{self, Wanted};
-use crate::read_model::{Filter, Order};
-use crate::subscribe::{self, Deltas, Heard, Start};
-use crate::{append, project};
+use crate::read_model::Filter;
 
 /// The service, on its way into a router.
 pub(crate) fn service(gateway: Arc<Gateway>) -> EventStoreServer<Grpc> {
@@ -31,126 +32,108 @@ pub(crate) fn service(gateway: Arc<Gateway>) -> EventStoreServer<Grpc> {
 
 pub(crate) struct Grpc(Arc<Gateway>);
 
+/// What a method answers that streams.
+type Answers<T> = BoxStream<'static, Result<T, Status>>;
+
 #[tonic::async_trait]
 impl EventStore for Grpc {
     async fn append(&self, request: Request<v1::AppendRequest>) -> Result<Response<v1::AppendResponse>, Status> {
-        let traceparent = traceparent(request.metadata());
-        let request = append_request(request.into_inner(), traceparent).map_err(into_status)?;
-        let appended = append::append(&self.0, request).await.map_err(into_status)?;
-        Ok(Response::new(appended.into()))
+        append::append(self, request).await
     }
 
-    type ReadStream = BoxStream<'static, Result<v1::ReadResponse, Status>>;
-
-    async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        let request = request.into_inner();
-        let limit = Some(request.limit).filter(|limit| *limit > 0);
-        let wanted = wanted(request).map_err(into_status)?;
-        let (pages, _) = range::open(self.0.clone(), wanted, limit).await.map_err(into_status)?;
-        let events = pages.map_ok(|events| stream::iter(events.into_iter().map(Ok))).try_flatten();
-        let responses = events.map_ok(|event| v1::ReadResponse { event: Some(event.as_ref().into()) });
-        Ok(Response::new(responses.map_err(into_status).boxed()))
+    async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountResponse>, Status> {
+        read::count(self, request).await
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        let id = request.into_inner().id;
-        let find = async {
-            let cursor: Cursor = parse("/id", &id)?;
-            let found = range::one(&self.0, cursor).await?;
-            found.ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no event {id}")).at("/id"))
-        };
-        let event = self.0.within(find).await.map_err(into_status)?;
-        Ok(Response::new(v1::GetResponse { event: Some(event.as_ref().into()) }))
+        read::get(self, request).await
     }
 
-    type SubscribeStream = BoxStream<'static, Result<v1::SubscribeResponse, Status>>;
+    async fn list_groups(&self, request: Request<v1::ListGroupsRequest>) -> Result<Response<v1::ListGroupsResponse>, Status> {
+        consume::list_groups(self, request).await
+    }
 
-    async fn subscribe(&self, request: Request<v1::SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
-        let request = subscribe_request(request.into_inner()).map_err(into_status)?;
-        let aggregate = request.filter.aggregate_id.clone();
-        let heard = self.0.within(subscribe::subscribe(&self.0, request)).await.map_err(into_status)?;
-        let responses = heard.map(move |heard| {
-            let update = match heard.map_err(into_status)? {
-                Heard::Event(event) => Some(Update::Event(event.as_ref().into())),
-                Heard::CaughtUp(position) => Some(Update::CaughtUp(v1::CaughtUp { position: position.get() })),
-                Heard::Heartbeat(position) => Some(Update::Heartbeat(v1::Heartbeat { position: position.get() })),
-                // Deltas are only ever heard of an aggregate.
-                Heard::Delta(delta) => aggregate.as_ref().map(|aggregate| Update::Delta(v1::Delta::of(aggregate, delta))),
-            };
-            Ok(v1::SubscribeResponse { update })
-        });
-        Ok(Response::new(responses.boxed()))
+    async fn delete_group(&self, request: Request<v1::DeleteGroupRequest>) -> Result<Response<v1::DeleteGroupResponse>, Status> {
+        consume::delete_group(self, request).await
+    }
+
+    async fn list_parked(&self, request: Request<v1::ListParkedRequest>) -> Result<Response<v1::ListParkedResponse>, Status> {
+        consume::list_parked(self, request).await
+    }
+
+    async fn replay_parked(
+        &self,
+        request: Request<v1::ReplayParkedRequest>,
+    ) -> Result<Response<v1::ReplayParkedResponse>, Status> {
+        consume::replay_parked(self, request).await
     }
 
     async fn project(&self, request: Request<v1::ProjectRequest>) -> Result<Response<v1::ProjectResponse>, Status> {
-        let request = request.into_inner();
-        let project = async {
-            let request = project::Request {
-                as_of: parse_given("/as_of", &request.as_of)?,
-                min_position: Some(Position::new(request.min_position)).filter(|position| *position > Position::START),
-                view: request.view,
-                id: request.id,
-            };
-            project::project(&self.0, request).await
-        };
-        let projection = self.0.within(project).await.map_err(into_status)?;
-        Ok(Response::new(v1::ProjectResponse {
-            view: projection.view.to_owned(),
-            id: projection.id,
-            position: projection.position.get(),
-            state: projection.state,
-        }))
+        project::project(self, request).await
     }
-}
 
-fn append_request(request: v1::AppendRequest, traceparent: Option<TraceParent>) -> Result<append::Request, Problem> {
-    let at = |list: &str, index: usize| format!("/{list}/{index}");
-    let drafts = request
-        .events
-        .into_iter()
-        .enumerate()
-        .map(|(index, event)| Draft::try_from(event).map_err(|invalid| Problem::from(invalid.within(&at("events", index)))));
-    let expected = request.expected.into_iter().enumerate().map(|(index, expected)| {
-        Expected::try_from(expected).map_err(|invalid| Problem::from(invalid.within(&at("expected", index))))
-    });
-    Ok(append::Request {
-        drafts: drafts.collect::<Result<_, _>>()?,
-        expected: expected.collect::<Result<_, _>>()?,
-        idempotency_key: parse_given("/idempotency_key", &request.idempotency_key)?,
-        source: parse("/source", "grpc")?,
-        traceparent,
-    })
-}
+    async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<v1::DiffResponse>, Status> {
+        project::diff(self, request).await
+    }
 
-fn wanted(request: v1::ReadRequest) -> Result<Wanted, Problem> {
-    let order = match v1::Order::try_from(request.order) {
-        Ok(v1::Order::Unspecified | v1::Order::Forwards) => Order::Forwards,
-        Ok(v1::Order::Backwards) => Order::Backwards,
-        Err(_) => return Err(Problem::invalid("/order", "is not an order")),
-    };
-    Ok(Wanted {
-        filter: filter(request.filter.unwrap_or_default())?,
-        after: parse_given("/after", &request.after)?.map(|cursor| (cursor, "/after")),
-        before: parse_given("/before", &request.before)?.map(|cursor| (cursor, "/before")),
-        order,
-    })
-}
+    async fn list_views(&self, request: Request<v1::ListViewsRequest>) -> Result<Response<v1::ListViewsResponse>, Status> {
+        project::list_views(self, request).await
+    }
 
-fn subscribe_request(request: v1::SubscribeRequest) -> Result<subscribe::Request, Problem> {
-    let filter = filter(request.filter.unwrap_or_default())?;
-    let after = parse_given("/after", &request.after)?;
-    let start = match (after, request.from_now) {
-        (Some(_), true) => return Err(Problem::invalid("/from_now", "cannot be given together with after")),
-        (Some(cursor), false) => Start::Behind(cursor, "/after"),
-        (None, true) => Start::Now,
-        (None, false) => Start::Beginning,
-    };
-    let deltas = match (request.deltas, &filter.aggregate_id) {
-        (false, _) => Deltas::No,
-        (true, Some(aggregate)) => Deltas::Of(aggregate.clone()),
-        (true, None) => return Err(Problem::invalid("/deltas", "needs an aggregate_id in the filter")),
-    };
-    Ok(subscribe::Request { filter, start, deltas })
+    async fn trace(&self, request: Request<v1::TraceRequest>) -> Result<Response<v1::TraceResponse>, Status> {
+        trace::trace(self, request).await
+    }
+
+    async fn list_aggregates(
+        &self,
+        request: Request<v1::ListAggregatesRequest>,
+    ) -> Result<Response<v1::ListAggregatesResponse>, Status> {
+        read::list_aggregates(self, request).await
+    }
+
+    async fn list_types(&self, request: Request<v1::ListTypesRequest>) -> Result<Response<v1::ListTypesResponse>, Status> {
+        types::list(self, request).await
+    }
+
+    async fn register_type(
+        &self,
+        request: Request<v1::RegisterTypeRequest>,
+    ) -> Result<Response<v1::RegisterTypeResponse>, Status> {
+        types::register(self, request).await
+    }
+
+    type ReadStream = Answers<v1::ReadResponse>;
+
+    async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        read::read(self, request).await
+    }
+
+    type SubscribeStream = Answers<v1::SubscribeResponse>;
+
+    async fn subscribe(&self, request: Request<v1::SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
+        subscribe::subscribe(self, request).await
+    }
+
+    type WatchStream = Answers<v1::WatchResponse>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        project::watch(self, request).await
+    }
+
+    type AppendStreamStream = Answers<v1::AppendStreamResponse>;
+
+    async fn append_stream(
+        &self,
+        request: Request<Streaming<v1::AppendStreamRequest>>,
+    ) -> Result<Response<Self::AppendStreamStream>, Status> {
+        append::stream(self, request).await
+    }
+
+    type ConsumeStream = Answers<v1::ConsumeResponse>;
+
+    async fn consume(&self, request: Request<Streaming<v1::ConsumeRequest>>) -> Result<Response<Self::ConsumeStream>, Status> {
+        consume::consume(self, request).await
+    }
 }
 
 fn filter(filter: v1::Filter) -> Result<Filter, Problem> {
@@ -162,6 +145,9 @@ fn filter(filter: v1::Filter) -> Result<Filter, Problem> {
         correlation_id: parse_given("/filter/correlation_id", &filter.correlation_id)?,
         from: time("/filter/from_time", filter.from_time)?,
         until: time("/filter/until_time", filter.until_time)?,
+        source: parse_given("/filter/source", &filter.source)?,
+        caused_by: parse_given("/filter/caused_by", &filter.caused_by)?,
+        descendants_of: parse_given("/filter/descendants_of", &filter.descendants_of)?,
     })
 }
 
@@ -181,45 +167,4 @@ fn parse_given<T: FromStr<Err = Invalid>>(field: &str, text: &str) -> Result<Opt
 /// The caller's span. One that cannot be read is as good as none, as W3C Trace Context says.
 fn traceparent(metadata: &MetadataMap) -> Option<TraceParent> {
     metadata.get("traceparent")?.to_str().ok()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whatever_is_wrong_in_an_append_is_named() {
-        let good = v1::NewEvent { r#type: "A".into(), aggregate_id: "a".into(), data: b"1".to_vec(), metadata: None };
-        let bad = v1::NewEvent { data: b"{".to_vec(), ..good.clone() };
-        let field = |request| append_request(request, None).map(drop).unwrap_err().field.unwrap();
-        let request = v1::AppendRequest { events: vec![good.clone()], ..v1::AppendRequest::default() };
-        assert!(append_request(request.clone(), None).is_ok());
-        assert_eq!(field(v1::AppendRequest { events: vec![good, bad], ..request.clone() }), "/events/1/data");
-        let expected = v1::Expected { category: "inputs".into(), ..v1::Expected::default() };
-        assert_eq!(field(v1::AppendRequest { expected: vec![expected], ..request.clone() }), "/expected/0/category");
-        assert_eq!(field(v1::AppendRequest { idempotency_key: "\n".into(), ..request }), "/idempotency_key");
-    }
-
-    #[test]
-    fn whatever_is_wrong_in_a_read_is_named() {
-        let filtered = |filter: v1::Filter| v1::ReadRequest { filter: Some(filter), ..v1::ReadRequest::default() };
-        let field = |request| wanted(request).map(drop).unwrap_err().field.unwrap();
-        let none = v1::Filter::default;
-        assert!(wanted(v1::ReadRequest::default()).is_ok());
-        assert_eq!(field(filtered(v1::Filter { types: vec!["A".into(), "b".into()], ..none() })), "/filter/types/1");
-        assert_eq!(field(filtered(v1::Filter { category: "x".into(), ..none() })), "/filter/category");
-        assert_eq!(field(filtered(v1::Filter { aggregate_id: "\0".into(), ..none() })), "/filter/aggregate_id");
-        let time = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
-        assert_eq!(field(filtered(v1::Filter { until_time: Some(time), ..none() })), "/filter/until_time");
-        assert_eq!(field(v1::ReadRequest { after: "-1".into(), ..v1::ReadRequest::default() }), "/after");
-        assert_eq!(field(v1::ReadRequest { order: 9, ..v1::ReadRequest::default() }), "/order");
-    }
-
-    #[test]
-    fn a_subscription_must_make_sense() {
-        let field = |request| subscribe_request(request).map(drop).unwrap_err().field.unwrap();
-        let request = v1::SubscribeRequest::default();
-        assert_eq!(field(v1::SubscribeRequest { deltas: true, ..request.clone() }), "/deltas");
-        assert_eq!(field(v1::SubscribeRequest { after: "3".into(), from_now: true, ..request }), "/from_now");
-    }
 }

@@ -3,12 +3,17 @@
 //! Handlers parse, call one function, and map the error; they hold no rule about events. Every refusal is a problem document.
 
 mod accept;
+mod aggregates;
 mod body;
+mod chains;
+mod cloudevents;
 mod events;
 mod health;
+mod openapi;
 mod params;
 mod projections;
 mod stream;
+mod types;
 
 use std::sync::Arc;
 
@@ -27,9 +32,18 @@ use crate::problem::HttpProblem;
 pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/events", post(events::append).get(events::list))
+        .route("/events/count", get(events::count))
         .route("/events/stream", get(stream::subscribe))
         .route("/events/{id}", get(events::one))
+        .route("/aggregates", get(aggregates::list))
+        .route("/projections", get(projections::list))
         .route("/projections/{view}/{id}", get(projections::project))
+        .route("/projections/{view}/{id}/diff", get(projections::diff))
+        .route("/projections/{view}/{id}/watch", get(projections::watch))
+        .route("/chains/{id}", get(chains::trace))
+        .route("/types", get(types::list).post(types::register))
+        .route("/openapi.json", get(openapi::json))
+        .route("/docs", get(openapi::page))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .method_not_allowed_fallback(wrong_method)

@@ -9,8 +9,14 @@
 //! http ─┘          └─> problem: one mapping of every error      (read_model: SQLite)
 //! ```
 
+mod aggregates;
 mod append;
+mod arrivals;
+mod chains;
+mod checkpoint;
 mod config;
+mod consume;
+mod copies;
 mod cursor;
 mod follow;
 mod gateway;
@@ -21,10 +27,12 @@ mod project;
 mod range;
 mod read_model;
 mod ready;
+mod refresh;
 mod serve;
 mod store;
 mod subscribe;
 mod trace;
+mod types;
 
 use std::sync::Arc;
 
@@ -33,11 +41,13 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Config, Limits};
-pub use read_model::ReadModelConfig;
+pub use checkpoint::IntegrityConfig;
+pub use config::{Config, Limits, TraceUrl};
+pub use read_model::{CopiesConfig, ReadModelConfig};
 
 use crate::gateway::Gateway;
 use crate::store::Store;
+use crate::types::Types;
 
 /// Why the gateway could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -64,8 +74,10 @@ pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: Canc
     let end = CancellationToken::new();
     let _end_in_any_case = end.clone().drop_guard();
     let (store, feeding) = Store::open(log.clone(), &config.read_model, end.clone()).await.map_err(read_model_failed)?;
+    let types = Types::open(&log).await.map_err(|error| read_model_failed(error.into()))?;
     let drain_timeout = config.drain_timeout;
-    let gateway = Arc::new(Gateway::new(log, store, config, shutdown));
+    let (integrity, signed) = (config.integrity.clone(), log.clone());
+    let gateway = Arc::new(Gateway::new(log, store, types, config, shutdown));
     let (health, health_service) = tonic_health::server::health_reporter();
     let router = serve::router(gateway.clone(), health_service)?;
 
@@ -77,10 +89,33 @@ pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: Canc
         watching.run_until_cancelled_owned(ready::watch(&watched, health)).await;
         Ok(())
     });
+    let (following, end_of_types) = (gateway.clone(), end.clone());
+    tasks.spawn(async move {
+        end_of_types.run_until_cancelled_owned(types::follow(&following)).await;
+        Ok(())
+    });
+    let signing = end.clone();
+    tasks.spawn(async move { signing.run_until_cancelled_owned(checkpoint::run(integrity, signed)).await.unwrap_or(Ok(())) });
+    let (refreshed, end_of_refresh) = (gateway.clone(), end.clone());
+    tasks.spawn(async move {
+        end_of_refresh.run_until_cancelled(refresh::run(&refreshed)).await;
+        end_of_refresh.cancelled().await;
+        Ok(())
+    });
+    let (copied, end_of_copies) = (gateway.clone(), end.clone());
+    tasks.spawn(async move {
+        let config = &copied.config.read_model.copies;
+        copies::keep(&copied.log, &copied.store, config, &end_of_copies).await;
+        end_of_copies.cancelled().await;
+        Ok(())
+    });
     let served = tokio::select! {
         served = serve::serve(router, listener, &gateway) => served.map_err(Error::Serve),
         ended = tasks.join_next() => Err(ended.map_or_else(|| Error::Ended("all".into()), before_its_time)),
     };
+    if tokio::time::timeout(drain_timeout, gateway.groups.closed()).await.is_err() {
+        tracing::warn!("groups were not handed over in time; others take them over a little later");
+    }
     end.cancel();
     // Whatever does not end by itself now is cut off when the set is dropped.
     let drained = tokio::time::timeout(drain_timeout, async {

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use causeway_event::{Event, Position};
 use causeway_log::LogError;
 use causeway_proto::{Conflict, Kind, Problem};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tonic::Status;
 
@@ -24,7 +26,8 @@ pub(crate) const COME_BACK: Duration = Duration::from_secs(1);
 pub(crate) fn of_log(error: LogError) -> Problem {
     match error {
         LogError::Conflict { aggregate_id, category, expected, actual } => {
-            Conflict { aggregate_id, category, expected, actual }.into()
+            let more = expected < actual;
+            Conflict { aggregate_id, category, expected, actual, events: Vec::new(), more }.into()
         }
         LogError::Invalid(invalid) => invalid.into(),
         LogError::TooLarge { field, bytes, bytes_max } => {
@@ -48,6 +51,9 @@ impl From<StoreError> for Problem {
             error @ StoreError::Behind { .. } => Self::new(Kind::Behind, error.to_string()),
             error @ StoreError::Busy => Self::new(Kind::Overloaded, error.to_string()).retry_after(COME_BACK),
             error @ StoreError::Closed => Self::new(Kind::Unavailable, error.to_string()),
+            // Both interfaces name the field so; gRPC puts its place in the message before it.
+            error @ StoreError::TooMany(_) => Self::invalid("descendants_of", error.to_string()),
+            error @ StoreError::TookTooLong => Self::new(Kind::TimedOut, error.to_string()),
             error @ StoreError::Model(_) => Self::new(Kind::Internal, error.to_string()),
         }
     }
@@ -71,9 +77,22 @@ impl<E: Into<Problem>> From<E> for HttpProblem {
 
 impl IntoResponse for HttpProblem {
     fn into_response(self) -> Response {
+        self.with(Map::new())
+    }
+}
+
+impl HttpProblem {
+    /// The answer, with further members of its own.
+    pub(crate) fn with(self, members: Map<String, Value>) -> Response {
         let problem = self.0;
         log(&problem);
-        let mut response = (problem.kind.status(), body(&problem).to_string()).into_response();
+        let mut body = body(&problem);
+        if !members.is_empty() {
+            let mut all: Map<String, Value> = serde_json::from_str(&body).unwrap_or_default();
+            all.extend(members);
+            body = Value::from(all).to_string();
+        }
+        let mut response = (problem.kind.status(), body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(wait) = problem.retry_after {
@@ -84,27 +103,50 @@ impl IntoResponse for HttpProblem {
     }
 }
 
-/// RFC 9457.
-fn body(problem: &Problem) -> Value {
-    let mut body = Map::new();
-    let mut put = |name: &str, value: Value| body.insert(name.to_owned(), value);
-    put("type", format!("urn:causeway:problem:{}", problem.kind.name()).into());
-    put("title", problem.kind.title().into());
-    put("status", problem.kind.status().as_u16().into());
-    put("detail", problem.detail.as_str().into());
-    if let Some(field) = &problem.field {
-        put("field", field.as_str().into());
-    }
-    if let Some(conflict) = &problem.conflict {
-        put("aggregate_id", conflict.aggregate_id.as_str().into());
-        put("category", conflict.category.as_str().into());
-        put("expected_position", conflict.expected.get().into());
-        put("actual_position", conflict.actual.get().into());
-    }
-    body.into()
+/// RFC 9457. Fields in alphabetical order.
+#[derive(Serialize)]
+struct Body<'p> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actual_position: Option<Position>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aggregate_id: Option<&'p str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    category: Option<&'static str>,
+    detail: &'p str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<&'p [Event]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected_position: Option<Position>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'p str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    more: Option<bool>,
+    status: u16,
+    title: &'static str,
+    r#type: String,
 }
 
-fn log(problem: &Problem) {
+fn body(problem: &Problem) -> String {
+    let conflict = problem.conflict.as_deref();
+    let body = Body {
+        actual_position: conflict.map(|conflict| conflict.actual),
+        aggregate_id: conflict.map(|conflict| conflict.aggregate_id.as_str()),
+        category: conflict.map(|conflict| conflict.category.as_str()),
+        detail: &problem.detail,
+        events: conflict.map(|conflict| conflict.events.as_slice()),
+        expected_position: conflict.map(|conflict| conflict.expected),
+        field: problem.field.as_deref(),
+        more: conflict.map(|conflict| conflict.more),
+        status: problem.kind.status().as_u16(),
+        title: problem.kind.title(),
+        r#type: format!("urn:causeway:problem:{}", problem.kind.name()),
+    };
+    // Text, numbers and JSON that was read as such: nothing of it can fail.
+    serde_json::to_string(&body).unwrap_or_default()
+}
+
+/// Tells the operator what concerns the operator.
+pub(crate) fn log(problem: &Problem) {
     match problem.kind {
         Kind::Internal => tracing::error!(error = %problem, "a request failed"),
         Kind::OutcomeUnknown | Kind::TimedOut => tracing::warn!(error = %problem, "a request was not settled"),
@@ -115,7 +157,7 @@ fn log(problem: &Problem) {
 
 #[cfg(test)]
 mod tests {
-    use causeway_event::{Category, Position};
+    use causeway_event::Category;
 
     use super::*;
 
@@ -127,13 +169,13 @@ mod tests {
             expected: Position::new(3),
             actual: Position::new(7),
         });
-        insta::assert_snapshot!(body(&problem), @r#"{"actual_position":7,"aggregate_id":"user_1","category":"custom","detail":"the last custom event of user_1 is at position 7, not 3","expected_position":3,"status":409,"title":"The log has moved on","type":"urn:causeway:problem:conflict"}"#);
+        insta::assert_snapshot!(body(&problem), @r#"{"actual_position":7,"aggregate_id":"user_1","category":"custom","detail":"the last custom event of user_1 is at position 7, not 3","events":[],"expected_position":3,"more":true,"status":409,"title":"The log has moved on","type":"urn:causeway:problem:conflict"}"#);
     }
 
     #[test]
     fn a_field_is_named_and_a_wait_is_told_in_whole_seconds() {
         let problem = Problem::invalid("/data", "is missing").retry_after(Duration::from_millis(10));
-        assert_eq!(body(&problem)["field"], "/data");
+        assert!(body(&problem).contains(r#""field":"/data""#));
         let response = HttpProblem(problem).into_response();
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");

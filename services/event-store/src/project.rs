@@ -1,36 +1,41 @@
-//! Views as of a moment: the newest usable snapshot, and the events since folded onto it.
+//! Views of one id: now, as of a moment, between two moments, and as they change.
 //!
-//! A new view is one entry in [`VIEWS`]. Snapshots are a cache: without them every answer is the same.
+//! ```text
+//! now:     cache ──> the events since ──> fold ──> state          (the cache keeps the fold and its JSON)
+//! as of:   newest snapshot before it ──> the events since ──> fold ──> state
+//! watch:   now, then each event of the store's feed ──> fold ──> what it changed
+//! ```
+//!
+//! Which views there are stands in `views.rs`; what they show is folded by `causeway-view`. The cache and the snapshots change
+//! no answer: without them every one is the same. Events are folded as the types' registry shows them, so a view that looks
+//! into data of the users' own types is folded anew when one of them gets a new version.
 
-use causeway_event::{AggregateId, Event, Position};
+mod diff;
+mod fold;
+mod held;
+mod pages;
+mod past;
+mod patch;
+mod views;
+mod watch;
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use causeway_event::{Event, Position};
 use causeway_proto::{Kind, Problem};
-use causeway_view::conversation;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use causeway_view::{IdKind, Prices};
 
+pub(crate) use diff::{DiffRequest, diff};
+pub(crate) use past::refresh;
+pub(crate) use views::{VIEWS, View};
+pub(crate) use watch::{Told, WatchRequest, watch};
+
+use crate::Config;
 use crate::cursor::Moment;
 use crate::gateway::Gateway;
-use crate::read_model::{Filter, Order, Query};
-
-/// A snapshot is kept when at least this many events were folded since the last.
-const SNAPSHOT_EVERY: usize = 100;
-/// Events read at a time.
-const PAGE_EVENTS: usize = 500;
-
-/// The views that there are.
-const VIEWS: [View; 1] = [View {
-    name: "conversation",
-    version: conversation::VERSION,
-    start: || Folding::<conversation::Conversation>::start(conversation::fold),
-}];
-
-/// A view of one aggregate.
-struct View {
-    name: &'static str,
-    /// Of the fold: snapshots of another version are not used.
-    version: u32,
-    start: fn() -> Box<dyn Fold>,
-}
+use crate::read_model::Filter;
+use held::{Held, Key};
 
 /// What to look at, and when.
 #[derive(Clone, Debug)]
@@ -49,92 +54,96 @@ pub(crate) struct Projection {
     /// Every event up to here has been taken account of.
     pub(crate) position: Position,
     /// JSON.
-    pub(crate) state: Vec<u8>,
+    pub(crate) state: Bytes,
+}
+
+/// What one event changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) event: Arc<Event>,
+    /// JSON Patch (RFC 6902), as JSON.
+    pub(crate) patch: Bytes,
+}
+
+/// The views in memory: folded states with their JSON, and states of the past. Bounded by bytes.
+pub(crate) struct Views {
+    prices: Arc<Prices>,
+    held: moka::sync::Cache<Key, Arc<Held>>,
+    past: moka::sync::Cache<(Key, Position), Bytes>,
+}
+
+impl Views {
+    pub(crate) fn new(config: &Config) -> Self {
+        let bytes_max = config.limits.views_bytes_max as u64;
+        // States of the past are asked for far less often.
+        let past_bytes_max = bytes_max / 4;
+        let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        Self {
+            prices: Arc::new(config.pricing.clone()),
+            held: moka::sync::Cache::builder()
+                .max_capacity(bytes_max - past_bytes_max)
+                .weigher(move |_, held: &Arc<Held>| size(held.bytes()))
+                .build(),
+            past: moka::sync::Cache::builder()
+                .max_capacity(past_bytes_max)
+                .weigher(move |(key, _): &(Key, Position), json: &Bytes| size(json.len() + key.id.len()))
+                .build(),
+        }
+    }
+}
+
+/// One view of one id.
+#[derive(Clone, Debug)]
+struct Subject {
+    view: &'static View,
+    id: Arc<str>,
+    /// Its events.
+    filter: Filter,
+}
+
+impl Subject {
+    fn of(view: &str, id: &str) -> Result<Self, Problem> {
+        let Some(view) = VIEWS.iter().find(|known| known.name == view) else {
+            let names: Vec<_> = VIEWS.iter().map(|view| view.name).collect();
+            return Err(Problem::new(Kind::NotFound, format!("there is no such view; there is {}", names.join(", "))).at("/view"));
+        };
+        let mut filter = Filter { category: view.category, ..Filter::default() };
+        let wrong = |invalid: causeway_event::Invalid| Problem::from(invalid).at("/id");
+        match view.id {
+            IdKind::Aggregate => filter.aggregate_id = Some(id.parse().map_err(wrong)?),
+            IdKind::Correlation => filter.correlation_id = Some(id.parse().map_err(wrong)?),
+        }
+        Ok(Self { view, id: id.into(), filter })
+    }
+
+    /// What is cached under this key holds for as long as the key stays the same.
+    fn key(&self, gateway: &Gateway) -> Key {
+        Key {
+            view: self.view.name,
+            id: self.id.clone(),
+            revision: if self.view.own_types { gateway.types.revision() } else { Position::START },
+            epoch: gateway.store.epoch(),
+        }
+    }
 }
 
 /// The view as of the moment, as fresh as the log is.
 pub(crate) async fn project(gateway: &Gateway, request: Request) -> Result<Projection, Problem> {
-    let Some(view) = VIEWS.iter().find(|view| view.name == request.view) else {
-        let names: Vec<_> = VIEWS.iter().map(|view| view.name).collect();
-        return Err(Problem::new(Kind::NotFound, format!("there is no such view; there is {}", names.join(", "))).at("/view"));
-    };
-    let aggregate: AggregateId = request.id.parse().map_err(|invalid| Problem::from(invalid).at("/id"))?;
+    let subject = Subject::of(&request.view, &request.id)?;
     if let Some(position) = request.min_position {
         gateway.store.wait_for(position).await?;
     }
     let last = gateway.store.fresh().await?;
-    let at = match request.as_of {
-        Some(moment) => moment.resolve(&gateway.store, "/as_of", last).await?,
-        None => last,
-    };
-    let state = fold(gateway, view, &aggregate, at).await?;
-    Ok(Projection { view: view.name, id: request.id, position: at, state })
-}
-
-async fn fold(gateway: &Gateway, view: &View, aggregate: &AggregateId, at: Position) -> Result<Vec<u8>, Problem> {
-    let store = &gateway.store;
-    let mut fold = (view.start)();
-    let mut query = Query {
-        filter: Filter { aggregate_id: Some(aggregate.clone()), ..Filter::default() },
-        after: None,
-        before: Some(Position::new(at.get().saturating_add(1))),
-        order: Order::Forwards,
-        limit: PAGE_EVENTS,
-    };
-    if let Some((position, snapshot)) = store.snapshot(view.name, view.version, aggregate.as_str(), at).await?
-        && fold.restore(&snapshot)
-    {
-        query.after = Some(position);
-    }
-    let mut folded = 0;
-    loop {
-        let page = store.page(query.clone()).await?;
-        page.events.iter().for_each(|event| fold.step(event));
-        folded += page.events.len();
-        query.after = page.events.last().map(|event| event.position).or(query.after);
-        if !page.more || page.events.is_empty() {
-            break;
+    let (position, state) = match request.as_of {
+        Some(moment) => {
+            let at = moment.resolve(&gateway.store, "/as_of", last).await?;
+            (at, past::state(gateway, &subject, at).await?)
         }
-    }
-    let state = fold.json()?;
-    if let Some(position) = query.after.filter(|_| folded >= SNAPSHOT_EVERY)
-        && let Err(error) = store.keep_snapshot(view.name, view.version, aggregate.as_str(), position, state.clone()).await
-    {
-        tracing::debug!(%error, view = view.name, "a snapshot was not kept");
-    }
-    Ok(state)
+        None => held::newest(gateway, &subject, last).await?.state()?,
+    };
+    Ok(Projection { view: subject.view.name, id: request.id, position, state })
 }
 
-/// A fold whose state's type is nobody's business.
-trait Fold: Send {
-    /// Goes on from a snapshot. False if it cannot be read: the state is as before.
-    fn restore(&mut self, snapshot: &[u8]) -> bool;
-    fn step(&mut self, event: &Event);
-    fn json(&self) -> Result<Vec<u8>, Problem>;
-}
-
-struct Folding<S> {
-    state: S,
-    fold: fn(S, &Event) -> S,
-}
-
-impl<S: Default + Serialize + DeserializeOwned + Send + 'static> Folding<S> {
-    fn start(fold: fn(S, &Event) -> S) -> Box<dyn Fold> {
-        Box::new(Self { state: S::default(), fold })
-    }
-}
-
-impl<S: Default + Serialize + DeserializeOwned + Send> Fold for Folding<S> {
-    fn restore(&mut self, snapshot: &[u8]) -> bool {
-        serde_json::from_slice(snapshot).map(|state| self.state = state).is_ok()
-    }
-
-    fn step(&mut self, event: &Event) {
-        self.state = (self.fold)(std::mem::take(&mut self.state), event);
-    }
-
-    fn json(&self) -> Result<Vec<u8>, Problem> {
-        serde_json::to_vec(&self.state)
-            .map_err(|error| Problem::new(Kind::Internal, format!("the view cannot be written: {error}")))
-    }
+fn internal(error: impl std::fmt::Display) -> Problem {
+    Problem::new(Kind::Internal, format!("the view cannot be written: {error}"))
 }

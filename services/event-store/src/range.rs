@@ -1,26 +1,39 @@
 //! A read of any length: page after page of one query, up to where the log ended when it was asked.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use causeway_event::{Event, Position};
 use causeway_proto::{Kind, Problem};
 use futures::Stream;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::cursor::Cursor;
+use crate::cursor::{Border, Cursor, Moment};
 use crate::gateway::Gateway;
-use crate::read_model::{Filter, Order, Query};
+use crate::read_model::{Filter, Order, Page, Query};
 
 /// Events of one page: few enough to bound the memory of a slow reader, many enough to make the query cheap.
 const PAGE_EVENTS: usize = 256;
 
-/// What a client asked to read.
-#[derive(Clone, Debug)]
+/// A moment that a client named, and the field it came in.
+pub(crate) type Named = (Moment, &'static str);
+
+/// What a client asked to read or to count.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
     pub(crate) filter: Filter,
-    pub(crate) after: Option<(Cursor, &'static str)>,
-    pub(crate) before: Option<(Cursor, &'static str)>,
+    /// Behind this moment.
+    pub(crate) after: Option<Named>,
+    /// Before this moment.
+    pub(crate) before: Option<Named>,
+    /// At this moment or behind it.
+    pub(crate) from: Option<Named>,
+    /// Before this moment as well.
+    pub(crate) until: Option<Named>,
     pub(crate) order: Order,
+    /// Data in the version in which it was appended.
+    pub(crate) raw: bool,
 }
 
 impl Wanted {
@@ -28,17 +41,54 @@ impl Wanted {
     pub(crate) async fn resolve(self, gateway: &Gateway) -> Result<(Query, Position), Problem> {
         let store = &gateway.store;
         let last = store.fresh().await?;
-        let after = match self.after {
-            Some((cursor, field)) => Some(cursor.resolve(store, field).await?),
-            None => None,
-        };
         let end = Position::new(last.get().saturating_add(1));
-        let before = match self.before {
-            Some((cursor, field)) => cursor.resolve(store, field).await?.min(end),
-            None => end,
-        };
-        Ok((Query { filter: self.filter, after, before: Some(before), order: self.order, limit: PAGE_EVENTS }, last))
+        let mut query = Query { filter: self.filter, order: self.order, limit: PAGE_EVENTS, ..Query::default() };
+        for (named, side) in
+            [(self.after, Side::Behind), (self.from, Side::From), (self.until, Side::Before), (self.before, Side::Before)]
+        {
+            if let Some((moment, field)) = named {
+                query.cut(moment.border(store, field).await?, side);
+            }
+        }
+        query.before = Some(query.before.unwrap_or(end).min(end));
+        if let Some(of) = query.filter.descendants_of {
+            query.descendants = Some(Arc::new(store.descendants(of).await?));
+        }
+        Ok((query, last))
     }
+}
+
+/// Which side of a border is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Behind,
+    From,
+    Before,
+}
+
+impl Query {
+    /// Narrows it to one side of a border.
+    fn cut(&mut self, border: Border, side: Side) {
+        let filter = &mut self.filter;
+        match (border, side) {
+            (Border::At(position), Side::Behind) => self.after = self.after.max(Some(position)),
+            (Border::At(position), Side::From) if position > Position::START => {
+                self.after = self.after.max(Some(position.previous()));
+            }
+            (Border::At(_), Side::From) => {}
+            (Border::At(position), Side::Before) => {
+                self.before = Some(self.before.map_or(position, |before| before.min(position)));
+            }
+            // Stored times are whole microseconds: behind this one is from the next one on.
+            (Border::Time(time), Side::Behind) => filter.from = filter.from.max(Some(next_microsecond(time))),
+            (Border::Time(time), Side::From) => filter.from = filter.from.max(Some(time)),
+            (Border::Time(time), Side::Before) => filter.until = Some(filter.until.map_or(time, |until| until.min(time))),
+        }
+    }
+}
+
+fn next_microsecond(time: Timestamp) -> Timestamp {
+    time.checked_add(SignedDuration::from_micros(1)).unwrap_or(Timestamp::MAX)
 }
 
 /// Opens a read of at most `limit` events: its pages, and where the log ends. Pulled by the reader, so that a slow one slows
@@ -49,8 +99,28 @@ pub(crate) async fn open(
     limit: Option<u64>,
 ) -> Result<(impl Stream<Item = Result<Vec<Arc<Event>>, Problem>> + Send + 'static, Position), Problem> {
     let place = gateway.open_stream()?;
+    let raw = wanted.raw;
     let (query, last) = gateway.within(wanted.resolve(&gateway)).await?;
-    Ok((pages(gateway, place, query, limit), last))
+    Ok((pages(gateway, place, query, limit, raw), last))
+}
+
+/// One page of at most `limit` events, and where the log ends.
+pub(crate) async fn page(gateway: &Gateway, wanted: Wanted, limit: usize) -> Result<(Page, Position), Problem> {
+    let raw = wanted.raw;
+    let page = async {
+        let (query, last) = wanted.resolve(gateway).await?;
+        let page = gateway.store.page(Query { limit, ..query }).await?;
+        Ok::<_, Problem>((Page { events: show(gateway, raw, page.events), ..page }, last))
+    };
+    gateway.within(page).await
+}
+
+/// Events as they are shown: in the newest version of their types, unless they are wanted raw.
+fn show(gateway: &Gateway, raw: bool, mut events: Vec<Arc<Event>>) -> Vec<Arc<Event>> {
+    if !raw {
+        events.iter_mut().for_each(|event| *event = gateway.types.show(event));
+    }
+    events
 }
 
 fn pages(
@@ -58,6 +128,7 @@ fn pages(
     place: OwnedSemaphorePermit,
     mut query: Query,
     limit: Option<u64>,
+    raw: bool,
 ) -> impl Stream<Item = Result<Vec<Arc<Event>>, Problem>> + Send + 'static {
     async_stream::try_stream! {
         let _place = place;
@@ -74,7 +145,7 @@ fn pages(
                 Order::Backwards => query.before = Some(end),
             }
             left = left.saturating_sub(page.events.len() as u64);
-            yield page.events;
+            yield show(&gateway, raw, page.events);
             if !page.more {
                 break;
             }
@@ -82,15 +153,27 @@ fn pages(
     }
 }
 
+/// How many events pass, and where the log ended when they were counted. What the gateway allows a request bounds the time.
+pub(crate) async fn count(gateway: &Gateway, wanted: Wanted) -> Result<(u64, Position), Problem> {
+    let limit: Duration = gateway.config.request_timeout;
+    let count = async {
+        let (query, last) = wanted.resolve(gateway).await?;
+        let (count, _) = gateway.store.count(query, limit).await?;
+        Ok::<_, Problem>((count, last))
+    };
+    gateway.within(count).await
+}
+
 /// One event. What the read model has not got may be on the log all the same.
-pub(crate) async fn one(gateway: &Gateway, cursor: Cursor) -> Result<Option<Arc<Event>>, Problem> {
+pub(crate) async fn one(gateway: &Gateway, cursor: Cursor, raw: bool) -> Result<Option<Arc<Event>>, Problem> {
     let find = async || match cursor {
         Cursor::At(position) => gateway.store.by_position(position).await,
         Cursor::Event(id) => gateway.store.by_id(id).await,
     };
-    if let Some(event) = find().await? {
-        return Ok(Some(event));
+    let mut found = find().await?;
+    if found.is_none() {
+        gateway.store.fresh().await?;
+        found = find().await?;
     }
-    gateway.store.fresh().await?;
-    Ok(find().await?)
+    Ok(show(gateway, raw, found.into_iter().collect()).pop())
 }

@@ -4,7 +4,10 @@
 //! log. This module knows neither the log nor the network: `crate::follow` feeds it, `crate::store` asks it. One connection
 //! writes, a few read; each row carries a checksum, so that a damaged file is noticed instead of believed.
 
+mod aggregates;
 mod clock;
+mod count;
+mod descent;
 mod files;
 mod lanes;
 mod names;
@@ -25,7 +28,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use files::{Files, Loaded, Meta};
+pub(crate) use aggregates::Aggregates;
+pub(crate) use descent::{Descendants, TooMany};
+pub(crate) use files::{Files, Loaded, Meta, SCHEMA};
 pub(crate) use pool::Pool;
 pub(crate) use query::{Filter, Order, Page, Query};
 pub(crate) use reader::Reader;
@@ -51,6 +56,27 @@ pub struct ReadModelConfig {
     /// The largest file that is checked in full before it serves; a larger one is checked while it serves.
     #[serde(with = "causeway_runtime::config::bytes")]
     pub check_bytes_max: u64,
+    /// Copies of it beside the log, from which a new gateway starts.
+    pub copies: CopiesConfig,
+}
+
+/// When a copy of the read model is put into the object store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CopiesConfig {
+    /// Whether to make copies, and to start from one where there is no read model.
+    pub enabled: bool,
+    /// A copy is made when the log has this many events, and again when it has this many more.
+    pub every_events: u64,
+    /// How often it is looked whether one is due.
+    #[serde(with = "causeway_runtime::config::duration")]
+    pub look_every: Duration,
+}
+
+impl Default for CopiesConfig {
+    fn default() -> Self {
+        Self { enabled: true, every_events: 1_000_000, look_every: Duration::from_secs(60) }
+    }
 }
 
 impl Default for ReadModelConfig {
@@ -62,6 +88,7 @@ impl Default for ReadModelConfig {
             ring_events_max: 8192,
             ring_bytes_max: 16 << 20,
             check_bytes_max: 64 << 20,
+            copies: CopiesConfig::default(),
         }
     }
 }
@@ -85,6 +112,12 @@ pub(crate) enum ModelError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// A filter asks for more descendants than are looked for.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+    /// It would have taken longer than the caller waits.
+    #[error("it took too long")]
+    TookTooLong,
     /// A read did not come to its end: a fault of ours, or the process is going away.
     #[error("a read broke off: {0}")]
     BrokeOff(tokio::task::JoinError),

@@ -1,4 +1,4 @@
-//! One port for gRPC, HTTP and server-sent events, told apart by their paths (`/package.Service/Method` never meets
+//! One port for gRPC, gRPC-Web, HTTP and server-sent events, told apart by their paths (`/package.Service/Method` never meets
 //! `/events`), and its orderly end: no new connection, streams end, requests that were begun are finished.
 
 use std::any::Any;
@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_web::GrpcWebLayer;
 use tower_http::cors::CorsLayer;
 
 use crate::gateway::Gateway;
@@ -33,6 +34,14 @@ const HEADERS_MAX: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Pause after a connection that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the clients of gRPC-Web (grpc-web and Connect) send beside the content type ...
+const GRPC_WEB_REQUEST_HEADERS: [&str; 6] =
+    ["x-grpc-web", "x-user-agent", "grpc-timeout", "connect-protocol-version", "connect-timeout-ms", "authorization"];
+/// ... and read of an answer that is an error without a body.
+const GRPC_WEB_RESPONSE_HEADERS: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
+/// How long a browser may remember what it is allowed.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(600);
 
 /// All that is served.
 pub(crate) fn router(gateway: Arc<Gateway>, health: HealthServer<impl Health>) -> Result<Router, Error> {
@@ -49,14 +58,13 @@ pub(crate) fn router(gateway: Arc<Gateway>, health: HealthServer<impl Health>) -
         .add_service(reflection().build_v1().map_err(unreadable)?)
         .add_service(reflection().build_v1alpha().map_err(unreadable)?);
     // Both halves have a fallback, and only one can stay: HTTP's also answers for gRPC.
-    let grpc = routes.routes().into_axum_router().reset_fallback();
+    let grpc = routes.routes().into_axum_router().reset_fallback().layer(GrpcWebLayer::new());
     let cors = cors(&gateway.config.cors_origins)?;
-    let http = http::router(gateway);
-    let http = match cors {
-        Some(cors) => http.layer(cors),
-        None => http,
-    };
-    Ok(http.merge(grpc).layer(middleware::from_fn(catch_panic)))
+    let router = http::router(gateway).merge(grpc).layer(middleware::from_fn(catch_panic));
+    Ok(match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    })
 }
 
 /// A defect costs the request that met it, not its connection, and is told like any other problem.
@@ -87,16 +95,14 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, Error> {
     let origin = |origin: &String| {
         HeaderValue::from_str(origin).map_err(|_| Error::Config(format!("cors_origins: {origin:?} is not an origin")))
     };
-    let headers = [
-        header::CONTENT_TYPE,
-        HeaderName::from_static("idempotency-key"),
-        HeaderName::from_static("last-event-id"),
-        HeaderName::from_static("traceparent"),
-    ];
+    let own = ["idempotency-key", "last-event-id", "traceparent"];
+    let headers = own.into_iter().chain(GRPC_WEB_REQUEST_HEADERS).map(HeaderName::from_static);
     let layer = CorsLayer::new()
         .allow_origin(origins.iter().map(origin).collect::<Result<Vec<_>, _>>()?)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers(headers);
+        .allow_headers(headers.chain([header::CONTENT_TYPE]).collect::<Vec<_>>())
+        .expose_headers(GRPC_WEB_RESPONSE_HEADERS.map(HeaderName::from_static))
+        .max_age(PREFLIGHT_MAX_AGE);
     Ok(Some(layer))
 }
 

@@ -9,7 +9,9 @@ mod subscribe;
 mod tests;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use causeway_event::{AggregateId, Event, EventId, IdempotencyKey, Position};
 use causeway_log::{Log, LogError};
@@ -19,8 +21,11 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::follow::{self, Shared, Source};
-use crate::read_model::{Files, Loaded, Meta, ModelError, Page, Query, ReadModelConfig, Reader, Snapshot};
+use crate::copies;
+use crate::follow::{self, CatchingUp, Shared, Source};
+use crate::read_model::{
+    Aggregates, Descendants, Files, Loaded, Meta, ModelError, Page, Query, ReadModelConfig, Reader, Snapshot, TooMany,
+};
 
 pub(crate) use subscribe::Update;
 
@@ -39,6 +44,12 @@ pub(crate) enum StoreError {
     /// How far the log is could not be learned.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// A filter asks for more descendants than are looked for.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+    /// The answer took longer than the caller waits.
+    #[error("the answer took too long")]
+    TookTooLong,
     /// The database failed, beyond what the store heals by itself.
     #[error(transparent)]
     Model(Arc<ModelError>),
@@ -49,7 +60,11 @@ pub(crate) enum StoreError {
 
 impl From<ModelError> for StoreError {
     fn from(error: ModelError) -> Self {
-        Self::Model(Arc::new(error))
+        match error {
+            ModelError::TooMany(error) => Self::TooMany(error),
+            ModelError::TookTooLong => Self::TookTooLong,
+            error => Self::Model(Arc::new(error)),
+        }
     }
 }
 
@@ -76,10 +91,20 @@ impl Store {
         .await?;
         let believed = loaded.as_ref().map(|loaded| (loaded.meta.clone(), loaded.last));
         let keep = match believed {
-            Some((meta, last)) => copies(&meta, last, &log, &identity).await?,
+            Some((meta, last)) => belongs(&meta, last, &log, &identity).await?,
             None => false,
         };
-        let loaded = loaded.filter(|_| keep);
+        let (files, loaded) = match loaded.filter(|_| keep) {
+            None if config.copies.enabled => {
+                let (files, copy) = copies::fetch(&log, config, files, &identity).await;
+                let keep = match copy.as_ref().map(|copy| (copy.meta.clone(), copy.last)) {
+                    Some((meta, last)) => belongs(&meta, last, &log, &identity).await?,
+                    None => false,
+                };
+                (files, copy.filter(|_| keep))
+            }
+            loaded => (files, loaded),
+        };
         let last = log.last_position().await?;
         Self::start(config, Source::of(log), (identity, last), (files, loaded), shutdown).await
     }
@@ -107,6 +132,17 @@ impl Store {
         self.shared.tail.committed().borrow().unwrap_or_default()
     }
 
+    /// How catching up with the log goes, if it is behind.
+    pub(crate) fn catching_up(&self) -> Option<CatchingUp> {
+        let behind = *self.shared.catching_up.borrow();
+        behind.map(|behind| CatchingUp { position: self.shared.tail.written(), ..behind })
+    }
+
+    /// Changes when the read model is made again: what was made from its answers before may be of a log that lost its end.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.shared.tail.epoch()
+    }
+
     /// Waits until all is readable that the log had when this was called.
     pub(crate) async fn fresh(&self) -> Result<Position, StoreError> {
         let last = timeout(self.shared.config.read_timeout, self.shared.last_position());
@@ -120,6 +156,10 @@ impl Store {
     /// Waits until all up to `position` is readable.
     pub(crate) async fn wait_for(&self, position: Position) -> Result<(), StoreError> {
         let mut committed = self.shared.tail.committed();
+        if committed.borrow().is_some_and(|committed| committed >= position) {
+            return Ok(());
+        }
+        let _waiting = self.shared.hurry();
         let reached = committed.wait_for(|committed| committed.is_some_and(|committed| committed >= position));
         tokio::select! {
             reached = timeout(self.shared.config.read_timeout, reached) => match reached {
@@ -133,8 +173,9 @@ impl Store {
     /// The events from `first` to `last`, as soon as they have come from the log: that is before they are readable otherwise. None
     /// if they are no longer, or not all, among the newest.
     pub(crate) async fn arrived(&self, first: Position, last: Position) -> Option<Vec<Arc<Event>>> {
-        let mut end = self.shared.tail.end();
-        end.wait_for(|end| last <= *end).await.ok()?;
+        if self.shared.tail.feed_from().1 < last {
+            self.shared.arrivals.wait(last).await;
+        }
         (first.get()..=last.get()).map(|position| self.shared.tail.get(Position::new(position))).collect()
     }
 
@@ -142,6 +183,27 @@ impl Store {
     pub(crate) async fn page(&self, query: Query) -> Result<Page, StoreError> {
         let query = Arc::new(query);
         self.read(move |reader, last| reader.page(&query, last)).await
+    }
+
+    /// How many events pass the query, and up to where they were counted. Gives up after `limit`.
+    pub(crate) async fn count(&self, query: Query, limit: Duration) -> Result<(u64, Position), StoreError> {
+        let (query, deadline) = (Arc::new(query), Instant::now() + limit);
+        self.read(move |reader, last| Ok((reader.count(&query, last, deadline)?, last))).await
+    }
+
+    /// All that an event has caused, as far as is readable.
+    pub(crate) async fn descendants(&self, of: EventId) -> Result<Descendants, StoreError> {
+        self.read(move |reader, last| reader.descendants(of, last)).await
+    }
+
+    /// A page of the aggregates whose ids start with `prefix`, behind `after`.
+    pub(crate) async fn aggregates(
+        &self,
+        prefix: String,
+        after: Option<AggregateId>,
+        limit: usize,
+    ) -> Result<Aggregates, StoreError> {
+        self.read(move |reader, last| reader.aggregates(&prefix, after.as_ref(), limit, last)).await
     }
 
     /// The event at a position, as soon as it has come from the log.
@@ -182,6 +244,22 @@ impl Store {
     ) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
         let (view, id) = (view.to_owned(), id.to_owned());
         self.read(move |reader, _| reader.snapshot(&view, version, &id, at_most)).await
+    }
+
+    /// Some ids of a view, behind `after`, that have only snapshots of versions before this one.
+    pub(crate) async fn outdated(&self, view: &str, version: u32, after: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        let (view, after) = (view.to_owned(), after.to_owned());
+        self.read(move |reader, _| reader.outdated(&view, version, &after, limit)).await
+    }
+
+    /// The files of the database.
+    pub(crate) fn files(&self) -> &Files {
+        &self.shared.files
+    }
+
+    /// Writes a copy of the database into a new file, checked in full.
+    pub(crate) async fn copy_into(&self, path: PathBuf) -> Result<Meta, StoreError> {
+        self.read(move |reader, _| reader.copy_into(&path)).await
     }
 
     /// Keeps a snapshot of a view, which is a cache: it may be gone at any time.
@@ -260,7 +338,7 @@ fn load(config: &ReadModelConfig) -> Result<(Files, Option<Loaded>), ModelError>
 }
 
 /// Whether the model is a copy of this log's beginning: of the same stream, not longer than it, and with the same last event.
-async fn copies(meta: &Meta, last: Option<(Position, EventId)>, log: &Log, identity: &str) -> Result<bool, StoreError> {
+async fn belongs(meta: &Meta, last: Option<(Position, EventId)>, log: &Log, identity: &str) -> Result<bool, StoreError> {
     let reason = if meta.identity != identity {
         "it was made from another log"
     } else if log.last_position().await? < meta.position {

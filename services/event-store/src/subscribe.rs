@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use causeway_event::{AggregateId, Delta, Event, Position};
+use causeway_event::{AggregateId, Delta, Position};
 use causeway_proto::{Kind, Problem};
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
@@ -20,6 +20,8 @@ pub(crate) struct Request {
     pub(crate) filter: Filter,
     pub(crate) start: Start,
     pub(crate) deltas: Deltas,
+    /// Data in the version in which it was appended.
+    pub(crate) raw: bool,
 }
 
 /// Where to begin.
@@ -33,6 +35,22 @@ pub(crate) enum Start {
     Now,
 }
 
+impl Start {
+    /// The place behind which it is. The read model is as fresh as the log was when this was called.
+    pub(crate) async fn resolve(self, gateway: &Gateway) -> Result<Position, Problem> {
+        let last = gateway.store.fresh().await?;
+        match self {
+            Self::Beginning => Ok(Position::START),
+            Self::Now => Ok(last),
+            Self::Behind(cursor, field) => match cursor.resolve(&gateway.store, field).await? {
+                // Waiting for the log to grow up to there would skip, without a word, what it gets till then.
+                position if position > last => Err(Problem::invalid(field, format!("the log ends at position {last}"))),
+                position => Ok(position),
+            },
+        }
+    }
+}
+
 /// Whether to send what a model is saying while it says it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Deltas {
@@ -43,19 +61,17 @@ pub(crate) enum Deltas {
 /// What a subscriber hears.
 #[derive(Clone, Debug)]
 pub(crate) enum Heard {
-    Event(Arc<Event>),
-    CaughtUp(Position),
-    Heartbeat(Position),
+    Update(Update),
     Delta(Delta),
 }
 
 /// Opens a subscription. It ends when the gateway stops, and otherwise never by itself.
 pub(crate) async fn subscribe(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     request: Request,
 ) -> Result<impl Stream<Item = Result<Heard, Problem>> + Send + 'static, Problem> {
     let place = gateway.open_stream()?;
-    let Request { filter, start, deltas } = request;
+    let Request { filter, start, deltas, raw } = request;
     // Listening begins before the place is looked up: nothing that is said after the answer is missed.
     let mut deltas: BoxStream<'static, Delta> = match deltas {
         Deltas::No => stream::pending().boxed(),
@@ -65,20 +81,9 @@ pub(crate) async fn subscribe(
             deltas.chain(stream::pending()).boxed()
         }
     };
-    let last = gateway.store.fresh().await?;
-    let after = match start {
-        Start::Beginning => Position::START,
-        Start::Now => last,
-        Start::Behind(cursor, field) => match cursor.resolve(&gateway.store, field).await? {
-            // Waiting for the log to grow up to there would skip, without a word, what it gets till then.
-            position if position > last => {
-                return Err(Problem::invalid(field, format!("the log ends at position {last}")));
-            }
-            position => position,
-        },
-    };
+    let after = start.resolve(gateway).await?;
     let mut updates = gateway.store.subscribe(filter, after, gateway.config.heartbeat).boxed();
-    let stop = gateway.stop.clone();
+    let (gateway, stop) = (gateway.clone(), gateway.stop.clone());
     Ok(async_stream::stream! {
         let _place: OwnedSemaphorePermit = place;
         loop {
@@ -91,9 +96,8 @@ pub(crate) async fn subscribe(
                 // Deltas first: the event that ends a message comes after its last delta.
                 Some(delta) = deltas.next() => yield Ok(Heard::Delta(delta)),
                 update = updates.next() => match update {
-                    Some(Ok(Update::Event(event))) => yield Ok(Heard::Event(event)),
-                    Some(Ok(Update::CaughtUp(position))) => yield Ok(Heard::CaughtUp(position)),
-                    Some(Ok(Update::Heartbeat(position))) => yield Ok(Heard::Heartbeat(position)),
+                    Some(Ok(Update::Event(event))) if !raw => yield Ok(Heard::Update(Update::Event(gateway.types.show(&event)))),
+                    Some(Ok(update)) => yield Ok(Heard::Update(update)),
                     Some(Err(error)) => {
                         yield Err(error.into());
                         return;

@@ -1,4 +1,7 @@
 //! The writer's thread: what is in the tail goes into the database, and a damaged database is exchanged.
+//!
+//! A transaction costs the journal some thirty kilobytes, however few events it has. So the writer lets events gather for a
+//! moment, unless somebody waits for what is written.
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -17,6 +20,11 @@ const REBUILDS_MAX: usize = 3;
 const REBUILDS_WITHIN: Duration = Duration::from_secs(3600);
 /// With so many positions to go, a new database takes all events before it makes its indexes.
 const INDEX_LATER: u64 = if cfg!(test) { 1000 } else { 100_000 };
+
+/// With nobody waiting, events gather for this long before they are written ...
+const LINGER: Duration = Duration::from_millis(20);
+/// ... or until so many have come.
+const GATHERED_MAX: u64 = 1024;
 
 /// What the writer is told. Batches are not among it: it finds them in the tail.
 pub(super) enum Command {
@@ -73,6 +81,9 @@ fn write(shared: &Shared, work: Work) -> Result<(), ModelError> {
             (writer, epoch) = rebuild(shared, writer, &mut rebuilt)?;
             target = index_at(Position::START, shared.tail.furthest());
         }
+        if let Some(command) = linger(shared, &commands) {
+            obey(shared, &mut writer, epoch, command);
+        }
         let written = match shared.tail.unwritten(epoch) {
             Some(batch) => writer.apply(&batch).map(|()| shared.tail.commit(epoch, batch.end)).map(|()| true),
             None => Ok(false),
@@ -95,18 +106,38 @@ fn write(shared: &Shared, work: Work) -> Result<(), ModelError> {
                 Wait::APause
             }
         };
-        match next(&commands, wait) {
-            Some(Command::Keep(snapshot, done)) => {
-                let kept = writer.keep(&snapshot);
-                if let Err(ModelError::Corrupt(reason)) = &kept {
-                    shared.give_up(epoch, reason);
-                }
-                let _ = done.send(kept);
-            }
-            Some(Command::Wake) | None => {}
+        if let Some(command) = next(&commands, wait) {
+            obey(shared, &mut writer, epoch, command);
         }
     }
     writer.close()
+}
+
+fn obey(shared: &Shared, writer: &mut Writer, epoch: u64, command: Command) {
+    match command {
+        Command::Keep(snapshot, done) => {
+            let kept = writer.keep(&snapshot);
+            if let Err(ModelError::Corrupt(reason)) = &kept {
+                shared.give_up(epoch, reason);
+            }
+            let _ = done.send(kept);
+        }
+        Command::Wake => {}
+    }
+}
+
+/// Lets events gather, if there are few and nobody waits for them. Returns a command that came meanwhile.
+fn linger(shared: &Shared, commands: &Receiver<Command>) -> Option<Command> {
+    let until = Instant::now() + LINGER;
+    let _lingering = shared.haste.linger();
+    while (1..GATHERED_MAX).contains(&shared.tail.backlog()) && shared.haste.nobody_waits() && !shared.closed.is_cancelled() {
+        match commands.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(Command::Wake) => {}
+            Ok(command) => return Some(command),
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 /// What the writer does before it looks at the tail again.

@@ -1,4 +1,4 @@
-//! What `POST /events` takes: one event, a list of them, or `{events, expected, idempotency_key}`.
+//! What `POST /events` takes: one event, a list of them, or `{events, expected, idempotency_key}`; CloudEvents are read elsewhere.
 //!
 //! Unknown fields are refused, but for those inside `data` and `labels`: a misspelt `aggregate_id` must not be stored as if it
 //! had been meant. The problem's field is a JSON Pointer into the body as it was sent.
@@ -9,23 +9,22 @@ use std::marker::PhantomData;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
-use causeway_event::{AggregateId, Category, CorrelationId, Data, EventId, EventType, IdempotencyKey, Labels, Position, Source};
+use causeway_event::{
+    AggregateId, Category, CorrelationId, Data, EventId, EventType, IdempotencyKey, Labels, Position, Source, TraceParent,
+};
 use causeway_proto::{Draft, Expected, Kind, Problem};
 use futures::StreamExt as _;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::cloudevents;
+
 /// How far a body that is too large is read on before the answer: a client that is still sending would miss an earlier one.
 const READ_ON: usize = 8;
 
-/// Reads a JSON body of bounded size.
+/// Reads a body of bounded size.
 pub(super) async fn read(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Vec<u8>, Problem> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        return Err(Problem::new(Kind::UnsupportedMediaType, "send application/json").at("Content-Type"));
-    }
     let announced: usize =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or_default();
     let too_large = || Problem::new(Kind::TooLarge, format!("the body has more than {bytes_max} bytes")).at("");
@@ -52,6 +51,8 @@ pub(super) struct Parsed {
     pub(super) drafts: Vec<Draft>,
     pub(super) expected: Vec<Expected>,
     pub(super) idempotency_key: Option<IdempotencyKey>,
+    /// The span that the events themselves name.
+    pub(super) traceparent: Option<TraceParent>,
     pub(super) form: Form,
 }
 
@@ -61,6 +62,9 @@ pub(super) enum Form {
     One,
     List,
     Envelope { scalar_expected: bool },
+    CloudEvent,
+    CloudEvents,
+    BinaryCloudEvent,
 }
 
 impl Form {
@@ -71,8 +75,28 @@ impl Form {
             Self::List => field.strip_prefix("/events"),
             Self::Envelope { scalar_expected: true } if field.starts_with("/expected/0") => Some("/expected"),
             Self::Envelope { .. } => None,
+            Self::CloudEvent | Self::CloudEvents | Self::BinaryCloudEvent => return self.attribute(field),
         };
         moved.unwrap_or(field).to_owned()
+    }
+
+    /// The same for a CloudEvent, whose names are others.
+    fn attribute(self, field: &str) -> String {
+        if field == "/idempotency_key" {
+            return if self == Self::BinaryCloudEvent { "ce-id" } else { "/id" }.to_owned();
+        }
+        let Some(rest) = field.strip_prefix("/events") else { return field.to_owned() };
+        let digits = rest.get(1..).map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
+        let (event, below) = rest.split_at(if digits > 0 { digits + 1 } else { 0 });
+        let attribute = cloudevents::attribute(below);
+        match (self, attribute) {
+            (Self::BinaryCloudEvent, Some(attribute)) => format!("ce-{attribute}"),
+            (Self::BinaryCloudEvent, None) => below.strip_prefix("/data").unwrap_or(below).to_owned(),
+            (Self::CloudEvents, Some(attribute)) => format!("{event}/{attribute}"),
+            (Self::CloudEvents, None) => rest.to_owned(),
+            (_, Some(attribute)) => format!("/{attribute}"),
+            (_, None) => below.to_owned(),
+        }
     }
 }
 
@@ -104,6 +128,7 @@ fn parsed(events: Vec<Object<EventBody>>, form: Form) -> Parsed {
         drafts: events.into_iter().map(|Object(event)| event.draft()).collect(),
         expected: vec![],
         idempotency_key: None,
+        traceparent: None,
         form,
     }
 }
@@ -129,6 +154,7 @@ struct MetadataBody {
     causation_id: Option<EventId>,
     correlation_id: Option<CorrelationId>,
     labels: Option<Labels>,
+    schema_version: Option<u32>,
 }
 
 impl EventBody {
@@ -142,6 +168,7 @@ impl EventBody {
             causation_id: metadata.causation_id,
             correlation_id: metadata.correlation_id,
             labels: metadata.labels.unwrap_or_default(),
+            schema_version: metadata.schema_version,
         }
     }
 }
@@ -243,7 +270,7 @@ impl<'de> Deserialize<'de> for Place {
 }
 
 /// A JSON object. A derived struct alone would also take a list of its fields' values.
-struct Object<T>(T);
+pub(super) struct Object<T>(pub(super) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -262,7 +289,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 }
 
 /// Exactly one JSON value; an error names the field by its pointer.
-fn from_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, Problem> {
+pub(super) fn from_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, Problem> {
     let mut parser = serde_json::Deserializer::from_slice(json);
     let value = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
         let mut field = pointer(error.path());
@@ -405,5 +432,13 @@ mod tests {
         assert_eq!(envelope(true).field("/expected/0/category"), "/expected");
         assert_eq!(envelope(false).field("/expected/1"), "/expected/1");
         assert_eq!(envelope(true).field("/events/0/data"), "/events/0/data");
+        assert_eq!(Form::CloudEvent.field("/events/0/data/content"), "/data/content");
+        assert_eq!(Form::CloudEvent.field("/events/0/type"), "/type");
+        assert_eq!(Form::CloudEvent.field("/idempotency_key"), "/id");
+        assert_eq!(Form::CloudEvents.field("/events/12/aggregate_id"), "/12/subject");
+        assert_eq!(Form::CloudEvents.field("/events/2/data/x"), "/2/data/x");
+        assert_eq!(Form::CloudEvents.field("/events"), "");
+        assert_eq!(Form::BinaryCloudEvent.field("/events/0/metadata/causation_id"), "ce-causationid");
+        assert_eq!(Form::BinaryCloudEvent.field("/events/0/data/content"), "/content");
     }
 }

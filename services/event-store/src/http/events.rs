@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::accept::negotiate;
 use super::body::{self, Form};
+use super::cloudevents::{self, Media};
 use super::params::{Params, Text};
 use crate::append;
 use crate::cursor::Cursor;
@@ -36,20 +37,31 @@ const LIMIT_MAX: u64 = 1000;
 pub(super) async fn append(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, HttpProblem> {
     let (parts, body) = request.into_parts();
     let limits = &gateway.config.limits;
-    let json = gateway.within(body::read(&parts.headers, body, limits.body_bytes_max)).await?;
-    let parsed = body::parse(&json)?;
+    let media = cloudevents::media(&parts.headers)?;
+    let body = gateway.within(body::read(&parts.headers, body, limits.body_bytes_max)).await?;
+    let parsed = match media {
+        Media::Json => body::parse(&body)?,
+        Media::Structured => cloudevents::structured(&body)?,
+        Media::Batch => cloudevents::batch(&body)?,
+        Media::Binary => cloudevents::binary(&parts.headers, &body)?,
+    };
     let form = parsed.form;
-    let key_in_body = parsed.idempotency_key.is_some();
-    let idempotency_key = key(&parts.headers, parsed.idempotency_key)?;
+    let key_in_body = match (media, parsed.idempotency_key) {
+        // What a CloudEvent is known by makes way for the client's own word.
+        (Media::Structured | Media::Batch | Media::Binary, _) if parts.headers.contains_key(KEY) => None,
+        (_, key) => key,
+    };
+    let told_in_body = key_in_body.is_some();
+    let idempotency_key = key(&parts.headers, key_in_body)?;
     let append = append::Request {
         drafts: parsed.drafts,
         expected: parsed.expected,
         idempotency_key,
         source: source()?,
-        traceparent: super::traceparent(&parts.headers),
+        traceparent: super::traceparent(&parts.headers).or(parsed.traceparent),
     };
     let told = |field: String| match field.as_str() {
-        "/idempotency_key" if !key_in_body => KEY.to_owned(),
+        "/idempotency_key" if !told_in_body => KEY.to_owned(),
         field => form.field(field),
     };
     let appended = append::append(&gateway, append)
@@ -97,7 +109,7 @@ fn created(form: Form, appended: &Appended) -> Response {
         duplicate: appended.duplicate,
     };
     match (form, appended.receipts.as_slice()) {
-        (Form::One, [receipt]) => {
+        (Form::One | Form::CloudEvent | Form::BinaryCloudEvent, [receipt]) => {
             let location = [(header::LOCATION, format!("/events/{}", receipt.id))];
             (StatusCode::CREATED, location, axum::Json(json(receipt))).into_response()
         }
@@ -121,31 +133,38 @@ pub(super) async fn list(
 ) -> Result<Response, HttpProblem> {
     let streamed = negotiate(&headers, &[JSON, NDJSON])? == NDJSON;
     let mut params = Params::read(query.as_deref())?;
-    let wanted = Wanted {
-        filter: params.take_filter()?,
-        after: params.take_cursor("after")?,
-        before: params.take_cursor("before")?,
-        order: match params.take::<Text>("order")?.as_ref().map(|Text(order)| order.as_str()) {
-            None | Some("asc") => Order::Forwards,
-            Some("desc") => Order::Backwards,
-            Some(_) => return Err(Problem::invalid("order", "is neither asc nor desc").into()),
-        },
+    let mut wanted = params.take_wanted()?;
+    wanted.raw = params.take_flag("raw")?;
+    wanted.order = match params.take::<Text>("order")?.as_ref().map(|Text(order)| order.as_str()) {
+        None | Some("asc") => Order::Forwards,
+        Some("desc") => Order::Backwards,
+        Some(_) => return Err(Problem::invalid("order", "is neither asc nor desc").into()),
     };
     let limit = params.take_number("limit", 1, if streamed { u64::MAX } else { LIMIT_MAX })?;
     params.finish()?;
     if streamed {
         return ndjson(gateway, wanted, limit).await.map_err(HttpProblem);
     }
-    let read = async {
-        let (mut query, last_position) = wanted.resolve(&gateway).await?;
-        query.limit = usize::try_from(limit.unwrap_or(LIMIT)).unwrap_or(usize::MAX);
-        let page = gateway.store.page(query).await?;
-        Ok::<_, Problem>((page, last_position))
-    };
-    let (page, last_position) = gateway.within(read).await?;
+    let limit = usize::try_from(limit.unwrap_or(LIMIT)).unwrap_or(usize::MAX);
+    let (page, last_position) = range::page(&gateway, wanted, limit).await?;
     let next = page.events.last().map(|event| event.position).filter(|_| page.more);
     let events = page.events.iter().map(AsRef::as_ref).collect();
     Ok(axum::Json(PageJson { events, next, last_position }).into_response())
+}
+
+#[derive(Serialize)]
+struct CountJson {
+    count: u64,
+    last_position: Position,
+}
+
+/// `GET /events/count`
+pub(super) async fn count(State(gateway): State<Arc<Gateway>>, RawQuery(query): RawQuery) -> Result<Response, HttpProblem> {
+    let mut params = Params::read(query.as_deref())?;
+    let wanted = params.take_wanted()?;
+    params.finish()?;
+    let (count, last_position) = range::count(&gateway, wanted).await?;
+    Ok(axum::Json(CountJson { count, last_position }).into_response())
 }
 
 /// The whole range, one event a line.
@@ -188,9 +207,11 @@ pub(super) async fn one(
     RawQuery(query): RawQuery,
 ) -> Result<Response, HttpProblem> {
     let Path(id) = path.map_err(|refused| Problem::invalid("id", refused.body_text()))?;
-    Params::read(query.as_deref())?.finish()?;
+    let mut params = Params::read(query.as_deref())?;
+    let raw = params.take_flag("raw")?;
+    params.finish()?;
     let cursor: Cursor = id.parse().map_err(|invalid: Invalid| Problem::invalid("id", invalid.reason))?;
-    match gateway.within(range::one(&gateway, cursor)).await? {
+    match gateway.within(range::one(&gateway, cursor, raw)).await? {
         Some(event) => Ok(axum::Json(event.as_ref()).into_response()),
         None => Err(Problem::new(Kind::NotFound, format!("there is no event {id}")).at("id").into()),
     }

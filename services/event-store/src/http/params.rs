@@ -8,6 +8,7 @@ use causeway_proto::Problem;
 use jiff::Timestamp;
 
 use crate::cursor::Cursor;
+use crate::range::{Named, Wanted};
 use crate::read_model::Filter;
 
 /// What is left of a query.
@@ -68,6 +69,23 @@ impl Params {
         Ok(self.take(name)?.map(|cursor| (cursor, name)))
     }
 
+    /// A moment of the log, and the name it was given under.
+    pub(super) fn take_moment(&mut self, name: &'static str) -> Result<Option<Named>, Problem> {
+        Ok(self.take(name)?.map(|moment| (moment, name)))
+    }
+
+    /// What to read or to count.
+    pub(super) fn take_wanted(&mut self) -> Result<Wanted, Problem> {
+        Ok(Wanted {
+            after: self.take_moment("after")?,
+            before: self.take_moment("before")?,
+            from: self.take_moment("from")?,
+            until: self.take_moment("until")?,
+            filter: self.take_filter()?,
+            ..Wanted::default()
+        })
+    }
+
     /// What all reads filter by.
     pub(super) fn take_filter(&mut self) -> Result<Filter, Problem> {
         let time = |time: Option<Time>| time.map(|Time(time)| time);
@@ -76,6 +94,9 @@ impl Params {
             category: self.take("category")?,
             aggregate_id: self.take("aggregate_id")?,
             correlation_id: self.take("correlation_id")?,
+            source: self.take("source")?,
+            caused_by: self.take("caused_by")?,
+            descendants_of: self.take("descendants_of")?,
             from: time(self.take("from")?),
             until: time(self.take("until")?),
         })
@@ -184,6 +205,9 @@ mod tests {
             ("category=Input", "category"),
             ("type=message", "type"),
             ("type=Message**", "type"),
+            ("source=", "source"),
+            ("caused_by=7", "caused_by"),
+            ("descendants_of=evt_1", "descendants_of"),
             ("from=today", "from"),
             ("until=2026-13-01T00:00:00Z", "until"),
             ("correlation_id=%0a", "correlation_id"),

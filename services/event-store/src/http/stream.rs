@@ -1,5 +1,5 @@
-//! Server-sent events. `id:` is the position, so that a browser that reconnects goes on behind the last event it saw; deltas
-//! and heartbeats have none and move nothing.
+//! Server-sent events. `id:` is the position, so that a browser that reconnects goes on behind what it saw last; deltas and
+//! heartbeats have none and move nothing. What is no event of the log has a name in lower case, which no type has.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use causeway_event::{Invalid, Position};
 use causeway_proto::{Kind, Problem};
-use futures::{StreamExt as _, stream};
+use futures::{Stream, StreamExt as _, stream};
 use serde::Serialize;
 
 use super::accept::negotiate;
@@ -20,9 +20,10 @@ use super::params::Params;
 use crate::cursor::Cursor;
 use crate::gateway::Gateway;
 use crate::problem::HttpProblem;
+use crate::store::Update;
 use crate::subscribe::{self, Deltas, Heard, Request, Start};
 
-const EVENT_STREAM: &str = "text/event-stream";
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
 
 /// The first bytes: how long a browser waits before it connects again, and something for proxies that wait for a body.
 const PREAMBLE: &str = "retry: 1000\n\n";
@@ -37,21 +38,23 @@ pub(super) async fn subscribe(
     let mut params = Params::read(query.as_deref())?;
     let filter = params.take_filter()?;
     let start = start(&mut params, &headers)?;
+    let raw = params.take_flag("raw")?;
     params.finish()?;
     let deltas = filter.aggregate_id.clone().map_or(Deltas::No, Deltas::Of);
-    let heard = gateway.within(subscribe::subscribe(&gateway, Request { filter, start, deltas })).await?;
-    // A stream that cannot go on just ends: the browser reconnects with the last id, and is told then what is wrong.
-    let frames = heard
-        .map(|heard| heard.and_then(|heard| frame(&heard)))
-        .take_while(|frame| ready(frame.is_ok()))
-        .filter_map(|frame| ready(frame.ok()));
+    let heard = gateway.within(subscribe::subscribe(&gateway, Request { filter, start, deltas, raw })).await?;
+    Ok(respond(heard.map(|heard| heard.and_then(|heard| frame(&heard)))))
+}
+
+/// A stream that cannot go on just ends: the browser reconnects with the last id, and is told then what is wrong.
+pub(super) fn respond(frames: impl Stream<Item = Result<String, Problem>> + Send + 'static) -> Response {
+    let frames = frames.take_while(|frame| ready(frame.is_ok())).filter_map(|frame| ready(frame.ok()));
     let bytes = stream::iter([PREAMBLE.to_owned()]).chain(frames).map(|frame| Ok::<_, Infallible>(Bytes::from(frame)));
     let mut response = Body::from_stream(bytes).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    response
 }
 
 /// `Last-Event-ID` wins: a browser that reconnects sends it with the URL that it began with.
@@ -78,18 +81,35 @@ fn start(params: &mut Params, headers: &HeaderMap) -> Result<Start, Problem> {
 #[derive(Serialize)]
 struct CaughtUp {
     position: Position,
+    head: Position,
+}
+
+#[derive(Serialize)]
+struct Checkpoint {
+    position: Position,
+}
+
+#[derive(Serialize)]
+struct Heartbeat {
+    position: Position,
+    lag: u64,
 }
 
 fn frame(heard: &Heard) -> Result<String, Problem> {
     match heard {
-        Heard::Event(event) => write(Some(event.position), event.event_type.as_str(), event.as_ref()),
-        Heard::CaughtUp(position) => write(None, "caught_up", &CaughtUp { position: *position }),
+        Heard::Update(Update::Event(event)) => write(Some(event.position), event.event_type.as_str(), event.as_ref()),
+        Heard::Update(Update::CaughtUp { position, head }) => {
+            write(Some(*position), "caught_up", &CaughtUp { position: *position, head: *head })
+        }
+        Heard::Update(Update::Checkpoint(position)) => write(Some(*position), "checkpoint", &Checkpoint { position: *position }),
+        Heard::Update(Update::Heartbeat { position, lag }) => {
+            write(None, "heartbeat", &Heartbeat { position: *position, lag: *lag })
+        }
         Heard::Delta(delta) => write(None, "delta", delta),
-        Heard::Heartbeat(position) => Ok(format!(": heartbeat {position}\n\n")),
     }
 }
 
-fn write(id: Option<Position>, event: &str, data: &impl Serialize) -> Result<String, Problem> {
+pub(super) fn write(id: Option<Position>, event: &str, data: &impl Serialize) -> Result<String, Problem> {
     let json = serde_json::to_string(data)
         .map_err(|error| Problem::new(Kind::Internal, format!("an event cannot be written: {error}")))?;
     let mut frame = String::with_capacity(json.len() + 64);
@@ -119,8 +139,13 @@ mod tests {
             frame(&Heard::Delta(delta)).unwrap(),
             "event: delta\ndata: {\"turn\":\"t\",\"step\":1,\"kind\":\"text\",\"text\":\"a\\nb\"}\n\n"
         );
-        assert_eq!(frame(&Heard::CaughtUp(Position::new(7))).unwrap(), "event: caught_up\ndata: {\"position\":7}\n\n");
-        assert_eq!(frame(&Heard::Heartbeat(Position::new(7))).unwrap(), ": heartbeat 7\n\n");
+        let at = Position::new(7);
+        let frame = |update| frame(&Heard::Update(update)).unwrap();
+        let caught_up = Update::CaughtUp { position: at, head: Position::new(8) };
+        assert_eq!(frame(caught_up), "id: 7\nevent: caught_up\ndata: {\"position\":7,\"head\":8}\n\n");
+        assert_eq!(frame(Update::Checkpoint(at)), "id: 7\nevent: checkpoint\ndata: {\"position\":7}\n\n");
+        let heartbeat = Update::Heartbeat { position: at, lag: 1 };
+        assert_eq!(frame(heartbeat), "event: heartbeat\ndata: {\"position\":7,\"lag\":1}\n\n");
         let raw = causeway_event::Data::from_json(b"{\n}").unwrap();
         assert_eq!(write(Some(Position::new(3)), "A", &raw).unwrap(), "id: 3\nevent: A\ndata: {\ndata: }\n\n");
     }

@@ -40,6 +40,17 @@ pub(super) fn end(rows: &mut Rows<'_>, skew: i64, until: Timestamp) -> Result<i6
     rows.border(micros(until).saturating_add(1).saturating_add(skew))
 }
 
+/// All events at this position and behind it were stored at `from` or later.
+pub(super) fn surely_from(rows: &mut Rows<'_>, skew: i64, from: Timestamp) -> Result<i64, ModelError> {
+    // A time within a microsecond: what is stored has none of its rest.
+    rows.border(micros(from).saturating_add(1).saturating_add(skew))
+}
+
+/// All events before this position were stored before `until`.
+pub(super) fn surely_until(rows: &mut Rows<'_>, skew: i64, until: Timestamp) -> Result<i64, ModelError> {
+    rows.border(micros(until).saturating_sub(skew))
+}
+
 /// The last event that was stored at `time` or before.
 pub(super) fn position_at(rows: &mut Rows<'_>, skew: i64, time: Timestamp) -> Result<Position, ModelError> {
     let end = end(rows, skew, time)?;

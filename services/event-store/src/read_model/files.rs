@@ -17,7 +17,7 @@ use super::clock::Clock;
 use super::row::{self, Checksum, number};
 
 /// Changed with every change of the tables or of what their columns mean: a file of another version is made again.
-const SCHEMA: i64 = 1;
+pub(crate) const SCHEMA: u32 = 3;
 /// Marks the file as ours ("cwrm"): what is not ours is never deleted.
 const APPLICATION: i64 = 0x6377_726d;
 /// Damaged files that are kept for whoever wants to know why.
@@ -54,6 +54,7 @@ CREATE TABLE events (
     key TEXT,
     traceparent BLOB,
     labels TEXT,
+    schema_version INTEGER,
     checksum INTEGER NOT NULL,
     data TEXT NOT NULL
 ) STRICT;
@@ -69,12 +70,13 @@ CREATE UNIQUE INDEX snapshots_by_view ON snapshots (view, id, version, position)
 ";
 
 /// What finds events by something else than their position. Made after the events where there are many of them: sorting them once
-/// costs far less than keeping seven orders while they come.
-pub(super) const INDEXES: [(&str, &str); 7] = [
+/// costs far less than keeping eight orders while they come.
+pub(super) const INDEXES: [(&str, &str); 8] = [
     ("events_by_id", "(id)"),
     ("events_by_aggregate", "(aggregate)"),
     ("events_by_aggregate_type", "(aggregate, type)"),
     ("events_by_type", "(type)"),
+    ("events_by_source", "(source)"),
     ("events_by_correlation", "(correlation)"),
     ("events_by_causation", "(causation) WHERE causation IS NOT NULL"),
     // The key first: processors make keys that rise with time, and such an index grows at its end.
@@ -117,9 +119,7 @@ impl Files {
             let path = path.to_owned();
             move |source| ModelError::File { what, path, source }
         };
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(failed("cannot make the folder", folder))?;
-        }
+        make_folder(path)?;
         let lock = beside(path, ".lock");
         let file = File::create(&lock).map_err(failed("cannot open the lock file", &lock))?;
         file.try_lock().map_err(|error| failed("another process holds", &lock)(error.into()))?;
@@ -146,7 +146,7 @@ impl Files {
                 _ => Err(ModelError::corrupt("the file is not a read model")),
             };
         }
-        if schema != SCHEMA {
+        if schema != i64::from(SCHEMA) {
             tracing::info!(schema, wanted = SCHEMA, "the read model is of another version and will be made again from the log");
             return Ok(None);
         }
@@ -162,6 +162,7 @@ impl Files {
 
     /// A database without events or indexes, in the place of whatever is there.
     pub(crate) fn create(&self, identity: &str) -> Result<Loaded, ModelError> {
+        make_folder(&self.path)?;
         for path in SUFFIXES.map(|suffix| beside(&self.path, suffix)) {
             remove(&path)?;
         }
@@ -174,6 +175,20 @@ impl Files {
         meta.write(&tx)?;
         tx.commit()?;
         Ok(Loaded { conn, meta, last: None, indexed: false, unchecked: false })
+    }
+
+    /// Where a copy of the database lies while it comes or goes.
+    pub(crate) fn copy_path(&self) -> PathBuf {
+        beside(&self.path, ".copy")
+    }
+
+    /// Puts a copy in the place of whatever is there, and opens it. No connection may be open.
+    pub(crate) fn adopt(&self, copy: &Path, check_bytes_max: u64) -> Result<Option<Loaded>, ModelError> {
+        for path in SUFFIXES.map(|suffix| beside(&self.path, suffix)) {
+            remove(&path)?;
+        }
+        fs::rename(copy, &self.path).map_err(|source| ModelError::File { what: "cannot move", path: copy.to_owned(), source })?;
+        self.load(check_bytes_max)
     }
 
     /// Moves a damaged database out of the way. No connection may be open. Returns where it went.
@@ -208,6 +223,13 @@ impl Files {
 }
 
 impl Meta {
+    /// What a copy says of itself, once all of it has been checked.
+    pub(super) fn of_copy(path: &Path) -> Result<Self, ModelError> {
+        let conn = connect(path, Access::Read)?;
+        check(&conn)?;
+        Ok(Self::read(&conn)?.0)
+    }
+
     /// Reads it, and the last event, which it must know of.
     fn read(conn: &Connection) -> Result<(Self, Option<(Position, EventId)>), ModelError> {
         let sql = "SELECT identity, position, events, latest, skew, checksum FROM meta";
@@ -294,6 +316,16 @@ pub(super) fn check(conn: &Connection) -> Result<(), ModelError> {
         0 => Ok(()),
         _ => Err(ModelError::corrupt(format!("{missing} events are missing"))),
     }
+}
+
+/// Makes the folder of a file.
+fn make_folder(path: &Path) -> Result<(), ModelError> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    fs::create_dir_all(folder).map_err(|source| ModelError::File {
+        what: "cannot make the folder",
+        path: folder.to_owned(),
+        source,
+    })
 }
 
 /// `path` with something behind its name.

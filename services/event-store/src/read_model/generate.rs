@@ -15,6 +15,7 @@ const TYPES: [&str; 8] =
 const PATTERNS: [&str; 8] = ["MessageReceived", "Message*", "Tool*", "Zebra", "*", "Unknown", "M*", "ToolCalled"];
 const AGGREGATES: [&str; 4] = ["user_1", "user_2", "telegram:42 ünï 👋", "idle"];
 const CHAINS: [&str; 3] = ["4bf92f3577b34da6a3ce929d0e0e4736", "4BF92F3577B34DA6A3CE929D0E0E4736", "order-7"];
+const SOURCES: [&str; 3] = ["test", "http", "telegram"];
 /// Around which all times are, in microseconds.
 const EPOCH: i64 = 1_795_000_000_000_000;
 
@@ -29,12 +30,20 @@ pub(crate) fn any_event() -> impl Strategy<Value = Event> {
         "[0-9a-fA-F]{32}".prop_map(|text| text.parse().unwrap()),
         any::<u128>().prop_map(|id| Uuid::from_u128(id).to_string().parse().unwrap()),
     ];
-    let metadata = (TEXT, option::of(any::<u128>()), correlation, btree_map(".{0,8}", ".{0,8}", 0..3), option::of(traceparent()))
-        .prop_map(|(source, cause, correlation_id, labels, traceparent)| Metadata {
+    let metadata = (
+        TEXT,
+        option::of(any::<u128>()),
+        correlation,
+        btree_map(".{0,8}", ".{0,8}", 0..3),
+        option::of(traceparent()),
+        option::of(1u32..),
+    )
+        .prop_map(|(source, cause, correlation_id, labels, traceparent, schema_version)| Metadata {
             source: source.parse().unwrap(),
             causation_id: cause.map(|id| EventId::from_uuid(Uuid::from_u128(id))),
             correlation_id,
             labels,
+            schema_version,
             traceparent,
         });
     let micros = Timestamp::MIN.as_microsecond()..Timestamp::MAX.as_microsecond();
@@ -74,18 +83,21 @@ fn json() -> impl Strategy<Value = Data> {
     text.prop_map(|text| Data::from_json(text.as_bytes()).unwrap())
 }
 
-/// A log: positions with gaps, times that mostly go on, few names.
+/// A log: positions with gaps, times that mostly go on, few names, causes that mostly stand before.
 pub(crate) fn log(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Arrived>> {
     let step = (1..4_u64, prop_oneof![8 => 0..50_i64, 1 => -200..0_i64], 0..TYPES.len(), 0..3_usize, 0..CHAINS.len(), 0..12_u8);
-    vec(step, len).prop_map(|steps| {
+    let whence = (0..SOURCES.len(), option::weighted(0.7, 1..12_u64));
+    vec((step, whence), len).prop_map(|steps| {
         let (mut position, mut time) = (0, EPOCH);
         let mut arrived = Vec::new();
-        for (gap, pause, event_type, aggregate, chain, key) in steps {
+        for ((gap, pause, event_type, aggregate, chain, key), (source, cause)) in steps {
             position += gap;
             time += pause;
             let mut one = event(position, TYPES[event_type], AGGREGATES[aggregate]);
             one.timestamp = Timestamp::from_microsecond(time).unwrap();
             one.metadata.correlation_id = CHAINS[chain].parse().unwrap();
+            one.metadata.source = SOURCES[source].parse().unwrap();
+            one.metadata.causation_id = cause.map(|before| id_at(position.saturating_sub(before)));
             let key = (key < 4).then(|| format!("key-{key}").parse().unwrap());
             arrived.push(Arrived { event: one.into(), key });
         }
@@ -93,10 +105,15 @@ pub(crate) fn log(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Arri
     })
 }
 
+/// The id of the event at a position, if there is one.
+pub(crate) fn id_at(position: u64) -> EventId {
+    EventId::from_uuid(Uuid::from_u128(u128::from(position) << 40))
+}
+
 /// A plain event.
 pub(crate) fn event(position: u64, event_type: &str, aggregate: &str) -> Event {
     Event {
-        id: EventId::from_uuid(Uuid::from_u128(u128::from(position) << 40)),
+        id: id_at(position),
         position: Position::new(position),
         timestamp: Timestamp::from_microsecond(EPOCH + position as i64).unwrap(),
         event_type: event_type.parse().unwrap(),
@@ -107,6 +124,7 @@ pub(crate) fn event(position: u64, event_type: &str, aggregate: &str) -> Event {
             causation_id: None,
             correlation_id: CHAINS[0].parse().unwrap(),
             labels: Labels::new(),
+            schema_version: None,
             traceparent: None,
         },
     }
@@ -120,12 +138,17 @@ pub(crate) fn filter() -> impl Strategy<Value = Filter> {
     let types = prop_oneof![2 => Just(vec![]), 3 => vec(0..PATTERNS.len(), 1..3)];
     let category = option::weighted(0.3, proptest::sample::select(Category::ALL.as_slice()));
     let (aggregate, chain) = (option::weighted(0.4, 0..AGGREGATES.len()), option::weighted(0.2, 0..CHAINS.len()));
-    (types, category, aggregate, chain, option::weighted(0.2, time()), option::weighted(0.2, time())).prop_map(
-        |(types, category, aggregate, chain, from, until)| Filter {
+    let event = |weight| option::weighted(weight, (0..60_u64).prop_map(id_at));
+    let whence = (option::weighted(0.3, 0..=SOURCES.len()), event(0.1), event(0.2));
+    (types, category, aggregate, chain, (option::weighted(0.2, time()), option::weighted(0.2, time())), whence).prop_map(
+        |(types, category, aggregate, chain, (from, until), (source, caused_by, descendants_of))| Filter {
             types: types.into_iter().map(|pattern| PATTERNS[pattern].parse::<TypePattern>().unwrap()).collect(),
             category,
             aggregate_id: aggregate.map(|aggregate| AGGREGATES[aggregate].parse().unwrap()),
             correlation_id: chain.map(|chain| CHAINS[chain].parse().unwrap()),
+            source: source.map(|source| SOURCES.get(source).unwrap_or(&"nobody").parse().unwrap()),
+            caused_by,
+            descendants_of,
             from,
             until,
         },
@@ -140,6 +163,7 @@ pub(crate) fn query() -> impl Strategy<Value = Query> {
         after,
         before,
         order,
+        descendants: None,
         limit,
     })
 }

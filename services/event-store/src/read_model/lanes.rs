@@ -1,8 +1,9 @@
 //! Which index answers a filter, and one order out of several index ranges.
 //!
-//! A lane is a range of one index in which rows stand by position. A filter over one lane is read directly. A filter over
-//! several (some types; a category, which is the types of that category) merges its lanes, each read a piece at a time. Either
-//! way a page costs what it returns, whatever the length of the log.
+//! A lane is a range of one index in which rows stand by position. A filter over one lane is read directly. Some types (a
+//! category is the types of that category) are a set of lanes, merged; what else is asked for is another set, and the sets are
+//! joined by leaping from the one to the next position that the other has. Each lane is read a piece at a time. So a page costs
+//! what it returns and leaps over, whatever the length of the log.
 
 use std::collections::VecDeque;
 
@@ -19,15 +20,22 @@ const LANES_MAX: usize = 256;
 const PIECE_MIN: usize = 8;
 const PIECE_MAX: usize = 1024;
 
-/// How to find what passes a filter.
+/// How to find what passes a filter, its times and its descent aside.
 #[derive(Debug, PartialEq)]
 pub(super) enum Plan {
     /// Nothing can pass.
     Nothing,
-    /// One range of one index (or the table itself), filtered.
-    Direct(Lane),
-    /// Several ranges, merged.
-    Merged(Vec<Lane>),
+    /// One range of one index (or the table itself).
+    Direct(Lane, Fit),
+    /// What stands in some lane of each set.
+    Joined(Vec<Vec<Lane>>, Fit),
+}
+
+/// Whether all that a plan finds passes, or has to be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    Exact,
+    Loose,
 }
 
 /// Rows that are equal in `columns`, by position.
@@ -46,20 +54,27 @@ pub(super) struct Range {
     pub(super) before: i64,
 }
 
+impl Range {
+    pub(super) fn is_empty(self) -> bool {
+        self.before.saturating_sub(self.after) <= 1
+    }
+}
+
 /// Chooses the narrowest index.
 pub(super) fn plan(conn: &Connection, names: &mut AllNames, filter: &Filter) -> Result<Plan, ModelError> {
-    // A chain is short, compared with anything else that a filter may name.
+    // What one event caused, or a chain, is short, compared with anything else that a filter may name.
+    if let Some(cause) = filter.caused_by {
+        let lane = Lane::new("INDEXED BY events_by_causation", &["causation"], vec![cause.uuid().as_bytes().to_vec().into()]);
+        return Ok(Plan::Direct(lane, filter.fit_of(Filter { caused_by: Some(cause), ..Filter::default() })));
+    }
     if let Some(chain) = &filter.correlation_id {
         let value = Chain(chain);
         let value = match value.to_sql()? {
             rusqlite::types::ToSqlOutput::Owned(value) => value,
             _ => Value::Text(chain.as_str().to_owned()),
         };
-        return Ok(Plan::Direct(Lane {
-            index: "INDEXED BY events_by_correlation",
-            columns: &["correlation"],
-            values: vec![value],
-        }));
+        let lane = Lane::new("INDEXED BY events_by_correlation", &["correlation"], vec![value]);
+        return Ok(Plan::Direct(lane, filter.fit_of(Filter { correlation_id: Some(chain.clone()), ..Filter::default() })));
     }
     let aggregate = match &filter.aggregate_id {
         None => None,
@@ -68,32 +83,43 @@ pub(super) fn plan(conn: &Connection, names: &mut AllNames, filter: &Filter) -> 
             number => number,
         },
     };
-    let around = match aggregate {
-        None => Lane { index: "NOT INDEXED", columns: &[], values: vec![] },
-        Some(number) => Lane { index: "INDEXED BY events_by_aggregate", columns: &["aggregate"], values: vec![number.into()] },
-    };
-    if filter.types.is_empty() && filter.category.is_none() {
-        return Ok(Plan::Direct(around));
-    }
-    let (wanted, others) = types(conn, filter)?;
-    let lane = |number: i64| match aggregate {
-        None => Lane { index: "INDEXED BY events_by_type", columns: &["type"], values: vec![number.into()] },
-        Some(aggregate) => Lane {
-            index: "INDEXED BY events_by_aggregate_type",
-            columns: &["aggregate", "type"],
-            values: vec![aggregate.into(), number.into()],
+    let (types, fit) = match filter.types.is_empty() && filter.category.is_none() {
+        true => (None, Fit::Exact),
+        false => match wanted_types(conn, filter)? {
+            (wanted, _) if wanted.is_empty() => return Ok(Plan::Nothing),
+            (_, 0) => (None, Fit::Exact),
+            (wanted, _) if wanted.len() > LANES_MAX => (None, Fit::Loose),
+            (wanted, _) => (Some(wanted), Fit::Exact),
         },
     };
-    Ok(match wanted.as_slice() {
-        [] => Plan::Nothing,
-        _ if others == 0 || wanted.len() > LANES_MAX => Plan::Direct(around),
-        [one] => Plan::Direct(lane(*one)),
-        some => Plan::Merged(some.iter().copied().map(lane).collect()),
+    let mut sets = Vec::new();
+    match (aggregate, types) {
+        (None, None) => {}
+        (Some(aggregate), None) => {
+            sets.push(vec![Lane::new("INDEXED BY events_by_aggregate", &["aggregate"], vec![aggregate.into()])]);
+        }
+        (None, Some(types)) => sets.push(types.into_iter().map(Lane::of_type).collect()),
+        (Some(aggregate), Some(types)) => {
+            let lane = |number: i64| {
+                let values = vec![aggregate.into(), number.into()];
+                Lane::new("INDEXED BY events_by_aggregate_type", &["aggregate", "type"], values)
+            };
+            sets.push(types.into_iter().map(lane).collect());
+        }
+    }
+    if let Some(source) = &filter.source {
+        let Some(source) = names.sources.find(conn, source)? else { return Ok(Plan::Nothing) };
+        sets.push(vec![Lane::new("INDEXED BY events_by_source", &["source"], vec![source.into()])]);
+    }
+    Ok(match sets.as_slice() {
+        [] => Plan::Direct(Lane::new("NOT INDEXED", &[], vec![]), fit),
+        [set] if set.len() == 1 => Plan::Direct(set[0].clone(), fit),
+        _ => Plan::Joined(sets, fit),
     })
 }
 
 /// The types that can pass, and how many cannot.
-fn types(conn: &Connection, filter: &Filter) -> Result<(Vec<i64>, usize), ModelError> {
+fn wanted_types(conn: &Connection, filter: &Filter) -> Result<(Vec<i64>, usize), ModelError> {
     let mut select = conn.prepare_cached("SELECT id, name FROM types")?;
     let mut rows = select.query([])?;
     let (mut wanted, mut others) = (Vec::new(), 0);
@@ -107,16 +133,53 @@ fn types(conn: &Connection, filter: &Filter) -> Result<(Vec<i64>, usize), ModelE
     Ok((wanted, others))
 }
 
+/// Lanes that have every event once, without its data.
+pub(super) fn all(conn: &Connection) -> Result<Vec<Lane>, ModelError> {
+    let (types, _) = wanted_types(conn, &Filter::default())?;
+    Ok(types.into_iter().map(Lane::of_type).collect())
+}
+
+impl Filter {
+    /// Whether it asks for this and nothing else.
+    fn fit_of(&self, only: Self) -> Fit {
+        let asked = Self { descendants_of: None, from: None, until: None, ..self.clone() };
+        if asked == only { Fit::Exact } else { Fit::Loose }
+    }
+}
+
 impl Lane {
+    fn new(index: &'static str, columns: &'static [&'static str], values: Vec<Value>) -> Self {
+        Self { index, columns, values }
+    }
+
+    fn of_type(number: i64) -> Self {
+        Self::new("INDEXED BY events_by_type", &["type"], vec![number.into()])
+    }
+
+    /// Whether it is the table itself.
+    pub(super) fn is_everything(&self) -> bool {
+        self.columns.is_empty()
+    }
+
     /// The query for `columns` of the rows in this lane; its parameters are those of [`Self::parameters`].
     pub(super) fn sql(&self, columns: &str, order: Order) -> String {
-        let equal: String = self.columns.iter().zip(3..).map(|(column, index)| format!(" AND {column} = ?{index}")).collect();
         let order = match order {
             Order::Forwards => "",
             Order::Backwards => " DESC",
         };
-        let index = self.index;
-        format!("SELECT {columns} FROM events {index} WHERE position > ?1 AND position < ?2{equal} ORDER BY position{order}")
+        format!("{} ORDER BY position{order}", self.unordered(columns))
+    }
+
+    /// How many of its rows are in the range. Reads nothing but that range of the index.
+    pub(super) fn count(&self, conn: &Connection, range: Range) -> Result<u64, ModelError> {
+        let counted: i64 =
+            conn.prepare_cached(&self.unordered("count(*)"))?.query_row(self.parameters(range), |row| row.get(0))?;
+        Ok(counted.unsigned_abs())
+    }
+
+    fn unordered(&self, columns: &str) -> String {
+        let equal: String = self.columns.iter().zip(3..).map(|(column, index)| format!(" AND {column} = ?{index}")).collect();
+        format!("SELECT {columns} FROM events {} WHERE position > ?1 AND position < ?2{equal}", self.index)
     }
 
     pub(super) fn parameters(&self, range: Range) -> impl rusqlite::Params {
@@ -124,8 +187,47 @@ impl Lane {
     }
 }
 
+/// The positions that all sets of lanes have, in order.
+pub(super) struct Join {
+    order: Order,
+    /// Where to go on.
+    at: i64,
+    sets: Vec<Merge>,
+}
+
+impl Join {
+    pub(super) fn new(sets: Vec<Vec<Lane>>, range: Range, order: Order, wanted: usize) -> Self {
+        let at = match order {
+            Order::Forwards => range.after.saturating_add(1),
+            Order::Backwards => range.before.saturating_sub(1),
+        };
+        let sets = sets.into_iter().map(|lanes| Merge::new(lanes, range, order, wanted)).collect();
+        Self { order, at, sets }
+    }
+
+    pub(super) fn next(&mut self, conn: &Connection) -> Result<Option<i64>, ModelError> {
+        loop {
+            let wanted = self.at;
+            for set in &mut self.sets {
+                match set.first_from(conn, self.at)? {
+                    Some(found) => self.at = found,
+                    None => return Ok(None),
+                }
+            }
+            // All sets have it: none leapt further.
+            if self.at == wanted {
+                self.at = match self.order {
+                    Order::Forwards => wanted.saturating_add(1),
+                    Order::Backwards => wanted.saturating_sub(1),
+                };
+                return Ok(Some(wanted));
+            }
+        }
+    }
+}
+
 /// Several lanes as one order of positions.
-pub(super) struct Merge {
+struct Merge {
     order: Order,
     sql: String,
     piece: usize,
@@ -140,31 +242,44 @@ struct Head {
 }
 
 impl Merge {
-    pub(super) fn new(lanes: Vec<Lane>, range: Range, order: Order, wanted: usize) -> Self {
+    fn new(lanes: Vec<Lane>, range: Range, order: Order, wanted: usize) -> Self {
         let piece = (wanted / lanes.len().max(1)).clamp(PIECE_MIN, PIECE_MAX);
         let sql = lanes.first().map(|lane| lane.sql("position", order)).unwrap_or_default();
         let heads = lanes.into_iter().map(|lane| Head { lane, rest: Some(range), ready: VecDeque::new() }).collect();
         Self { order, sql, piece, heads }
     }
 
-    /// The next position of all lanes.
-    pub(super) fn next(&mut self, conn: &Connection) -> Result<Option<i64>, ModelError> {
+    /// The first position at `at` or behind it, in this order. What stands before it is gone.
+    fn first_from(&mut self, conn: &Connection, at: i64) -> Result<Option<i64>, ModelError> {
+        let (order, mut first) = (self.order, None);
         for head in &mut self.heads {
-            if let (true, Some(range)) = (head.ready.is_empty(), head.rest) {
-                head.fill(conn, &self.sql, range, self.order, self.piece)?;
+            let passed = |position: &i64| match order {
+                Order::Forwards => *position < at,
+                Order::Backwards => at < *position,
+            };
+            while head.ready.pop_front_if(|position| passed(position)).is_some() {}
+            if head.ready.is_empty() {
+                head.fill(conn, &self.sql, at, order, self.piece)?;
             }
+            let next = head.ready.front().copied();
+            first = match (first, next) {
+                (Some(first), Some(next)) if order == Order::Forwards => Some(next.min(first)),
+                (Some(first), Some(next)) => Some(next.max(first)),
+                (first, next) => first.or(next),
+            };
         }
-        let ready = self.heads.iter_mut().filter(|head| !head.ready.is_empty());
-        let next = match self.order {
-            Order::Forwards => ready.min_by_key(|head| head.ready.front().copied()),
-            Order::Backwards => ready.max_by_key(|head| head.ready.front().copied()),
-        };
-        Ok(next.and_then(|head| head.ready.pop_front()))
+        Ok(first)
     }
 }
 
 impl Head {
-    fn fill(&mut self, conn: &Connection, sql: &str, range: Range, order: Order, piece: usize) -> Result<(), ModelError> {
+    /// Reads the next piece, from `at` on.
+    fn fill(&mut self, conn: &Connection, sql: &str, at: i64, order: Order, piece: usize) -> Result<(), ModelError> {
+        let Some(rest) = self.rest else { return Ok(()) };
+        let range = match order {
+            Order::Forwards => Range { after: rest.after.max(at.saturating_sub(1)), ..rest },
+            Order::Backwards => Range { before: rest.before.min(at.saturating_add(1)), ..rest },
+        };
         let mut select = conn.prepare_cached(sql)?;
         let mut rows = select.query(self.lane.parameters(range))?;
         while self.ready.len() < piece

@@ -3,8 +3,10 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use causeway_event::{AggregateId, Category, CorrelationId, Event, EventType, Invalid, Position};
+use causeway_event::{AggregateId, Category, CorrelationId, Event, EventId, EventType, Invalid, Position, Source};
 use jiff::Timestamp;
+
+use super::Descendants;
 
 /// Which events are wanted. The default wants all; each field that is set narrows it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,6 +16,11 @@ pub(crate) struct Filter {
     pub(crate) category: Option<Category>,
     pub(crate) aggregate_id: Option<AggregateId>,
     pub(crate) correlation_id: Option<CorrelationId>,
+    pub(crate) source: Option<Source>,
+    /// Directly caused by this event.
+    pub(crate) caused_by: Option<EventId>,
+    /// Caused by this event, directly or over others. An event by itself does not say so: see [`Filter::matches`].
+    pub(crate) descendants_of: Option<EventId>,
     /// Stored at this time or later.
     pub(crate) from: Option<Timestamp>,
     /// Stored before this time: ranges that meet neither overlap nor leave a gap.
@@ -42,6 +49,8 @@ pub(crate) struct Query {
     pub(crate) after: Option<Position>,
     pub(crate) before: Option<Position>,
     pub(crate) order: Order,
+    /// Who the descendants are, if that was looked up before: it holds for all pages of one read. Only what it reaches is read.
+    pub(crate) descendants: Option<Arc<Descendants>>,
     /// At most so many events. A page of large events ends sooner, with `more`.
     pub(crate) limit: usize,
 }
@@ -57,13 +66,21 @@ pub(crate) struct Page {
 }
 
 impl Filter {
+    /// Whether the event passes, as far as the event can tell: whether it is a descendant, [`Descendants`] knows.
     pub(crate) fn matches(&self, event: &Event) -> bool {
         (self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&event.event_type)))
             && self.category.is_none_or(|category| category == event.category())
             && self.aggregate_id.as_ref().is_none_or(|aggregate| *aggregate == event.aggregate_id)
             && self.correlation_id.as_ref().is_none_or(|chain| *chain == event.metadata.correlation_id)
+            && self.source.as_ref().is_none_or(|source| *source == event.metadata.source)
+            && self.caused_by.is_none_or(|cause| event.metadata.causation_id == Some(cause))
             && self.from.is_none_or(|from| from <= event.timestamp)
             && self.until.is_none_or(|until| event.timestamp < until)
+    }
+
+    /// Whether the descent is all that it asks for.
+    pub(super) fn is_only_descent(&self) -> bool {
+        *self == Self { descendants_of: self.descendants_of, from: self.from, until: self.until, ..Self::default() }
     }
 
     /// Whether an event of this type can pass.

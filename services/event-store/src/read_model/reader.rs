@@ -2,17 +2,20 @@
 //!
 //! Every answer is for the log up to the position `last` that the caller says is committed, whatever is committed meanwhile.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use causeway_event::{AggregateId, Event, EventId, IdempotencyKey, Position};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, ToSql, params};
+use uuid::Uuid;
 
 use super::clock::{self, Rows};
-use super::lanes::{self, Merge, Plan, Range};
+use super::descent::{DESCENDANTS_MAX, Descendants, TooMany};
+use super::lanes::{self, Join, Plan, Range};
 use super::row::{self, AllNames, COLUMNS, Checksum, number};
-use super::{ModelError, Page, Query, files};
+use super::{Meta, ModelError, Order, Page, Query, files};
 
 /// A page ends early when its events have this many bytes of data.
 const PAGE_BYTES_MAX: usize = 2 << 20;
@@ -21,13 +24,17 @@ const CACHE_KIB: i64 = 8 << 10;
 
 /// A connection that reads.
 pub(crate) struct Reader {
-    conn: Connection,
-    names: AllNames,
+    pub(super) conn: Connection,
+    pub(super) names: AllNames,
 }
 
 impl Reader {
     pub(crate) fn open(path: &Path) -> Result<Self, ModelError> {
-        let conn = files::connect(path, files::Access::Read)?;
+        // A file that was deleted behind our back is as good as a damaged one: it has to be made again.
+        let conn = files::connect(path, files::Access::Read).map_err(|error| match path.exists() {
+            true => error,
+            false => ModelError::corrupt("the file is gone"),
+        })?;
         conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
         Ok(Self { conn, names: AllNames::new() })
     }
@@ -37,19 +44,24 @@ impl Reader {
         files::check(&self.conn)
     }
 
+    /// Writes all of the database as of one moment into a new file, and checks that file in full.
+    pub(crate) fn copy_into(&self, path: &Path) -> Result<Meta, ModelError> {
+        let text = path.to_str().ok_or_else(|| ModelError::File {
+            what: "SQLite wants UTF-8, which is not the name of",
+            path: path.to_owned(),
+            source: std::io::ErrorKind::InvalidFilename.into(),
+        })?;
+        self.conn.execute("VACUUM INTO ?1", [text])?;
+        Meta::of_copy(path)
+    }
+
     pub(crate) fn page(&mut self, query: &Query, last: Position) -> Result<Page, ModelError> {
-        let mut page = Page { events: Vec::new(), more: false, last_position: last };
+        let descendants = self.descent(query, last)?;
+        let last = descendants.as_ref().map_or(last, |descendants| descendants.reached().min(last));
         let range = self.range(query, last)?;
-        if range.before.saturating_sub(range.after) <= 1 {
-            return Ok(page);
-        }
-        let Self { conn, names } = self;
+        let mut page = Page { events: Vec::new(), more: false, last_position: last };
         let mut bytes = 0;
-        // Takes an event unless the page is full; says whether to go on.
-        let mut take = |event: Arc<Event>| {
-            if !query.filter.matches(&event) {
-                return true;
-            }
+        self.visit(query, descendants.as_deref(), range, &mut |event| {
             if page.events.len() >= query.limit || bytes >= PAGE_BYTES_MAX {
                 page.more = true;
                 return false;
@@ -57,31 +69,82 @@ impl Reader {
             bytes += event.data.as_bytes().len();
             page.events.push(event);
             true
-        };
+        })?;
+        Ok(page)
+    }
+
+    /// Shows `take` what passes in the range, in order, until it has enough.
+    pub(super) fn visit(
+        &mut self,
+        query: &Query,
+        descendants: Option<&Descendants>,
+        range: Range,
+        take: &mut dyn FnMut(Arc<Event>) -> bool,
+    ) -> Result<(), ModelError> {
+        let Self { conn, names } = self;
+        if range.is_empty() {
+            return Ok(());
+        }
+        let mut goes_on = |event: Arc<Event>| !query.filter.matches(&event) || take(event);
+        if let Some(descendants) = descendants {
+            let listed = within(descendants.positions(), range).iter();
+            let mut listed: Box<dyn Iterator<Item = &Position>> = match query.order {
+                Order::Forwards => Box::new(listed),
+                Order::Backwards => Box::new(listed.rev()),
+            };
+            while let Some(position) = listed.next()
+                && goes_on(indexed(conn, names, number(*position))?)
+            {}
+            return Ok(());
+        }
         match lanes::plan(conn, names, &query.filter)? {
             Plan::Nothing => {}
-            Plan::Direct(lane) => {
+            Plan::Direct(lane, _) => {
                 let mut select = conn.prepare_cached(&lane.sql(COLUMNS, query.order))?;
                 let mut rows = select.query(lane.parameters(range))?;
-                while let Some(found) = rows.next()? {
-                    if !take(row::event(conn, names, found)?) {
-                        break;
-                    }
-                }
+                while let Some(found) = rows.next()?
+                    && goes_on(row::event(conn, names, found)?)
+                {}
             }
-            Plan::Merged(lanes) => {
-                let mut merge = Merge::new(lanes, range, query.order, query.limit);
-                while let Some(position) = merge.next(conn)? {
-                    let event = one(conn, names, "position = ?1", &position)?;
-                    let event =
-                        event.ok_or_else(|| ModelError::corrupt(format!("an index names {position}, which is not there")))?;
-                    if !take(event) {
-                        break;
-                    }
+            Plan::Joined(sets, _) => {
+                let mut join = Join::new(sets, range, query.order, query.limit);
+                while let Some(position) = join.next(conn)?
+                    && goes_on(indexed(conn, names, position)?)
+                {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The descendants that a query asks for, if it does: those that it brings along, or all up to now.
+    pub(super) fn descent(&self, query: &Query, last: Position) -> Result<Option<Arc<Descendants>>, ModelError> {
+        match (query.filter.descendants_of, &query.descendants) {
+            (None, _) => Ok(None),
+            (Some(_), Some(known)) => Ok(Some(known.clone())),
+            (Some(of), None) => Ok(Some(Arc::new(self.descendants(of, last)?))),
+        }
+    }
+
+    /// All that an event has caused up to `last`, by the index of causes. An effect that stands before its cause is none.
+    pub(crate) fn descendants(&self, of: EventId, last: Position) -> Result<Descendants, ModelError> {
+        let sql = "SELECT id, position FROM events INDEXED BY events_by_causation \
+            WHERE causation = ?1 AND position > ?2 AND position <= ?3";
+        let mut effects = self.conn.prepare_cached(sql)?;
+        let (mut found, mut causes) = (HashMap::new(), vec![(of, 0)]);
+        while let Some((cause, behind)) = causes.pop() {
+            let mut rows = effects.query(params![cause.uuid().as_bytes(), behind, number(last)])?;
+            while let Some(row) = rows.next()? {
+                let (id, at) = (EventId::from_uuid(Uuid::from_bytes(row.get(0)?)), row.get(1)?);
+                if found.len() >= DESCENDANTS_MAX && !found.contains_key(&at) {
+                    return Err(TooMany.into());
+                }
+                if found.insert(at, id).is_none() {
+                    causes.push((id, at));
                 }
             }
         }
-        Ok(page)
+        let found: Result<Vec<_>, _> = found.into_iter().map(|(at, id)| Ok::<_, ModelError>((id, row::position(at)?))).collect();
+        Ok(Descendants::found(of, found?, last))
     }
 
     pub(crate) fn by_position(&mut self, position: Position) -> Result<Option<Arc<Event>>, ModelError> {
@@ -157,8 +220,17 @@ impl Reader {
         }
     }
 
+    /// The ids of a view that have only snapshots of versions before this one, behind `after`.
+    pub(crate) fn outdated(&self, view: &str, version: u32, after: &str, limit: usize) -> Result<Vec<String>, ModelError> {
+        let sql = "SELECT DISTINCT id FROM snapshots AS old WHERE view = ?1 AND id > ?2 AND version < ?3 AND NOT EXISTS \
+            (SELECT 1 FROM snapshots WHERE view = ?1 AND id = old.id AND version >= ?3) ORDER BY id LIMIT ?4";
+        let mut select = self.conn.prepare_cached(sql)?;
+        let ids = select.query_map(params![view, after, version, limit as i64], |row| row.get(0))?;
+        Ok(ids.collect::<Result<_, _>>()?)
+    }
+
     /// The positions that can hold an answer: the caller's, and what its times leave of them.
-    fn range(&mut self, query: &Query, last: Position) -> Result<Range, ModelError> {
+    pub(super) fn range(&mut self, query: &Query, last: Position) -> Result<Range, ModelError> {
         let mut after = query.after.map_or(0, number);
         let mut before = query.before.map_or(i64::MAX, number).min(number(last).saturating_add(1));
         if let Some(from) = query.filter.from {
@@ -172,13 +244,26 @@ impl Reader {
         Ok(Range { after, before })
     }
 
-    fn rows(&mut self, last: Position) -> Rows<'_> {
+    pub(super) fn rows(&mut self, last: Position) -> Rows<'_> {
         Rows { conn: &self.conn, names: &mut self.names, last }
     }
 
-    fn skew(&self) -> Result<i64, ModelError> {
+    pub(super) fn skew(&self) -> Result<i64, ModelError> {
         Ok(self.conn.prepare_cached("SELECT skew FROM meta")?.query_row([], |row| row.get(0))?)
     }
+}
+
+/// What of the ascending positions is in the range.
+pub(super) fn within(positions: &[Position], range: Range) -> &[Position] {
+    let start = positions.partition_point(|position| number(*position) <= range.after);
+    let end = positions.partition_point(|position| number(*position) < range.before);
+    positions.get(start..end).unwrap_or_default()
+}
+
+/// The event at a position that an index named.
+fn indexed(conn: &Connection, names: &mut AllNames, position: i64) -> Result<Arc<Event>, ModelError> {
+    let event = one(conn, names, "position = ?1", &position)?;
+    event.ok_or_else(|| ModelError::corrupt(format!("an index names {position}, which is not there")))
 }
 
 fn one(conn: &Connection, names: &mut AllNames, which: &str, value: &dyn ToSql) -> Result<Option<Arc<Event>>, ModelError> {

@@ -17,13 +17,12 @@ use super::ModelError;
 use super::names::Names;
 
 /// What [`event`] reads, in its order. The data comes last: large ones overflow, and what stands before is found without them.
-pub(super) const COLUMNS: &str =
-    "position, id, time, type, aggregate, source, correlation, causation, key, traceparent, labels, checksum, data";
+pub(super) const COLUMNS: &str = "position, id, time, type, aggregate, source, correlation, causation, key, traceparent, labels, schema_version, checksum, data";
 
 /// The parameters of [`insert`].
 pub(super) const INSERT: &str = "INSERT INTO events \
-    (position, id, time, type, aggregate, source, correlation, causation, key, traceparent, labels, checksum, data) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+    (position, id, time, type, aggregate, source, correlation, causation, key, traceparent, labels, schema_version, checksum, data) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
 
 /// The three tables of names that rows refer to.
 pub(super) struct AllNames {
@@ -102,6 +101,7 @@ pub(super) fn insert(
         key.map(IdempotencyKey::as_str),
         traceparent,
         labels,
+        metadata.schema_version,
         checksum,
         event.data.as_str(),
     ])?;
@@ -117,7 +117,7 @@ pub(super) fn event(conn: &Connection, names: &mut AllNames, row: &Row<'_>) -> R
     };
     let (key, labels) = (text(8)?, text(10)?);
     let traceparent: Option<[u8; 25]> = row.get(9)?;
-    let data = row.get_ref(12)?.as_str().map_err(ModelError::corrupt)?;
+    let data = row.get_ref(13)?.as_str().map_err(ModelError::corrupt)?;
     let event = Event {
         position: position(row.get(0)?)?,
         id: EventId::from_uuid(Uuid::from_bytes(row.get(1)?)),
@@ -130,10 +130,11 @@ pub(super) fn event(conn: &Connection, names: &mut AllNames, row: &Row<'_>) -> R
             causation_id: row.get::<_, Option<[u8; 16]>>(7)?.map(|cause| EventId::from_uuid(Uuid::from_bytes(cause))),
             correlation_id,
             labels: labels.map_or(Ok(Default::default()), serde_json::from_str).map_err(ModelError::corrupt)?,
+            schema_version: row.get(11)?,
             traceparent: traceparent.as_ref().map(trace_parent),
         },
     };
-    match row.get::<_, i64>(11)? == checksum(&event, key, traceparent.as_ref(), labels) {
+    match row.get::<_, i64>(12)? == checksum(&event, key, traceparent.as_ref(), labels) {
         true => Ok(Arc::new(event)),
         false => Err(ModelError::corrupt(format!("the event at {} is not what was stored there", event.position))),
     }
@@ -168,6 +169,7 @@ fn checksum(event: &Event, key: Option<&str>, traceparent: Option<&[u8; 25]>, la
     for text in [key, labels] {
         sum.bytes(text.unwrap_or_default().as_bytes());
     }
+    sum.word(event.metadata.schema_version.unwrap_or_default().into());
     sum.bytes(event.data.as_bytes());
     sum.finish()
 }

@@ -158,6 +158,12 @@ impl Tail {
             || state.bytes >= self.limits.bytes_max + UNWRITTEN_BYTES_MAX
     }
 
+    /// How many positions wait to be written.
+    pub(crate) fn backlog(&self) -> u64 {
+        let state = self.read();
+        state.end.get().saturating_sub(state.written.get())
+    }
+
     /// What has to be written next in this epoch, if anything.
     pub(crate) fn unwritten(&self, epoch: u64) -> Option<Batch> {
         let state = self.read();

@@ -1,5 +1,7 @@
 //! The read model against the plain list of events that it was made of.
 
+mod filters;
+
 use std::fs::{self, OpenOptions};
 use std::sync::Arc;
 
@@ -34,6 +36,16 @@ impl Model {
         model
     }
 
+    /// Written at once, as a new model of a long log is.
+    fn indexed_last(events: Vec<Arrived>) -> Self {
+        let model = Self { folder: tempfile::tempdir().unwrap(), events };
+        let mut writer = Writer::new(model.files().create("log@1").unwrap()).unwrap();
+        writer.apply(&Batch { arrived: model.events.clone(), end: model.last() }).unwrap();
+        writer.index().unwrap();
+        writer.close().unwrap();
+        model
+    }
+
     fn path(&self) -> PathBuf {
         self.folder.path().join("model.sqlite")
     }
@@ -52,9 +64,19 @@ impl Model {
 
     /// What a query has to answer, without its limit.
     fn expected(&self, query: &Query) -> Vec<Arc<Event>> {
-        let events = self.events.iter().map(|one| one.event.clone());
-        let mut events: Vec<_> = events
-            .filter(|event| query.filter.matches(event))
+        self.expected_at(query, self.last())
+    }
+
+    /// As of a position.
+    fn expected_at(&self, query: &Query, last: Position) -> Vec<Arc<Event>> {
+        let events = || self.events.iter().map(|one| &one.event).filter(|event| event.position <= last);
+        let mut descendants = query.filter.descendants_of.map(Descendants::new);
+        let descends = events().map(|event| descendants.as_mut().is_none_or(|those| those.see(event).unwrap()));
+        let descends: Vec<bool> = descends.collect();
+        let mut events: Vec<_> = events()
+            .zip(descends)
+            .filter(|(event, descends)| *descends && query.filter.matches(event))
+            .map(|(event, _)| event.clone())
             .filter(|event| query.after.is_none_or(|after| after < event.position))
             .filter(|event| query.before.is_none_or(|before| event.position < before))
             .collect();
@@ -83,8 +105,7 @@ impl Model {
             }
         }
         for query in queries {
-            let mut expected = self.expected(query);
-            expected.retain(|event| event.position <= position);
+            let mut expected = self.expected_at(query, position);
             match reader.page(query, position) {
                 Ok(page) => {
                     prop_assert_eq!(page.more, page.events.len() < expected.len());
@@ -97,6 +118,11 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// A deadline that does not matter.
+fn later() -> std::time::Instant {
+    std::time::Instant::now() + Duration::from_secs(60)
 }
 
 fn hundred() -> Vec<Arrived> {
@@ -137,6 +163,7 @@ proptest! {
         let mut reader = model.reader();
         for mut query in queries {
             let mut expected = model.expected(&query);
+            prop_assert_eq!(reader.count(&query, model.last(), later()).unwrap(), expected.len() as u64, "{:?}", &query);
             // All pages, one after the other.
             loop {
                 let page = reader.page(&query, model.last()).unwrap();
@@ -159,10 +186,11 @@ proptest! {
     ) {
         let model = Model::of(events, 10);
         let at = Position::new(at).min(model.last());
-        let mut expected = model.expected(&query);
-        expected.retain(|event| event.position <= at);
+        let mut expected = model.expected_at(&query, at);
+        let mut reader = model.reader();
+        prop_assert_eq!(reader.count(&query, at, later()).unwrap(), expected.len() as u64);
         expected.truncate(query.limit);
-        prop_assert_eq!(model.reader().page(&query, at).unwrap().events, expected);
+        prop_assert_eq!(reader.page(&query, at).unwrap().events, expected);
     }
 
     #[test]
@@ -321,7 +349,10 @@ fn snapshots_are_found_by_position_and_thinned_out() {
     assert_eq!(found(1, 7), Some((Position::new(5), b"5".to_vec())));
     assert_eq!(found(1, 4), None);
     assert_eq!(found(2, 7), None, "another version is another view");
+    let outdated = |version, after| model.reader().outdated("v", version, after, 10).unwrap();
+    assert_eq!((outdated(2, ""), outdated(1, ""), outdated(2, "user_1")), (vec!["user_1".to_owned()], vec![], vec![]));
     (1..=100).for_each(|position| keep(2, position));
+    assert_eq!(outdated(2, ""), [""; 0], "the old went when the new stood");
     assert_eq!(found(1, 7), None, "older versions go");
     assert_eq!(found(2, 100), Some((Position::new(100), b"100".to_vec())));
     let kept: Vec<_> = (1..=100).filter(|at| found(2, *at).is_some_and(|(position, _)| position.get() == *at)).collect();
@@ -364,4 +395,74 @@ fn few_damaged_files_are_kept() {
     names.retain(|name| !name.to_str().unwrap().ends_with("-wal") && !name.to_str().unwrap().ends_with("-shm"));
     names.sort();
     assert_eq!(names, ["model.sqlite.corrupt-3", "model.sqlite.corrupt-4", "model.sqlite.corrupt-5"]);
+}
+
+#[test]
+fn deleted_or_altered_rows_are_damage_and_never_an_answer() {
+    for (damage, at_once) in [
+        ("DELETE FROM events WHERE position % 7 = 0", true),
+        ("DELETE FROM events", true),
+        ("DELETE FROM aggregates WHERE name = 'user_1'", false),
+        ("DELETE FROM meta", true),
+        ("DROP TABLE snapshots", false),
+        ("DROP INDEX events_by_type", false),
+        ("UPDATE events SET data = '{}' WHERE position = 50", false),
+        ("UPDATE events SET time = time + 1000000 WHERE position > 20", false),
+        ("UPDATE events SET schema_version = 9", false),
+        ("UPDATE meta SET position = 50", true),
+        ("UPDATE meta SET identity = 'another'", true),
+    ] {
+        let model = Model::of(hundred(), 100);
+        rusqlite::Connection::open(model.path()).unwrap().execute_batch(damage).unwrap();
+        let refused = matches!(model.files().load(CHECK_ALWAYS), Err(ModelError::Corrupt(_)));
+        assert!(refused || !at_once, "{damage}");
+        if damage.starts_with("DROP INDEX") {
+            assert!(!model.files().load(CHECK_ALWAYS).unwrap().unwrap().indexed, "it is made again before anything is asked");
+            continue;
+        }
+        let everything = Query { limit: 1000, ..Query::default() };
+        let user = Filter { aggregate_id: Some("user_1".parse().unwrap()), ..Filter::default() };
+        let queries = [everything, Query { filter: user, limit: 1000, ..Query::default() }];
+        if !refused && !damage.contains("aggregates") {
+            model.is_right_or_damaged(&queries).unwrap_or_else(|wrong| panic!("{damage}: {wrong}"));
+        }
+    }
+}
+
+#[test]
+fn too_many_descendants_are_refused_and_no_more_than_the_limit_are_looked_for() {
+    let mut events: Vec<Arrived> = Vec::new();
+    for position in 1..=2002 {
+        let mut event = generate::event(position, "Zebra", "a");
+        event.metadata.causation_id = (position > 1).then(|| generate::id_at(1));
+        events.push(Arrived { event: event.into(), key: None });
+    }
+    let model = Model::of(events, 1000);
+    let query =
+        Query { filter: Filter { descendants_of: Some(generate::id_at(1)), ..Filter::default() }, limit: 10, ..Query::default() };
+    let mut reader = model.reader();
+    assert_eq!(reader.count(&query, Position::new(2001), later()).unwrap(), 2000);
+    assert!(matches!(reader.page(&query, model.last()), Err(ModelError::TooMany(_))));
+    assert!(matches!(reader.count(&query, model.last(), later()), Err(ModelError::TooMany(_))));
+}
+
+#[test]
+fn aggregates_are_listed_in_the_order_of_their_bytes_as_of_a_position() {
+    let names = ["b", "a", "user:2", "user:10", "useé", "user", "a", "B"];
+    let arrived = |(position, name): (u64, &&str)| Arrived { event: generate::event(position, "Zebra", name).into(), key: None };
+    let model = Model::of((1..).zip(&names).map(arrived).collect(), 3);
+    let mut reader = model.reader();
+    let mut list = |prefix: &str, after: Option<&str>, limit, last| {
+        let after = after.map(|id| id.parse().unwrap());
+        let page = reader.aggregates(prefix, after.as_ref(), limit, Position::new(last)).unwrap();
+        let ids: Vec<_> = page.aggregates.iter().map(|one| (one.id.to_string(), one.first.get(), one.last.get())).collect();
+        (ids, page.next().map(ToString::to_string))
+    };
+    let entry = |id: &str, first, last| (id.to_owned(), first, last);
+    assert_eq!(list("", None, 3, 8), (vec![entry("B", 8, 8), entry("a", 2, 7), entry("b", 1, 1)], Some("b".into())));
+    assert_eq!(list("", Some("b"), 9, 8).0.iter().map(|one| &*one.0).collect::<Vec<_>>(), ["user", "user:10", "user:2", "useé"]);
+    assert_eq!(list("user", Some("a"), 2, 8), (vec![entry("user", 6, 6), entry("user:10", 4, 4)], Some("user:10".into())));
+    assert_eq!(list("user:", Some("user:10"), 2, 8), (vec![entry("user:2", 3, 3)], None));
+    assert_eq!(list("", None, 9, 3).0, [entry("a", 2, 2), entry("b", 1, 1), entry("user:2", 3, 3)], "as of then");
+    assert_eq!(list("x", None, 9, 8), (vec![], None));
 }

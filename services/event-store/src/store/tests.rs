@@ -135,8 +135,8 @@ async fn follow(store: Store, filter: Filter, after: u64, last: u64, pace: impl 
                 positions.push(event.position.get());
                 pace(event.position.get()).await;
             }
-            Update::CaughtUp(position) => marks.push(position.get()),
-            Update::Heartbeat(_) => {}
+            Update::CaughtUp { position, .. } => marks.push(position.get()),
+            Update::Heartbeat { .. } | Update::Checkpoint(_) => {}
         }
     }
     (positions, marks)
@@ -193,13 +193,13 @@ async fn heartbeats_go_on_over_events_that_do_not_pass() {
     let running = Running::start(&log, &folder, 64).await;
     let filter = Filter { aggregate_id: Some("nobody".parse().unwrap()), ..Filter::default() };
     let mut updates = Box::pin(running.store.subscribe(filter, Position::START, Duration::from_millis(20)));
-    assert_eq!(updates.next().await.unwrap().unwrap(), Update::CaughtUp(Position::START));
+    assert_eq!(updates.next().await.unwrap().unwrap(), Update::CaughtUp { position: Position::START, head: Position::START });
     let reached = tokio::time::timeout(LIMIT, async {
         loop {
             log.fill(1);
             match updates.next().await.unwrap().unwrap() {
-                Update::Heartbeat(position) if position >= Position::new(3) => break position,
-                Update::Heartbeat(_) => {}
+                Update::Heartbeat { position, .. } if position >= Position::new(3) => break position,
+                Update::Heartbeat { .. } | Update::Checkpoint(_) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -223,6 +223,32 @@ async fn a_fresh_answer_has_all_that_was_there_when_it_was_asked() {
     // The first of eight looks up for itself, the second for the seven that queued behind it.
     let lookups = log.lookups.load(Ordering::SeqCst);
     assert!(lookups <= 200 * 4, "{lookups} lookups for 1600 callers");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_gather_before_they_are_written_unless_somebody_waits() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let running = Running::start(&log, &folder, 64).await;
+    let journal = || fs::metadata(path(&folder).with_extension("sqlite-wal")).map_or(0, |journal| journal.len());
+    let before = journal();
+    for _ in 0..200 {
+        log.fill(1);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let store = &running.store;
+    wait_until("all to be written", LIMIT, async || (store.position() == log.last()).then_some(())).await;
+    let written = journal() - before;
+    assert!(written < 200 * 15_000, "{written} bytes of journal for 200 events");
+    let mut waits = Vec::new();
+    for _ in 0..51 {
+        log.fill(1);
+        let asked = std::time::Instant::now();
+        store.wait_for(log.last()).await.unwrap();
+        waits.push(asked.elapsed());
+    }
+    waits.sort_unstable();
+    assert!(waits[25] < Duration::from_millis(10), "who waits is not kept waiting: {:?}", waits[25]);
     running.stop().await;
 }
 
@@ -345,6 +371,19 @@ async fn damage_under_way_is_healed_without_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_is_deleted_under_way_is_made_again() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(300);
+    let running = Running::start(&log, &folder, 64).await;
+    running.store.fresh().await.unwrap();
+    fs::remove_dir_all(folder.path()).unwrap();
+    log.fill(10);
+    running.store.fresh().await.unwrap();
+    assert_eq!(all(&running.store).await, (1..=310).collect::<Vec<_>>());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_lost_its_end_is_believed() {
     let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
     log.fill(300);
@@ -379,7 +418,7 @@ async fn subscriptions_and_waits_end_with_the_service() {
     let running = Running::start(&log, &folder, 64).await;
     let store = running.store.clone();
     let mut updates = Box::pin(store.subscribe(Filter::default(), Position::START, HEARTBEAT));
-    assert_eq!(updates.next().await.unwrap().unwrap(), Update::CaughtUp(Position::START));
+    assert_eq!(updates.next().await.unwrap().unwrap(), Update::CaughtUp { position: Position::START, head: Position::START });
     let waiting = tokio::spawn({
         let store = store.clone();
         async move { store.wait_for(Position::new(7)).await }

@@ -18,6 +18,7 @@ pub(crate) fn draft(aggregate: &str, number: usize) -> Draft {
         causation_id: None,
         correlation_id: None,
         labels: causeway_event::Labels::new(),
+        schema_version: None,
     }
 }
 
@@ -33,7 +34,7 @@ async fn events_are_appended_read_followed_and_seen() {
     let appended = Appended::try_from(response).unwrap();
     assert!(!appended.duplicate);
 
-    let got = client.get(v1::GetRequest { id: appended.receipts[0].id.to_string() }).await.unwrap().into_inner();
+    let got = client.get(v1::GetRequest { id: appended.receipts[0].id.to_string(), raw: false }).await.unwrap().into_inner();
     let event = causeway_event::Event::try_from(got.event.unwrap()).unwrap();
     assert_eq!((event.data.as_str(), event.metadata.source.as_str()), ("1", "grpc"));
     assert_eq!((event.position, event.timestamp), (appended.receipts[0].position, appended.receipts[0].timestamp));
@@ -93,7 +94,7 @@ async fn a_problem_comes_back_as_the_server_had_it() {
     assert_eq!(Problem::from(client.append(large).await.unwrap_err()).kind, Kind::TooLarge);
 
     let unknown = "evt_01k9x3m5v8e7rs2q4n6p8t0w1y";
-    let refused = Problem::from(client.get(v1::GetRequest { id: unknown.into() }).await.unwrap_err());
+    let refused = Problem::from(client.get(v1::GetRequest { id: unknown.into(), raw: false }).await.unwrap_err());
     assert_eq!((refused.kind, refused.field.as_deref()), (Kind::NotFound, Some("/id")));
     let view = v1::ProjectRequest { view: "mood".into(), id: "a".into(), ..v1::ProjectRequest::default() };
     let refused = Problem::from(client.project(view).await.unwrap_err());

@@ -2,11 +2,22 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod append_stream;
+mod chains;
+mod cloudevents;
+mod conflicts;
+mod consume;
 mod grpc;
+mod grpc_web;
 mod harness;
 mod http;
 mod outage;
 mod projections;
+mod reads;
 mod refusals;
+mod snapshots;
 mod sse;
+mod subscribe;
 mod traces;
+mod types;
+mod watch;

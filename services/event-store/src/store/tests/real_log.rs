@@ -26,6 +26,7 @@ async fn append(log: &Log, texts: &[&str], key: Option<&str>) -> Vec<Position> {
         source: "test".parse().unwrap(),
         lineage: Lineage::Root { correlation: None },
         labels: Labels::from([("k".into(), "v".into())]),
+        schema_version: None,
         traceparent: None,
     };
     let idempotency_key = key.map(|key| key.parse().unwrap());
@@ -72,7 +73,7 @@ async fn a_subscription_goes_on_after_the_server_was_killed() {
     let mut updates = Box::pin(running.store.subscribe(Filter::default(), Position::START, HEARTBEAT));
     let mut next = async || tokio::time::timeout(LIMIT, updates.next()).await.unwrap().unwrap().unwrap();
     assert!(matches!(next().await, Update::Event(event) if event.data.as_str() == r#""one""#));
-    assert!(matches!(next().await, Update::CaughtUp(_)));
+    assert!(matches!(next().await, Update::CaughtUp { .. }));
     nats.kill();
     nats.restart().await.unwrap();
     append(&connect(&nats).await, &["two"], None).await;

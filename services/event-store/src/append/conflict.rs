@@ -1,0 +1,55 @@
+//! A conflict is answered with the events that caused it, so that whoever decided can fold them and decide again without a read.
+
+use std::time::Duration;
+
+use causeway_proto::{Conflict, Problem};
+
+use crate::gateway::Gateway;
+use crate::read_model::{Filter, Query};
+use crate::store::StoreError;
+
+/// The most events of one answer.
+const EVENTS_MAX: usize = 100;
+/// The most bytes of their data.
+const DATA_BYTES_MAX: usize = 1 << 20;
+/// How long the read model may take to have them. An append that is refused is not made to wait longer than one that is stored.
+const READ_MAX: Duration = Duration::from_secs(2);
+
+/// The same problem; a conflict with its events, as far as they can be read in time.
+pub(super) async fn with_events(gateway: &Gateway, mut problem: Problem) -> Problem {
+    if let Some(conflict) = &mut problem.conflict {
+        match tokio::time::timeout(READ_MAX, read(gateway, conflict)).await {
+            Ok(Ok(())) => {}
+            // The conflict itself is sure: what is missing can be read, and `more` says so.
+            Ok(Err(error)) => tracing::debug!(%error, "a conflict is told without its events"),
+            Err(_) => tracing::debug!("a conflict is told without its events, which took too long"),
+        }
+    }
+    problem
+}
+
+async fn read(gateway: &Gateway, conflict: &mut Conflict) -> Result<(), StoreError> {
+    if conflict.actual <= conflict.expected {
+        return Ok(());
+    }
+    gateway.store.wait_for(conflict.actual).await?;
+    let filter =
+        Filter { aggregate_id: Some(conflict.aggregate_id.clone()), category: Some(conflict.category), ..Filter::default() };
+    let query = Query {
+        filter,
+        after: Some(conflict.expected),
+        before: Some(conflict.actual.next()),
+        limit: EVENTS_MAX,
+        ..Query::default()
+    };
+    let page = gateway.store.page(query).await?;
+    let mut bytes = 0;
+    let fitting = page.events.iter().take_while(|event| {
+        bytes += event.data.as_bytes().len();
+        bytes <= DATA_BYTES_MAX
+    });
+    let fitting = fitting.count();
+    conflict.more = page.more || fitting < page.events.len();
+    conflict.events = page.events[..fitting].iter().map(|event| event.as_ref().clone()).collect();
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! The task that signs checkpoints of the log: it chains what is new, and appends what the chain has come to.
+//!
+//! ```text
+//! look every second ─> enough is new, or it is time ─> newest checkpoint ─> walk what is behind it ─> sign ─> append, fenced
+//! ```
+//!
+//! Several gateways may do so with the same key. A checkpoint is fenced on the one before it, so that one of them wins, and
+//! all of them go on from what the winner signed. A checkpoint alone is nothing new: an idle log stays idle.
+
+use std::time::Duration;
+
+use causeway_event::payload::LogCheckpointed;
+use causeway_event::{AggregateId, Category, Lineage, NewEvent, Payload, Position, Source};
+use causeway_log::{Append, Fence, Log, LogError};
+use causeway_proof::{Chain, Checkpoint, Content, Entry, LOG_AGGREGATE, Signer};
+use causeway_runtime::config::{Secret, duration};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::Error;
+
+/// How often it is looked whether anything is new.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Pause between two pages while there is much to read: appends come first.
+const PAGE_PAUSE: Duration = Duration::from_millis(2);
+/// Pause after a failure.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Signed checkpoints of the log. Without a key there are none.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IntegrityConfig {
+    /// The seed of the Ed25519 key: 32 random bytes as hex digits or base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signing_key: Option<Secret>,
+    /// After so many new events a checkpoint is due.
+    pub every_events: u64,
+    /// So long after the last one a checkpoint is due, if anything is new.
+    #[serde(with = "duration")]
+    pub every: Duration,
+}
+
+impl Default for IntegrityConfig {
+    fn default() -> Self {
+        Self { signing_key: None, every_events: 10_000, every: Duration::from_secs(60) }
+    }
+}
+
+impl IntegrityConfig {
+    /// The key, if there is one. The error is for whoever set it.
+    pub fn signer(&self) -> Result<Option<Signer>, causeway_proof::KeyError> {
+        self.signing_key.as_ref().map(|key| Signer::parse(key.expose())).transpose()
+    }
+}
+
+/// Signs for as long as the gateway lives.
+pub(crate) async fn run(config: IntegrityConfig, log: Log) -> Result<(), Error> {
+    let Some(signer) = config.signer().map_err(|error| Error::Config(format!("integrity.signing_key: {error}")))? else {
+        return std::future::pending().await;
+    };
+    tracing::info!(public_key = %signer.public_key(), "checkpoints of the log are signed");
+    let mut signing = Signing::new(log, signer)?;
+    let mut due_at = Instant::now() + config.every;
+    loop {
+        tokio::time::sleep(LOOK_EVERY.min(config.every)).await;
+        let signed = match signing.is_due(config.every_events, due_at).await {
+            Ok(true) => signing.advance().await,
+            Ok(false) => continue,
+            Err(error) => Err(error),
+        };
+        match signed {
+            Ok(()) => due_at = Instant::now() + config.every,
+            Err(error) if error.is_transient() => {
+                tracing::debug!(%error, "no checkpoint at this time");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a checkpoint could not be made");
+                due_at = Instant::now() + config.every;
+            }
+        }
+    }
+}
+
+/// The chain as far as it is known, and the newest checkpoint.
+struct Signing {
+    log: Log,
+    signer: Signer,
+    aggregate: AggregateId,
+    source: Source,
+    chain: Chain,
+    /// Where the newest checkpoint stands: what the next one is fenced on.
+    newest: Position,
+    /// How far the newest checkpoint of this key vouches.
+    vouched: Position,
+    /// The last entry in the chain that is no checkpoint.
+    content: Position,
+    /// Up to here it has been looked.
+    looked: Position,
+}
+
+impl Signing {
+    fn new(log: Log, signer: Signer) -> Result<Self, Error> {
+        let named = |invalid: causeway_event::Invalid| Error::Config(invalid.to_string());
+        Ok(Self {
+            log,
+            signer,
+            aggregate: LOG_AGGREGATE.parse().map_err(named)?,
+            source: "event-store".parse().map_err(named)?,
+            chain: Chain::START,
+            newest: Position::START,
+            vouched: Position::START,
+            content: Position::START,
+            looked: Position::START,
+        })
+    }
+
+    async fn is_due(&self, every_events: u64, due_at: Instant) -> Result<bool, LogError> {
+        let new = self.log.last_position().await?.get().saturating_sub(self.looked.get());
+        let anything = new > 0 || self.vouched < self.content;
+        Ok(anything && (every_events <= new || due_at <= Instant::now()))
+    }
+
+    /// Chains what is new and signs it, unless there is nothing but checkpoints.
+    async fn advance(&mut self) -> Result<(), LogError> {
+        let last = self.log.last_position().await?;
+        if last < self.chain.position {
+            tracing::error!(position = %self.chain.position, %last, "the log has lost its end; `causeway log verify` says more");
+            *self = Self::new(self.log.clone(), self.signer.clone())
+                .map_err(|error| LogError::Mismatch { what: error.to_string() })?;
+        }
+        self.adopt_newest().await?;
+        let mut walk = self.log.walk(self.chain.position, last);
+        loop {
+            let page = walk.page().await?;
+            if page.is_empty() {
+                break;
+            }
+            for entry in &page {
+                self.chain.push(entry);
+                match self.is_checkpoint(entry) {
+                    true => self.newest = entry.position,
+                    false => self.content = entry.position,
+                }
+            }
+            tokio::time::sleep(PAGE_PAUSE).await;
+        }
+        self.looked = self.chain.position;
+        match self.vouched < self.content {
+            true => self.append().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Goes on from the newest checkpoint, if it is one of this key and ahead of what is known here.
+    async fn adopt_newest(&mut self) -> Result<(), LogError> {
+        let Some(stored) = self.log.last_event(&self.aggregate, Category::System).await? else { return Ok(()) };
+        self.newest = self.newest.max(stored.event.position);
+        let Payload::LogCheckpointed(data) = stored.event.payload() else { return Ok(()) };
+        let Some(checkpoint) = self.read_own(&data) else {
+            tracing::debug!(position = %stored.event.position, "the newest checkpoint is of another key");
+            return Ok(());
+        };
+        self.vouched = self.vouched.max(checkpoint.chain.position);
+        if self.chain.position < checkpoint.chain.position {
+            self.chain = checkpoint.chain;
+        }
+        Ok(())
+    }
+
+    fn read_own(&self, data: &LogCheckpointed) -> Option<Checkpoint> {
+        Checkpoint::read(data).ok().filter(|checkpoint| self.signer.public_key().has_signed(checkpoint))
+    }
+
+    /// Of whatever key.
+    fn is_checkpoint(&self, entry: &Entry) -> bool {
+        let Content::Event(event) = &entry.content else { return false };
+        event.aggregate_id == self.aggregate && event.event_type.as_str() == "LogCheckpointed"
+    }
+
+    async fn append(&mut self) -> Result<(), LogError> {
+        let data = self.signer.sign(&self.chain);
+        let payload = Payload::LogCheckpointed(data);
+        let lineage = Lineage::Root { correlation: None };
+        let event = NewEvent::of(&payload, self.aggregate.clone(), self.source.clone(), lineage)?;
+        let fence = Fence { aggregate_id: self.aggregate.clone(), category: Category::System, position: self.newest };
+        let append = Append { events: vec![event], expected: vec![fence], idempotency_key: None };
+        match self.log.append(append).await {
+            Ok(appended) => {
+                self.newest = appended.receipts.first().map_or(self.newest, |receipt| receipt.position);
+                self.vouched = self.chain.position;
+                if self.newest == self.chain.position.next() {
+                    self.looked = self.newest;
+                }
+                tracing::debug!(position = %self.chain.position, at = %self.newest, "a checkpoint was signed");
+                Ok(())
+            }
+            // Another gateway was faster; what it vouches for is read the next time.
+            Err(LogError::Conflict { actual, .. }) => {
+                self.newest = actual;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Groups of consumers: outside programs that share the work on events, each event with one of them until it is acknowledged.
+//!
+//! ```text
+//!  client ─ gRPC ─ member ─┐                        ┌─ member ─ gRPC ─ client
+//!                          ├─ core NATS ─ dispatcher ┤     (any gateway)
+//!  client ─ gRPC ─ member ─┘                │        └─ member ─ gRPC ─ client
+//!                                  durable consumer, lease
+//! ```
+//!
+//! One gateway at a time dispatches a group for the members of all gateways: `dispatch.rs` decides, `dispatcher.rs` acts,
+//! `member.rs` stands between a client and the dispatcher. What must outlive all of them is on the server.
+
+mod dispatch;
+mod dispatcher;
+mod member;
+mod words;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use causeway_event::{Category, EventType};
+use causeway_log::{Group, GroupName, GroupState, Letter};
+use causeway_proto::{Kind, Problem};
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use self::dispatch::Rules;
+use self::dispatcher::Office;
+use self::member::Member;
+use self::words::{Status, ToDispatcher, ToMember};
+use crate::gateway::Gateway;
+use crate::problem::of_log;
+use crate::read_model::Filter;
+use crate::subscribe::Start;
+
+pub(crate) use member::{Answered, DeliveryId, Said, Told};
+
+/// Deliveries that may wait for a client to take them; more wait with the member, who then takes no further ones.
+const UNREAD_MAX: usize = 8;
+/// How long somebody who asks how a group does waits for its dispatcher.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
+/// Letters that one replay takes at most without being told which.
+const REPLAY_MAX: usize = 10_000;
+
+/// What a client wants to be a member of, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) group: GroupName,
+    pub(crate) filter: Filter,
+    pub(crate) terms: Terms,
+    pub(crate) start: Start,
+    pub(crate) in_flight_max: usize,
+}
+
+/// What a group is, as its first start said it: kept with the group on the server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Terms {
+    pub(crate) types: Vec<String>,
+    pub(crate) category: String,
+    pub(crate) aggregate_id: String,
+    pub(crate) correlation_id: String,
+    pub(crate) source: String,
+    pub(crate) ack_wait_ms: u64,
+    pub(crate) deliveries_max: u32,
+}
+
+/// The groups that this gateway has members of.
+#[derive(Default)]
+pub(crate) struct Groups {
+    candidates: Mutex<HashMap<GroupName, Weak<Candidate>>>,
+    tasks: TaskTracker,
+}
+
+/// Dispatches a group, if nobody else does, for as long as a member of this gateway holds it.
+struct Candidate {
+    _stop: DropGuard,
+    ended: CancellationToken,
+}
+
+/// A group and how it does.
+pub(crate) struct Report {
+    pub(crate) state: GroupState,
+    /// None for what another version of Causeway started.
+    pub(crate) terms: Option<Terms>,
+    pub(crate) in_flight: u64,
+    pub(crate) parked: u64,
+}
+
+impl Groups {
+    /// Waits until all members have left and all groups are handed over.
+    pub(crate) async fn closed(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn candidate(&self, office: Office) -> Arc<Candidate> {
+        let mut candidates = self.candidates.lock().unwrap_or_else(PoisonError::into_inner);
+        candidates.retain(|_, candidate| candidate.strong_count() > 0);
+        let known = candidates.get(&office.group).and_then(Weak::upgrade);
+        if let Some(candidate) = known.filter(|candidate| !candidate.ended.is_cancelled()) {
+            return candidate;
+        }
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        let candidate = Arc::new(Candidate { _stop: stop.clone().drop_guard(), ended: ended.clone() });
+        candidates.insert(office.group.clone(), Arc::downgrade(&candidate));
+        self.tasks.spawn(async move {
+            let _ended = ended.drop_guard();
+            dispatcher::run(office, stop).await;
+        });
+        candidate
+    }
+}
+
+/// Makes the client a member. What it hears ends when it leaves, the group is deleted or the gateway stops.
+pub(crate) async fn join(
+    gateway: &Arc<Gateway>,
+    wanted: Wanted,
+    said: BoxStream<'static, Result<Said, Problem>>,
+) -> Result<mpsc::Receiver<Result<Told, Problem>>, Problem> {
+    let place = gateway.open_stream()?;
+    let Wanted { group, filter, terms, start, in_flight_max } = wanted;
+    let after = gateway.within(start.resolve(gateway)).await?;
+    let text = serde_json::to_string(&terms).map_err(|error| Problem::new(Kind::Internal, error.to_string()))?;
+    let wanted = Group {
+        name: group.clone(),
+        aggregate_id: filter.aggregate_id.clone(),
+        categories: categories(filter.category, &terms.types),
+        after,
+        terms: text,
+    };
+    let found = gateway.log.open_group(&wanted).await.map_err(of_log)?;
+    let found: Terms = serde_json::from_str(&found)
+        .map_err(|_| Problem::invalid("/start/group", format!("the group {group} was started by another version of Causeway")))?;
+    terms.check(&found, &group)?;
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    let mail = gateway.log.member_mail(&group, &id).await.map_err(of_log)?;
+    let rules = Rules { ack_wait: terms.ack_wait(), deliveries_max: terms.deliveries_max };
+    let office = Office { log: gateway.log.clone(), group: group.clone(), rules, filter: Arc::new(filter) };
+    let candidate = gateway.groups.candidate(office);
+    let (told, hears) = mpsc::channel(UNREAD_MAX);
+    let member = Member { gateway: gateway.clone(), group, id, in_flight_max, ack_wait: terms.ack_wait() };
+    gateway.groups.tasks.spawn(async move {
+        member.serve(mail, said, told).await;
+        drop((candidate, place));
+    });
+    Ok(hears)
+}
+
+/// The groups that there are.
+pub(crate) async fn list(gateway: &Gateway) -> Result<Vec<Report>, Problem> {
+    let mut reports = Vec::new();
+    for state in gateway.log.groups().await.map_err(of_log)? {
+        let status = gateway.log.ask_dispatcher(&state.name, words::write(&ToDispatcher::Status));
+        let status = tokio::time::timeout(STATUS_TIMEOUT, status).await;
+        let status: Option<Status> = status.ok().and_then(Result::ok).and_then(|answer| words::read(&answer));
+        reports.push(Report {
+            terms: serde_json::from_str(&state.terms).ok(),
+            // Without a dispatcher nobody works on anything.
+            in_flight: status.map_or(0, |status| status.in_flight),
+            parked: gateway.log.count_letters(&state.name).await.map_err(of_log)?,
+            state,
+        });
+    }
+    Ok(reports)
+}
+
+/// Ends a group and its members' streams.
+pub(crate) async fn delete(gateway: &Gateway, group: &GroupName) -> Result<(), Problem> {
+    if !gateway.log.delete_group(group).await.map_err(of_log)? {
+        return Err(no_group(group));
+    }
+    gateway.log.tell_members(group, words::write(&ToMember::Deleted)).await.map_err(of_log)
+}
+
+/// Parked events behind a letter, and whether there are more.
+pub(crate) async fn parked(
+    gateway: &Gateway,
+    of: Option<&GroupName>,
+    after: u64,
+    limit: usize,
+) -> Result<(Vec<Letter>, bool), Problem> {
+    gateway.log.letters(of.map(GroupName::as_str), after, limit).await.map_err(of_log)
+}
+
+/// Delivers parked events again: these, or all of the group.
+pub(crate) async fn replay(gateway: &Gateway, group: &GroupName, letters: Vec<u64>) -> Result<u32, Problem> {
+    if gateway.log.group(group).await.map_err(of_log)?.is_none() {
+        return Err(no_group(group));
+    }
+    let letters = match letters.is_empty() {
+        true => {
+            let (all, _) = parked(gateway, Some(group), 0, REPLAY_MAX).await?;
+            all.into_iter().map(|letter| letter.number).collect()
+        }
+        false => letters,
+    };
+    let replayed = gateway.log.replay_letters(group, &letters).await.map_err(of_log)?;
+    if gateway.log.tell_dispatcher(group, words::write(&ToDispatcher::Replays)).await.is_err() {
+        tracing::debug!(%group, "the dispatcher was not told of a replay; it looks by itself");
+    }
+    Ok(replayed)
+}
+
+fn no_group(group: &GroupName) -> Problem {
+    Problem::new(Kind::NotFound, format!("there is no group {group}")).at("/group")
+}
+
+/// What the server can leave out by itself: the rest is left out by the dispatcher.
+fn categories(category: Option<Category>, types: &[String]) -> Vec<Category> {
+    if let Some(category) = category {
+        return vec![category];
+    }
+    // A prefix, which is no type, may be that of types of any category.
+    let of = |pattern: &String| pattern.parse::<EventType>().ok().map(|event_type| Category::of(&event_type));
+    let mut categories = types.iter().map(of).collect::<Option<Vec<_>>>().unwrap_or_default();
+    categories.sort_unstable();
+    categories.dedup();
+    categories
+}
+
+impl Terms {
+    fn ack_wait(&self) -> Duration {
+        Duration::from_millis(self.ack_wait_ms)
+    }
+
+    /// Whether a group of these terms is what the client wants.
+    fn check(&self, found: &Self, group: &GroupName) -> Result<(), Problem> {
+        let same = Self { ack_wait_ms: self.ack_wait_ms, deliveries_max: self.deliveries_max, ..found.clone() };
+        let differing = match () {
+            () if same != *self => Some(("/start/filter", "another filter".to_owned())),
+            () if self.ack_wait_ms != found.ack_wait_ms => Some(("/start/ack_wait", format!("{} ms", found.ack_wait_ms))),
+            () if self.deliveries_max != found.deliveries_max => {
+                Some(("/start/deliveries_max", found.deliveries_max.to_string()))
+            }
+            () => None,
+        };
+        match differing {
+            None => Ok(()),
+            Some((field, what)) => Err(Problem::invalid(field, format!("the group {group} was started with {what}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_leaves_out_what_it_can() {
+        let of = |category, types: &[&str]| categories(category, &types.iter().map(|&text| text.to_owned()).collect::<Vec<_>>());
+        assert_eq!(of(None, &[]), []);
+        assert_eq!(of(None, &["NoteTaken", "MessageReceived", "OrderPlaced"]), [Category::Input, Category::Custom]);
+        assert_eq!(of(None, &["NoteTaken", "Message*"]), []);
+        assert_eq!(of(Some(Category::Ai), &["NoteTaken"]), [Category::Ai]);
+    }
+
+    #[test]
+    fn a_group_is_joined_as_it_was_started_or_not_at_all() {
+        let terms = Terms {
+            types: vec!["NoteTaken".into()],
+            category: String::new(),
+            aggregate_id: String::new(),
+            correlation_id: String::new(),
+            source: String::new(),
+            ack_wait_ms: 30_000,
+            deliveries_max: 10,
+        };
+        let field = |found: &Terms| terms.check(found, &"g".parse().unwrap()).map_err(|problem| problem.field.unwrap());
+        assert_eq!(field(&terms.clone()), Ok(()));
+        assert_eq!(field(&Terms { source: "a".into(), ..terms.clone() }), Err("/start/filter".into()));
+        assert_eq!(field(&Terms { ack_wait_ms: 1, ..terms.clone() }), Err("/start/ack_wait".into()));
+        assert_eq!(field(&Terms { deliveries_max: 1, ..terms.clone() }), Err("/start/deliveries_max".into()));
+    }
+}

@@ -1,0 +1,452 @@
+//! Who works on what: the events that a group has to deal with, in lines by aggregate, and its members.
+//!
+//! Pure: no I/O, no clock. `dispatcher.rs` says what has happened and when, and carries out what follows.
+//!
+//! ```text
+//!  arrives ──> free ──> with a member ──ack, park──> settling ──> gone
+//!               ^  ^          │
+//!               │  └──────────┤ its stream ended, it did not answer in time, it never got it
+//!            delayed <──nak───┘        (delivered too often: settling, to be parked)
+//! ```
+//!
+//! Of each line only the first event is worked on, and nothing else of the line while one is with a member or settling: so the
+//! events of an aggregate are dealt with one after the other, in the order of the log.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use causeway_event::{AggregateId, Position};
+
+/// A member that was not heard of for this long is gone.
+pub(super) const MEMBER_SILENCE: Duration = Duration::from_secs(4);
+/// A member that does not know of a delivery after this long never got it.
+const LOST_AFTER: Duration = Duration::from_secs(3);
+/// The time that a member has to answer when it could not for a while.
+const GRACE: Duration = Duration::from_secs(2);
+/// A delivery that is to come again without a stated delay comes after this long, doubled with each further one ...
+const DELAY_MIN: Duration = Duration::from_secs(1);
+/// ... up to this.
+const DELAY_MAX: Duration = Duration::from_secs(60);
+/// How many positions are remembered as settled: a server that was killed may deliver them again.
+const SETTLED_MAX: usize = 8192;
+
+/// What holds for every event of the group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub(super) ack_wait: Duration,
+    pub(super) deliveries_max: u32,
+}
+
+/// Where an event came from, and so where it is struck off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    Log,
+    /// This letter, which is on its way back.
+    Replay(u64),
+}
+
+/// What became of an event that came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    Taken,
+    /// It is here already.
+    Known,
+    /// It was dealt with, but that was forgotten where it came from.
+    Settled,
+}
+
+/// A member's answer to a delivery.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Answer {
+    Ack,
+    Nak { delay: Option<Duration>, reason: String },
+    Progress,
+    Park { reason: String },
+}
+
+/// What the member has to know of its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    Done,
+    /// Done once it is settled.
+    Settling,
+    /// Nothing is known of the delivery so far.
+    Later,
+    /// It is no longer the member's.
+    Stale,
+}
+
+/// An event for a member.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Assignment {
+    pub(super) member: String,
+    pub(super) position: Position,
+    pub(super) deliveries: u32,
+}
+
+/// An event that is to be struck off.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Settlement {
+    pub(super) position: Position,
+    pub(super) origin: Origin,
+    pub(super) park: Option<Park>,
+}
+
+/// Why it is parked before.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Park {
+    pub(super) reason: String,
+    pub(super) deliveries: u32,
+}
+
+pub(super) struct Dispatch {
+    rules: Rules,
+    members: BTreeMap<String, Member>,
+    lines: HashMap<AggregateId, Line>,
+    lines_of: HashMap<Position, AggregateId>,
+    /// Lines whose first event may be free.
+    due: VecDeque<AggregateId>,
+    delayed: BTreeSet<(Instant, AggregateId)>,
+    /// What members say that they have and that did not come in so far: somebody dispatched it before us.
+    claims: HashMap<Position, (String, u32)>,
+    /// How often those before us delivered what did not come in so far.
+    past: HashMap<Position, u32>,
+    settlements: Vec<Settlement>,
+    settled: HashSet<Position>,
+    settled_order: VecDeque<Position>,
+    turn: u64,
+}
+
+struct Member {
+    /// How many deliveries it works on at once.
+    room: usize,
+    with: BTreeSet<Position>,
+    heard_at: Instant,
+    served: u64,
+}
+
+#[derive(Default)]
+struct Line {
+    work: BTreeMap<Position, Work>,
+    /// How many are with a member or settling. One at most, but for what others dispatched before us.
+    busy: usize,
+    queued: bool,
+}
+
+struct Work {
+    origin: Origin,
+    deliveries: u32,
+    /// Whether we gave it out; if not, a member may have it from a dispatcher before us.
+    given: bool,
+    state: State,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum State {
+    Free,
+    Delayed(Instant),
+    With { member: String, since: Instant, until: Instant },
+    Settling,
+}
+
+impl Dispatch {
+    pub(super) fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            members: BTreeMap::new(),
+            lines: HashMap::new(),
+            lines_of: HashMap::new(),
+            due: VecDeque::new(),
+            delayed: BTreeSet::new(),
+            claims: HashMap::new(),
+            past: HashMap::new(),
+            settlements: Vec::new(),
+            settled: HashSet::new(),
+            settled_order: VecDeque::new(),
+            turn: 0,
+        }
+    }
+
+    /// What those before us left: how often they delivered what they had.
+    pub(super) fn remember(&mut self, past: impl IntoIterator<Item = (Position, u32)>) {
+        self.past.extend(past);
+    }
+
+    /// How often what is here was delivered, for those after us.
+    pub(super) fn deliveries(&self) -> impl Iterator<Item = (Position, u32)> + '_ {
+        let all = self.lines.values().flat_map(|line| line.work.iter());
+        let here = all.map(|(position, work)| (*position, work.deliveries)).filter(|(_, deliveries)| *deliveries > 0);
+        here.chain(self.past.iter().map(|(position, deliveries)| (*position, *deliveries)))
+    }
+
+    /// How many deliveries are with members.
+    pub(super) fn in_flight(&self) -> usize {
+        self.members.values().map(|member| member.with.len()).sum()
+    }
+
+    /// An event came in.
+    pub(super) fn arrive(&mut self, position: Position, aggregate: &AggregateId, origin: Origin, now: Instant) -> Arrival {
+        if self.lines_of.contains_key(&position) {
+            return Arrival::Known;
+        }
+        if origin == Origin::Log && self.settled.contains(&position) {
+            return Arrival::Settled;
+        }
+        self.lines_of.insert(position, aggregate.clone());
+        let line = self.lines.entry(aggregate.clone()).or_default();
+        let deliveries = self.past.remove(&position).unwrap_or_default();
+        line.work.insert(position, Work { origin, deliveries, given: false, state: State::Free });
+        match self.claims.remove(&position) {
+            Some((member, claimed)) => self.adopt(position, &member, claimed.max(deliveries), now),
+            None => self.queue(aggregate),
+        }
+        Arrival::Taken
+    }
+
+    /// A member says that it is there, how much it works on at once (0: nothing at the moment), and what it has.
+    pub(super) fn announce(&mut self, member: &str, room: usize, held: &[(Position, u32)], now: Instant) {
+        let known = self.members.entry(member.to_owned()).or_insert_with(|| Member {
+            room,
+            with: BTreeSet::new(),
+            heard_at: now,
+            served: 0,
+        });
+        (known.room, known.heard_at) = (room, now);
+        let with: Vec<Position> = known.with.iter().copied().collect();
+        self.claims.retain(|_, (claimant, _)| claimant != member);
+        for (position, deliveries) in held {
+            match self.work(*position) {
+                // Whoever dispatched before us gave it to this member.
+                Some(work) if !work.given && work.state == State::Free => {
+                    self.adopt(*position, member, *deliveries, now);
+                }
+                Some(_) => {}
+                None => _ = self.claims.insert(*position, (member.to_owned(), *deliveries)),
+            }
+        }
+        let held: HashSet<Position> = held.iter().map(|(position, _)| *position).collect();
+        for position in with.into_iter().filter(|position| !held.contains(position)) {
+            if let Some(work) = self.work(position)
+                && let State::With { since, .. } = work.state
+                && since + LOST_AFTER <= now
+            {
+                (work.deliveries, work.given) = (work.deliveries.saturating_sub(1), false);
+                self.set(position, State::Free);
+            }
+        }
+    }
+
+    /// A member is gone.
+    pub(super) fn leave(&mut self, member: &str, reason: &str) {
+        self.claims.retain(|_, (claimant, _)| claimant != member);
+        let with = self.members.get(member).map(|member| member.with.clone()).unwrap_or_default();
+        for position in with {
+            self.fail(position, reason, State::Free);
+        }
+        self.members.remove(member);
+    }
+
+    /// A member answers its delivery of this number.
+    pub(super) fn answer(&mut self, member: &str, position: Position, deliveries: u32, answer: Answer, now: Instant) -> Taken {
+        let ack_wait = self.rules.ack_wait;
+        let Some(work) = self.work(position) else {
+            return if self.settled.contains(&position) { Taken::Done } else { Taken::Later };
+        };
+        if !work.given && work.state == State::Free {
+            self.adopt(position, member, deliveries, now);
+        }
+        let Some(work) = self.work(position) else { return Taken::Later };
+        match &mut work.state {
+            State::With { member: with, until, .. } if with == member && work.deliveries == deliveries => match answer {
+                Answer::Progress => {
+                    *until = now + ack_wait;
+                    Taken::Done
+                }
+                Answer::Nak { delay, reason } => {
+                    let until = now + delay.unwrap_or_else(|| backoff(deliveries));
+                    self.fail(position, &reason, State::Delayed(until));
+                    Taken::Done
+                }
+                Answer::Ack => {
+                    self.settle(position, None);
+                    Taken::Settling
+                }
+                Answer::Park { reason } => {
+                    self.settle(position, Some(Park { reason, deliveries }));
+                    Taken::Settling
+                }
+            },
+            State::Settling => Taken::Settling,
+            State::Free | State::Delayed(_) | State::With { .. } => Taken::Stale,
+        }
+    }
+
+    /// Nobody could be heard up to now: that nobody was is no sign of anything.
+    pub(super) fn excuse(&mut self, now: Instant) {
+        for member in self.members.values_mut() {
+            member.heard_at = now;
+        }
+        let with: Vec<Position> = self.members.values().flat_map(|member| member.with.iter().copied()).collect();
+        for position in with {
+            if let Some(Work { state: State::With { until, .. }, .. }) = self.work(position) {
+                *until = (*until).max(now + GRACE);
+            }
+        }
+    }
+
+    /// What has become due by the time alone.
+    pub(super) fn tick(&mut self, now: Instant) {
+        let silent = self.members.iter().filter(|(_, member)| member.heard_at + MEMBER_SILENCE <= now);
+        for member in silent.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.leave(&member, "its member vanished");
+        }
+        let with: Vec<Position> = self.members.values().flat_map(|member| member.with.iter().copied()).collect();
+        let reason = format!("was not answered within {:?}", self.rules.ack_wait);
+        for position in with {
+            if let Some(Work { state: State::With { until, .. }, .. }) = self.work(position)
+                && *until <= now
+            {
+                self.fail(position, &reason, State::Free);
+            }
+        }
+        while let Some((until, _)) = self.delayed.first()
+            && *until <= now
+        {
+            if let Some((_, aggregate)) = self.delayed.pop_first() {
+                self.queue(&aggregate);
+            }
+        }
+    }
+
+    /// The next event that a member can have.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Assignment> {
+        let free = |member: &Member| member.with.len() < member.room;
+        // The least busy for what it takes; of those, who has waited longest.
+        let load = |member: &Member| (member.with.len() * 1024 / member.room.max(1), member.served);
+        let (id, _) = self.members.iter().filter(|(_, member)| free(member)).min_by_key(|(_, member)| load(member))?;
+        let id = id.clone();
+        while let Some(aggregate) = self.due.pop_front() {
+            let Some(line) = self.lines.get_mut(&aggregate) else { continue };
+            line.queued = false;
+            let Some((position, work)) = line.work.first_key_value().filter(|_| line.busy == 0) else { continue };
+            match work.state {
+                State::Free => {}
+                State::Delayed(until) if until <= now => {}
+                State::Delayed(until) => {
+                    self.delayed.insert((until, aggregate));
+                    continue;
+                }
+                State::With { .. } | State::Settling => continue,
+            }
+            let (position, deliveries) = (*position, work.deliveries + 1);
+            self.adopt(position, &id, deliveries, now);
+            self.turn += 1;
+            if let Some(member) = self.members.get_mut(&id) {
+                member.served = self.turn;
+            }
+            return Some(Assignment { member: id, position, deliveries });
+        }
+        None
+    }
+
+    /// What is to be struck off since the last call.
+    pub(super) fn take_settlements(&mut self) -> Vec<Settlement> {
+        std::mem::take(&mut self.settlements)
+    }
+
+    /// It is struck off.
+    pub(super) fn settled(&mut self, position: Position) {
+        let Some(aggregate) = self.lines_of.remove(&position) else { return };
+        let Some(line) = self.lines.get_mut(&aggregate) else { return };
+        let work = line.work.remove(&position);
+        line.busy = line.busy.saturating_sub(1);
+        if line.work.is_empty() {
+            self.lines.remove(&aggregate);
+        } else {
+            self.queue(&aggregate);
+        }
+        if work.is_some_and(|work| work.origin == Origin::Log) && self.settled.insert(position) {
+            self.settled_order.push_back(position);
+            if self.settled_order.len() > SETTLED_MAX
+                && let Some(oldest) = self.settled_order.pop_front()
+            {
+                self.settled.remove(&oldest);
+            }
+        }
+    }
+
+    fn work(&mut self, position: Position) -> Option<&mut Work> {
+        let aggregate = self.lines_of.get(&position)?;
+        self.lines.get_mut(aggregate)?.work.get_mut(&position)
+    }
+
+    /// It is with a member from now on.
+    fn adopt(&mut self, position: Position, member: &str, deliveries: u32, now: Instant) {
+        let until = now + self.rules.ack_wait;
+        if let Some(work) = self.work(position) {
+            (work.deliveries, work.given) = (deliveries, true);
+            self.set(position, State::With { member: member.to_owned(), since: now, until });
+        }
+    }
+
+    /// A delivery came to nothing.
+    fn fail(&mut self, position: Position, reason: &str, next: State) {
+        let Some(deliveries) = self.work(position).map(|work| work.deliveries) else { return };
+        if deliveries >= self.rules.deliveries_max {
+            let reason = format!("gave up after {deliveries} deliveries: {reason}");
+            self.settle(position, Some(Park { reason, deliveries }));
+        } else {
+            self.set(position, next);
+        }
+    }
+
+    fn settle(&mut self, position: Position, park: Option<Park>) {
+        if let Some(origin) = self.work(position).map(|work| work.origin) {
+            self.set(position, State::Settling);
+            self.settlements.push(Settlement { position, origin, park });
+        }
+    }
+
+    fn set(&mut self, position: Position, state: State) {
+        let Some(aggregate) = self.lines_of.get(&position).cloned() else { return };
+        let Some(line) = self.lines.get_mut(&aggregate) else { return };
+        let Some(work) = line.work.get_mut(&position) else { return };
+        let before = std::mem::replace(&mut work.state, state.clone());
+        line.busy = line.busy - usize::from(before.is_busy()) + usize::from(state.is_busy());
+        if let State::With { member, .. } = before
+            && let Some(member) = self.members.get_mut(&member)
+        {
+            member.with.remove(&position);
+        }
+        match state {
+            State::With { member, since, .. } => {
+                let new = || Member { room: 0, with: BTreeSet::new(), heard_at: since, served: 0 };
+                self.members.entry(member).or_insert_with(new).with.insert(position);
+            }
+            State::Free | State::Delayed(_) => self.queue(&aggregate),
+            State::Settling => {}
+        }
+    }
+
+    fn queue(&mut self, aggregate: &AggregateId) {
+        if let Some(line) = self.lines.get_mut(aggregate)
+            && !std::mem::replace(&mut line.queued, true)
+        {
+            self.due.push_back(aggregate.clone());
+        }
+    }
+}
+
+impl State {
+    fn is_busy(&self) -> bool {
+        matches!(self, Self::With { .. } | Self::Settling)
+    }
+}
+
+/// How long a delivery rests that failed for the nth time.
+fn backoff(deliveries: u32) -> Duration {
+    DELAY_MIN.saturating_mul(1 << deliveries.saturating_sub(1).min(10)).min(DELAY_MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,297 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const RULES: Rules = Rules { ack_wait: Duration::from_secs(30), deliveries_max: 3 };
+
+/// A dispatch at a time that the test moves.
+struct World {
+    dispatch: Dispatch,
+    now: Instant,
+}
+
+fn world(members: &[(&str, usize)]) -> World {
+    let mut world = World { dispatch: Dispatch::new(RULES), now: Instant::now() };
+    for (member, room) in members {
+        world.dispatch.announce(member, *room, &[], world.now);
+    }
+    world
+}
+
+fn at(position: u64) -> Position {
+    Position::new(position)
+}
+
+impl World {
+    fn arrive(&mut self, events: &[(u64, &str)]) {
+        for (position, aggregate) in events {
+            let arrival = self.dispatch.arrive(at(*position), &aggregate.parse().unwrap(), Origin::Log, self.now);
+            assert_eq!(arrival, Arrival::Taken);
+        }
+    }
+
+    /// Everything that can be given out now: (member, position, deliveries).
+    fn given(&mut self) -> Vec<(String, u64, u32)> {
+        let all = std::iter::from_fn(|| self.dispatch.next(self.now));
+        all.map(|next| (next.member, next.position.get(), next.deliveries)).collect()
+    }
+
+    fn positions(&mut self) -> Vec<u64> {
+        self.given().into_iter().map(|(_, position, _)| position).collect()
+    }
+
+    fn answer(&mut self, member: &str, position: u64, deliveries: u32, answer: Answer) -> Taken {
+        self.dispatch.answer(member, at(position), deliveries, answer, self.now)
+    }
+
+    fn settle_all(&mut self) -> Vec<Settlement> {
+        let settlements = self.dispatch.take_settlements();
+        for settlement in &settlements {
+            self.dispatch.settled(settlement.position);
+        }
+        settlements
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.dispatch.tick(self.now);
+    }
+}
+
+fn nak(delay: Duration) -> Answer {
+    Answer::Nak { delay: Some(delay), reason: "not now".into() }
+}
+
+#[test]
+fn events_of_one_aggregate_come_one_after_the_other_and_those_of_others_beside_them() {
+    let mut world = world(&[("m", 10)]);
+    world.arrive(&[(1, "a"), (2, "a"), (3, "b"), (4, "a")]);
+    assert_eq!(world.positions(), [1, 3]);
+    assert_eq!(world.answer("m", 1, 1, Answer::Ack), Taken::Settling);
+    assert!(world.positions().is_empty(), "not before it is struck off");
+    world.settle_all();
+    assert_eq!(world.positions(), [2]);
+}
+
+#[test]
+fn later_events_wait_for_one_that_is_delayed() {
+    let mut world = world(&[("m", 10)]);
+    world.arrive(&[(1, "a"), (2, "a")]);
+    assert_eq!(world.positions(), [1]);
+    assert_eq!(world.answer("m", 1, 1, nak(Duration::from_secs(3))), Taken::Done);
+    assert!(world.positions().is_empty());
+    world.pass(Duration::from_secs(2));
+    assert!(world.positions().is_empty());
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.given(), [("m".into(), 1, 2)]);
+}
+
+#[test]
+fn work_is_shared_fairly_and_no_member_gets_more_than_it_takes() {
+    let mut world = world(&[("large", 4), ("small", 2)]);
+    world.arrive(&(1..=10).map(|n| (n, ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"][n as usize - 1])).collect::<Vec<_>>());
+    let given = world.given();
+    let of = |member: &str| given.iter().filter(|(to, ..)| to == member).count();
+    assert_eq!((of("large"), of("small")), (4, 2));
+    assert_eq!(given[..2].iter().map(|(to, ..)| to.as_str()).collect::<BTreeSet<_>>().len(), 2, "both at once: {given:?}");
+}
+
+#[test]
+fn what_is_not_answered_in_time_or_left_behind_is_given_to_others_and_parked_in_the_end() {
+    let mut world = world(&[("m", 1)]);
+    world.arrive(&[(1, "a")]);
+    assert_eq!(world.given(), [("m".into(), 1, 1)]);
+    for _ in 0..10 {
+        world.pass(Duration::from_secs(2));
+        world.dispatch.announce("m", 1, &[(at(1), 1)], world.now);
+    }
+    assert_eq!(world.answer("m", 1, 1, Answer::Progress), Taken::Done);
+    for _ in 0..14 {
+        world.pass(Duration::from_secs(2));
+        world.dispatch.announce("m", 1, &[(at(1), 1)], world.now);
+    }
+    assert!(world.given().is_empty(), "a mark holds it");
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.given(), [("m".into(), 1, 2)]);
+    assert_eq!(world.answer("m", 1, 1, Answer::Ack), Taken::Stale, "that delivery is over");
+    world.dispatch.leave("m", "it left");
+    world.dispatch.announce("n", 1, &[], world.now);
+    assert_eq!(world.given(), [("n".into(), 1, 3)]);
+    world.pass(MEMBER_SILENCE);
+    let parked = world.settle_all();
+    let reason = "gave up after 3 deliveries: its member vanished".to_owned();
+    assert_eq!(parked, [Settlement { position: at(1), origin: Origin::Log, park: Some(Park { reason, deliveries: 3 }) }]);
+}
+
+#[test]
+fn a_silence_of_our_own_is_nobodys_fault() {
+    let mut world = world(&[("m", 1)]);
+    world.arrive(&[(1, "a")]);
+    world.given();
+    world.now += Duration::from_secs(60);
+    world.dispatch.excuse(world.now);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.answer("m", 1, 1, Answer::Ack), Taken::Settling);
+}
+
+#[test]
+fn what_never_reached_its_member_is_given_again_and_not_counted() {
+    let mut world = world(&[("m", 1)]);
+    world.arrive(&[(1, "a")]);
+    world.given();
+    world.now += Duration::from_secs(1);
+    world.dispatch.announce("m", 1, &[], world.now);
+    assert!(world.given().is_empty(), "it may be on its way");
+    world.now += LOST_AFTER;
+    world.dispatch.announce("m", 1, &[], world.now);
+    assert_eq!(world.given(), [("m".into(), 1, 1)]);
+}
+
+#[test]
+fn what_a_dispatcher_before_us_gave_out_stays_with_its_member() {
+    let mut world = world(&[("m", 5)]);
+    world.dispatch.announce("m", 5, &[(at(1), 2)], world.now);
+    world.arrive(&[(2, "a"), (1, "a")]);
+    assert!(world.given().is_empty());
+    assert_eq!(world.answer("m", 1, 2, Answer::Ack), Taken::Settling);
+    world.settle_all();
+    assert_eq!(world.given(), [("m".into(), 2, 1)]);
+    // The answer came before the announcement.
+    world.arrive(&[(7, "b")]);
+    assert_eq!(world.answer("m", 7, 4, Answer::Ack), Taken::Settling);
+    // And before the event itself.
+    assert_eq!(world.answer("m", 9, 1, Answer::Ack), Taken::Later);
+}
+
+#[test]
+fn deliveries_are_counted_across_dispatchers() {
+    let mut before = world(&[("m", 5)]);
+    before.arrive(&[(1, "a"), (2, "b"), (3, "b")]);
+    before.given();
+    before.dispatch.leave("m", "it left");
+    let left: BTreeMap<_, _> = before.dispatch.deliveries().collect();
+    assert_eq!(left, BTreeMap::from([(at(1), 1), (at(2), 1)]));
+    let mut world = world(&[("m", 5)]);
+    world.dispatch.remember(left);
+    world.arrive(&[(1, "a")]);
+    assert_eq!(world.given(), [("m".into(), 1, 2)]);
+    assert_eq!(world.dispatch.deliveries().collect::<BTreeMap<_, _>>(), BTreeMap::from([(at(1), 2), (at(2), 1)]));
+}
+
+#[test]
+fn what_was_struck_off_is_not_delivered_again_when_the_server_forgot_it() {
+    let mut world = world(&[("m", 5)]);
+    world.arrive(&[(1, "a")]);
+    world.given();
+    world.answer("m", 1, 1, Answer::Ack);
+    world.settle_all();
+    assert_eq!(world.dispatch.arrive(at(1), &"a".parse().unwrap(), Origin::Log, world.now), Arrival::Settled);
+    assert_eq!(world.answer("m", 1, 1, Answer::Ack), Taken::Done, "said twice");
+    let replay = Origin::Replay(3);
+    assert_eq!(
+        world.dispatch.arrive(at(1), &"a".parse().unwrap(), replay, world.now),
+        Arrival::Taken,
+        "a replay is another matter"
+    );
+    assert_eq!(world.given(), [("m".into(), 1, 1)]);
+}
+
+#[test]
+fn a_replay_waits_for_the_later_event_that_is_worked_on_and_then_comes_first() {
+    let mut world = world(&[("m", 5)]);
+    world.arrive(&[(5, "a"), (6, "a")]);
+    assert_eq!(world.positions(), [5]);
+    world.dispatch.arrive(at(1), &"a".parse().unwrap(), Origin::Replay(3), world.now);
+    assert!(world.positions().is_empty(), "never two at once");
+    world.answer("m", 5, 1, Answer::Ack);
+    world.settle_all();
+    assert_eq!(world.positions(), [1]);
+}
+
+/// What may happen to a group.
+#[derive(Clone, Debug)]
+enum Step {
+    Arrive(u8),
+    Answer(u8, Answer),
+    Leave(u8),
+    Settle,
+    Pass(u16),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let answer = prop_oneof![
+        6 => Just(Answer::Ack),
+        2 => (0..5000_u64).prop_map(|ms| nak(Duration::from_millis(ms))),
+        1 => Just(Answer::Progress),
+        1 => Just(Answer::Park { reason: "no".into() }),
+    ];
+    prop_oneof![
+        4 => (0..4_u8).prop_map(Step::Arrive),
+        6 => (any::<u8>(), answer).prop_map(|(which, answer)| Step::Answer(which, answer)),
+        1 => (0..3_u8).prop_map(Step::Leave),
+        4 => Just(Step::Settle),
+        2 => (0..10_000_u16).prop_map(Step::Pass),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_order_holds_and_nothing_is_lost(steps in prop::collection::vec(step(), 1..200)) {
+        let mut world = world(&[]);
+        let (mut arrived, mut next) = (BTreeMap::<u64, String>::new(), 0);
+        let mut given: Vec<(String, u64, u32)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Arrive(aggregate) => {
+                    next += 1;
+                    let aggregate = format!("a{aggregate}");
+                    world.arrive(&[(next, &aggregate)]);
+                    arrived.insert(next, aggregate);
+                }
+                Step::Answer(which, answer) if !given.is_empty() => {
+                    let (member, position, deliveries) = given.swap_remove(usize::from(which) % given.len());
+                    let keep = answer == Answer::Progress;
+                    world.answer(&member, position, deliveries, answer);
+                    if keep {
+                        given.push((member, position, deliveries));
+                    }
+                }
+                Step::Answer(..) => {}
+                Step::Leave(member) => world.dispatch.leave(&format!("m{member}"), "it left"),
+                Step::Settle => {
+                    for settlement in world.settle_all() {
+                        prop_assert!(arrived.remove(&settlement.position.get()).is_some(), "settled once");
+                    }
+                }
+                Step::Pass(ms) => world.pass(Duration::from_millis(ms.into())),
+            }
+            for member in 0..3 {
+                let id = format!("m{member}");
+                let held: Vec<_> = given.iter().filter(|(to, ..)| *to == id).map(|(_, position, n)| (at(*position), *n)).collect();
+                world.dispatch.announce(&id, 2, &held, world.now);
+            }
+            for one in world.given() {
+                let aggregate = &arrived[&one.1];
+                let first = arrived.iter().find(|(_, of)| *of == aggregate).map(|(position, _)| *position);
+                prop_assert_eq!(Some(one.1), first, "nothing before the first unsettled event of its aggregate");
+                given.retain(|(_, position, _)| *position != one.1);
+                given.push(one);
+            }
+        }
+        // Whatever is left is dealt with by a member that does its work.
+        for _ in 0..4 * (arrived.len() + 4) {
+            world.pass(Duration::from_secs(10));
+            world.dispatch.announce("last", 100, &[], world.now);
+            for (member, position, deliveries) in world.given() {
+                world.answer(&member, position, deliveries, Answer::Ack);
+            }
+            for settlement in world.settle_all() {
+                prop_assert!(arrived.remove(&settlement.position.get()).is_some(), "settled once");
+            }
+        }
+        prop_assert!(arrived.is_empty(), "{arrived:?}");
+        prop_assert!(world.dispatch.lines.is_empty() && world.dispatch.lines_of.is_empty());
+    }
+}

@@ -1,0 +1,315 @@
+//! A member of a group: between one client's stream and whichever gateway dispatches the group.
+//!
+//! It announces itself and what it has every second: a dispatcher that just began, or that lost a message, learns all it must know
+//! from that. Deliveries name positions only; the event comes from this gateway's own read side. What the client answers is said to
+//! the dispatcher until it says that it has understood.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway_event::{Event, Position};
+use causeway_log::{GroupName, Log, LogError, Mail, Post};
+use causeway_proto::{Kind, Problem};
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, FuturesUnordered};
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+
+use super::words::{self, Answer, Reply, ToDispatcher, ToMember};
+use crate::gateway::Gateway;
+use crate::store::StoreError;
+
+/// How often a member announces itself, at least.
+const ANNOUNCE: Duration = Duration::from_secs(1);
+/// Pause before an answer is said again that was not understood.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// An answer that nobody understood for so long is given up: the event is delivered again.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// What a client answered before it left is said to the end, for as long as this.
+const FINISH_MAX: Duration = Duration::from_secs(3);
+/// A client that has not taken a delivery for this long gets no more for the moment.
+const UNREAD_MAX: Duration = Duration::from_secs(1);
+
+/// What a client says.
+#[derive(Clone, Debug)]
+pub(crate) enum Said {
+    Answer { id: DeliveryId, answer: Answered },
+}
+
+/// A client's answer to a delivery.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Answered {
+    Ack,
+    Nak { delay: Option<Duration>, reason: String },
+    Progress,
+    Park { reason: String },
+}
+
+/// What a client hears.
+#[derive(Clone, Debug)]
+pub(crate) enum Told {
+    Delivery { id: DeliveryId, event: Arc<Event>, deliveries: u32 },
+    Heartbeat { pending: u64 },
+}
+
+/// Names a delivery within one stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DeliveryId {
+    pub(crate) position: Position,
+    pub(crate) deliveries: u32,
+}
+
+/// One member.
+pub(super) struct Member {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) group: GroupName,
+    pub(super) id: String,
+    pub(super) in_flight_max: usize,
+    pub(super) ack_wait: Duration,
+}
+
+/// What the member has while it is there.
+struct Desk {
+    member: Member,
+    held: BTreeMap<Position, Held>,
+    /// Not taken by the client so far.
+    unread: VecDeque<(Instant, DeliveryId, Arc<Event>)>,
+    work: FuturesUnordered<BoxFuture<'static, Done>>,
+}
+
+struct Held {
+    deliveries: u32,
+    until: Instant,
+    /// The client has dealt with it; the dispatcher may not know.
+    answered: bool,
+}
+
+enum Done {
+    Loaded(DeliveryId, Result<Option<Arc<Event>>, Problem>),
+    Answered(DeliveryId),
+    Pending(u64),
+}
+
+impl Member {
+    /// Serves the client until one of the two ends it.
+    pub(super) async fn serve(
+        self,
+        mail: Mail,
+        said: BoxStream<'static, Result<Said, Problem>>,
+        told: mpsc::Sender<Result<Told, Problem>>,
+    ) {
+        let mut desk = Desk { member: self, held: BTreeMap::new(), unread: VecDeque::new(), work: FuturesUnordered::new() };
+        let ended = desk.work_until(mail, said, &told).await;
+        desk.finish().await;
+        let leave = ToDispatcher::Leave { member: desk.member.id.clone() };
+        desk.tell(&leave).await;
+        if let Err(problem) = ended {
+            // A client that does not read, or is gone, is not waited for.
+            _ = told.try_send(Err(problem));
+        }
+    }
+}
+
+impl Desk {
+    /// An error is for the client.
+    async fn work_until(
+        &mut self,
+        mut mail: Mail,
+        mut said: BoxStream<'static, Result<Said, Problem>>,
+        told: &mpsc::Sender<Result<Told, Problem>>,
+    ) -> Result<(), Problem> {
+        let stop = self.member.gateway.stop.clone();
+        let heartbeat = self.member.gateway.config.heartbeat;
+        let mut beat_at = Instant::now() + heartbeat;
+        let mut announce = interval(ANNOUNCE);
+        announce.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Err(Problem::new(Kind::Unavailable, "the gateway is shutting down")),
+                () = told.closed() => return Ok(()),
+                said = said.next() => match said {
+                    Some(said) => self.hear(said?),
+                    None => return Ok(()),
+                },
+                post = mail.next() => self.read(&post).await?,
+                Some(done) = self.work.next() => {
+                    if let Some(pending) = self.done(done)? {
+                        _ = told.try_send(Ok(Told::Heartbeat { pending }));
+                    }
+                }
+                Ok(permit) = told.reserve(), if !self.unread.is_empty() => {
+                    if let Some((_, id, event)) = self.unread.pop_front() {
+                        permit.send(Ok(Told::Delivery { id, event, deliveries: id.deliveries }));
+                        beat_at = Instant::now() + heartbeat;
+                    }
+                }
+                () = sleep_until(beat_at) => {
+                    beat_at = Instant::now() + heartbeat;
+                    self.ask_pending();
+                }
+                _ = announce.tick() => self.announce().await,
+            }
+        }
+    }
+
+    /// Lets the dispatcher understand what it was told.
+    async fn finish(&mut self) {
+        let finish = async {
+            while self.held.values().any(|held| held.answered) {
+                match self.work.next().await {
+                    Some(Done::Answered(id)) => self.forget(id),
+                    Some(_) => {}
+                    None => return,
+                }
+            }
+        };
+        if timeout(FINISH_MAX, finish).await.is_err() {
+            tracing::debug!("answers were not understood before the member left; the events are delivered again");
+        }
+    }
+
+    /// The client said something.
+    fn hear(&mut self, Said::Answer { id, answer }: Said) {
+        let ack_wait = self.member.ack_wait;
+        // What it no longer has is delivered again, here or elsewhere.
+        let Some(held) = self.held.get_mut(&id.position).filter(|held| held.deliveries == id.deliveries && !held.answered) else {
+            return tracing::debug!(position = %id.position, "an answer came too late");
+        };
+        if answer == Answered::Progress {
+            held.until = Instant::now() + ack_wait;
+        } else {
+            held.answered = true;
+        }
+        let (log, group) = (self.member.gateway.log.clone(), self.member.group.clone());
+        self.work.push(say(log, group, self.member.id.clone(), id, answer.into()).boxed());
+    }
+
+    /// The dispatcher said something.
+    async fn read(&mut self, post: &Post) -> Result<(), Problem> {
+        match words::read(&post.payload) {
+            Some(ToMember::Deliver { position, deliveries }) => {
+                let id = DeliveryId { position: Position::new(position), deliveries };
+                let until = Instant::now() + self.member.ack_wait;
+                self.unread.retain(|(_, unread, _)| unread.position != id.position);
+                self.held.insert(id.position, Held { deliveries, until, answered: false });
+                self.work.push(load(self.member.gateway.clone(), id).boxed());
+            }
+            Some(ToMember::Call) => self.announce().await,
+            Some(ToMember::Deleted) => {
+                return Err(Problem::new(Kind::NotFound, format!("the group {} was deleted", self.member.group)));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, done: Done) -> Result<Option<u64>, Problem> {
+        match done {
+            Done::Pending(pending) => return Ok(Some(pending)),
+            Done::Answered(id) => self.forget(id),
+            Done::Loaded(id, _) if !self.has(id) => {}
+            Done::Loaded(id, Ok(Some(event))) => self.unread.push_back((Instant::now(), id, event)),
+            // Nothing that anybody could work on stands there.
+            Done::Loaded(id, Ok(None)) => self.hear(Said::Answer { id, answer: Answered::Ack }),
+            Done::Loaded(id, Err(problem)) => {
+                tracing::debug!(error = %problem, position = %id.position, "an event for a member cannot be read yet");
+                self.work.push(load(self.member.gateway.clone(), id).boxed());
+            }
+        }
+        Ok(None)
+    }
+
+    fn forget(&mut self, id: DeliveryId) {
+        if self.has(id) && self.held.get(&id.position).is_some_and(|held| held.answered) {
+            self.held.remove(&id.position);
+        }
+    }
+
+    fn has(&self, id: DeliveryId) -> bool {
+        self.held.get(&id.position).is_some_and(|held| held.deliveries == id.deliveries)
+    }
+
+    /// Says what is here, after what ran out is put away.
+    async fn announce(&mut self) {
+        let now = Instant::now();
+        self.held.retain(|_, held| held.answered || now < held.until);
+        let held = &self.held;
+        self.unread.retain(|(_, id, _)| held.get(&id.position).is_some_and(|held| held.deliveries == id.deliveries));
+        let is_slow = self.unread.front().is_some_and(|(since, ..)| now.duration_since(*since) > UNREAD_MAX);
+        let announce = ToDispatcher::Announce {
+            member: self.member.id.clone(),
+            room: if is_slow { 0 } else { self.member.in_flight_max },
+            held: self.held.iter().map(|(position, held)| (position.get(), held.deliveries)).collect(),
+        };
+        self.tell(&announce).await;
+    }
+
+    async fn tell(&mut self, words: &ToDispatcher) {
+        if let Err(error) = self.member.gateway.log.tell_dispatcher(&self.member.group, words::write(words)).await {
+            tracing::debug!(%error, group = %self.member.group, "a group's dispatcher was not told");
+        }
+    }
+
+    fn ask_pending(&mut self) {
+        let (log, group) = (self.member.gateway.log.clone(), self.member.group.clone());
+        let ask = async move {
+            // That the stream lives is worth saying even when the server does not say how much there is.
+            let state = log.group(&group).await.ok().flatten();
+            Done::Pending(state.map_or(0, |state| state.undelivered))
+        };
+        self.work.push(ask.boxed());
+    }
+}
+
+/// The event, in its newest version, once this gateway has it.
+async fn load(gateway: Arc<Gateway>, id: DeliveryId) -> Done {
+    let find = async {
+        let store = &gateway.store;
+        match store.arrived(id.position, id.position).await {
+            Some(mut events) => Ok::<_, StoreError>(events.pop()),
+            None => {
+                store.wait_for(id.position).await?;
+                store.by_position(id.position).await
+            }
+        }
+    };
+    let found = gateway.within(find).await;
+    if found.is_err() {
+        sleep(RETRY_PAUSE).await;
+    }
+    Done::Loaded(id, found.map(|event: Option<Arc<Event>>| event.map(|event| gateway.types.show(&event))))
+}
+
+/// Says it to whoever dispatches, until it is understood.
+async fn say(log: Log, group: GroupName, member: String, id: DeliveryId, answer: Answer) -> Done {
+    let (position, deliveries) = (id.position.get(), id.deliveries);
+    let is_last = !matches!(answer, Answer::Progress);
+    let words = words::write(&ToDispatcher::Answer { member, position, deliveries, answer });
+    let deadline = Instant::now() + ANSWER_MAX;
+    while Instant::now() < deadline {
+        match log.ask_dispatcher(&group, words.clone()).await.map(|reply| words::read(&reply)) {
+            Ok(Some(Reply::Done | Reply::Stale)) => break,
+            Ok(Some(Reply::Later) | None) => {}
+            Err(LogError::Unavailable { reason }) => tracing::debug!(%group, reason, "nobody dispatches the group"),
+            Err(error) => tracing::debug!(%group, %error, "an answer was not understood"),
+        }
+        sleep(RETRY_PAUSE).await;
+    }
+    if is_last { Done::Answered(id) } else { Done::Answered(DeliveryId { deliveries: 0, ..id }) }
+}
+
+impl From<Answered> for Answer {
+    fn from(answer: Answered) -> Self {
+        match answer {
+            Answered::Ack => Self::Ack,
+            Answered::Nak { delay, reason } => {
+                let delay_ms = delay.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+                Self::Nak { delay_ms, reason }
+            }
+            Answered::Progress => Self::Progress,
+            Answered::Park { reason } => Self::Park { reason },
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What a group's dispatcher and members say to each other, as JSON over core NATS. Both may be of different versions for the time
+//! of an upgrade: fields are only ever added.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// To the dispatcher.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub(super) enum ToDispatcher {
+    /// I am here, work on so much at once, and have these (position, deliveries).
+    Announce { member: String, room: usize, held: Vec<(u64, u32)> },
+    /// I am going.
+    Leave { member: String },
+    /// Of a delivery. To be answered with a [`Reply`].
+    Answer { member: String, position: u64, deliveries: u32, answer: Answer },
+    /// There is something to be delivered again.
+    Replays,
+    /// To be answered with a [`Status`].
+    Status,
+}
+
+/// What a member says of a delivery.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub(super) enum Answer {
+    Ack,
+    Nak { delay_ms: Option<u64>, reason: String },
+    Progress,
+    Park { reason: String },
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Reply {
+    Done,
+    /// Say it again in a moment.
+    Later,
+    /// It is no longer yours.
+    Stale,
+}
+
+/// How it goes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Status {
+    pub(super) in_flight: u64,
+}
+
+/// To one member, or to all.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub(super) enum ToMember {
+    /// Work on this.
+    Deliver { position: u64, deliveries: u32 },
+    /// Who is there?
+    Call,
+    /// The group was deleted.
+    Deleted,
+}
+
+pub(super) fn write(words: &impl Serialize) -> Vec<u8> {
+    // Numbers, texts and enums of those: nothing that JSON cannot say.
+    serde_json::to_vec(words).unwrap_or_default()
+}
+
+/// None for what is of a later version, or of somebody who should not be here.
+pub(super) fn read<T: DeserializeOwned>(words: &[u8]) -> Option<T> {
+    serde_json::from_slice(words).inspect_err(|error| tracing::debug!(%error, "words of a group were not understood")).ok()
+}

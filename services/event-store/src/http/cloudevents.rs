@@ -1,0 +1,424 @@
+//! CloudEvents 1.0 as appends: one in the body (structured), a list of them (batch, atomic), or one in the headers (binary).
+//!
+//! ```text
+//! type, subject, source ─> type, aggregate_id, metadata.source        data, data_base64 ─> data (it must be JSON; none is null)
+//! correlationid, causationid ─> metadata                              traceparent ─> the chain, unless correlationid names it
+//! dataschema of ours ─> schema_version                                id, time, all others ─> labels
+//! source and id ─> the idempotency key, since together they name one event, for ever
+//! ```
+//!
+//! What has no place is refused by its name, never dropped. A problem's field is a pointer into the body, or the name of a header.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use axum::http::{HeaderMap, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use causeway_event::{CorrelationId, Data, IdempotencyKey, Invalid, Labels, TraceParent};
+use causeway_proto::{Draft, Kind, Problem};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::body::{Form, Object, Parsed, from_json};
+
+/// The `dataschema` of a version that is registered here.
+const SCHEMA_URI: &str = "urn:causeway:type:";
+/// How an attribute's header begins.
+const HEADER_PREFIX: &str = "ce-";
+
+/// How an append is written down.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Media {
+    /// Our own.
+    Json,
+    Structured,
+    Batch,
+    Binary,
+}
+
+/// What the headers say of the body.
+pub(super) fn media(headers: &HeaderMap) -> Result<Media, Problem> {
+    let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    let essence = content_type.map(essence);
+    let binary = headers.contains_key("ce-specversion");
+    match essence.as_deref() {
+        Some("application/cloudevents+json") => Ok(Media::Structured),
+        Some("application/cloudevents-batch+json") => Ok(Media::Batch),
+        None if binary => Ok(Media::Binary),
+        Some(essence) if binary && is_json(essence) => Ok(Media::Binary),
+        Some("application/json") => Ok(Media::Json),
+        _ => {
+            let detail = "send application/json, application/cloudevents+json or application/cloudevents-batch+json";
+            Err(Problem::new(Kind::UnsupportedMediaType, detail).at("Content-Type"))
+        }
+    }
+}
+
+fn essence(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn is_json(essence: &str) -> bool {
+    matches!(essence, "application/json" | "text/json") || essence.ends_with("+json")
+}
+
+/// One event in the body.
+pub(super) fn structured(json: &[u8]) -> Result<Parsed, Problem> {
+    let Object(fields) = from_json::<Object<BTreeMap<String, Box<RawValue>>>>(json)?;
+    let event = Attributes::of_json(&fields).and_then(Attributes::event).map_err(|invalid| invalid.within("/"))?;
+    Ok(parsed(vec![event], Form::CloudEvent))
+}
+
+/// A list of them.
+pub(super) fn batch(json: &[u8]) -> Result<Parsed, Problem> {
+    let list: Vec<Object<BTreeMap<String, Box<RawValue>>>> = from_json(json)?;
+    let events = list.iter().enumerate().map(|(index, Object(fields))| {
+        let event = Attributes::of_json(fields).and_then(Attributes::event);
+        event.map_err(|invalid| Problem::from(invalid.within(&format!("/{index}/"))))
+    });
+    Ok(parsed(events.collect::<Result<_, _>>()?, Form::CloudEvents))
+}
+
+/// One event whose attributes are headers and whose data is the body.
+pub(super) fn binary(headers: &HeaderMap, body: &[u8]) -> Result<Parsed, Problem> {
+    let event =
+        Attributes::of_headers(headers, body).and_then(Attributes::event).map_err(|invalid| match invalid.field.as_str() {
+            "data" => Problem::invalid("", invalid.reason),
+            name => Problem::invalid(format!("{HEADER_PREFIX}{name}"), invalid.reason),
+        })?;
+    Ok(parsed(vec![event], Form::BinaryCloudEvent))
+}
+
+/// An event on its way in, with what names it for ever.
+struct Read {
+    draft: Draft,
+    source: String,
+    id: String,
+    traceparent: Option<TraceParent>,
+    key: IdempotencyKey,
+}
+
+fn parsed(events: Vec<Read>, form: Form) -> Parsed {
+    let idempotency_key = match events.as_slice() {
+        [] => None,
+        [one] => Some(one.key.clone()),
+        many => batch_key(many),
+    };
+    Parsed {
+        idempotency_key,
+        traceparent: events.first().and_then(|event| event.traceparent),
+        drafts: events.into_iter().map(|event| event.draft).collect(),
+        expected: vec![],
+        form,
+    }
+}
+
+/// The same list is the same append; one event more or less makes it another.
+fn batch_key(events: &[Read]) -> Option<IdempotencyKey> {
+    let mut hash = Sha256::new();
+    for text in events.iter().flat_map(|event| [&event.source, &event.id]) {
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text);
+    }
+    let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("cloudevents-batch {hash}").parse().ok()
+}
+
+/// The attributes of one event, as text, and its data. Errors name the attribute.
+struct Attributes {
+    texts: BTreeMap<String, String>,
+    data: Option<Data>,
+}
+
+impl Attributes {
+    fn of_json(fields: &BTreeMap<String, Box<RawValue>>) -> Result<Self, Invalid> {
+        let mut attributes = Self { texts: BTreeMap::new(), data: None };
+        for (name, raw) in fields {
+            match name.as_str() {
+                "data" => attributes.data = Some(Data::from_json(raw.get().as_bytes()).map_err(|error| at(name, error))?),
+                "data_base64" => {}
+                _ => {
+                    let value: Value = serde_json::from_str(raw.get()).map_err(|error| Invalid::new(name, error.to_string()))?;
+                    attributes.put(name, value)?;
+                }
+            }
+        }
+        if let Some(raw) = fields.get("data_base64") {
+            if attributes.data.is_some() {
+                return Err(Invalid::new("data_base64", "is given together with data"));
+            }
+            attributes.data = Some(decoded(raw)?);
+        }
+        Ok(attributes)
+    }
+
+    /// A type system of its own: strings, booleans and integers. Null is as good as not given.
+    fn put(&mut self, name: &str, value: Value) -> Result<(), Invalid> {
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
+            return Err(Invalid::new(name, "is not the name of an attribute: lower-case letters and digits"));
+        }
+        let text = match value {
+            Value::Null => return Ok(()),
+            Value::String(text) => text,
+            Value::Bool(value) => value.to_string(),
+            Value::Number(number) if number.is_i64() => number.to_string(),
+            _ => return Err(Invalid::new(name, "is not a string, a boolean or an integer, which an attribute must be")),
+        };
+        self.texts.insert(name.to_owned(), text);
+        Ok(())
+    }
+
+    fn of_headers(headers: &HeaderMap, body: &[u8]) -> Result<Self, Invalid> {
+        let mut attributes = Self { texts: BTreeMap::new(), data: None };
+        for name in headers.keys() {
+            let Some(attribute) = name.as_str().strip_prefix(HEADER_PREFIX) else { continue };
+            let mut values = headers.get_all(name).iter();
+            let (Some(value), None) = (values.next(), values.next()) else {
+                return Err(Invalid::new(attribute, "may be given only once"));
+            };
+            let text =
+                percent_decoded(value.as_bytes()).ok_or_else(|| Invalid::new(attribute, "is not percent-encoded UTF-8"))?;
+            attributes.put(attribute, Value::String(text))?;
+        }
+        if !body.is_empty() {
+            attributes.data = Some(Data::from_json(body).map_err(|error| at("data", error))?);
+        }
+        Ok(attributes)
+    }
+
+    fn event(mut self) -> Result<Read, Invalid> {
+        match self.texts.remove("specversion").as_deref() {
+            Some("1.0") => {}
+            Some(_) => return Err(Invalid::new("specversion", "is not 1.0")),
+            None => return Err(Invalid::new("specversion", "is missing")),
+        }
+        if let Some(content_type) = self.texts.remove("datacontenttype")
+            && !is_json(&essence(&content_type))
+        {
+            return Err(Invalid::new("datacontenttype", "is not JSON, which the data of an event must be"));
+        }
+        let source = self.required("source")?;
+        let id = self.required("id")?;
+        let traceparent: Option<TraceParent> = self.optional("traceparent")?;
+        let joined = || traceparent.map(|parent| CorrelationId::from_uuid(Uuid::from_bytes(parent.trace_id)));
+        let correlation_id = self.optional("correlationid")?;
+        let causation_id = self.optional("causationid")?;
+        let key = format!("{source} {id}").parse().map_err(|error| at("id", error))?;
+        let schema_version = self.schema_version()?;
+        let mut draft = Draft {
+            event_type: parse("type", &self.required("type")?)?,
+            aggregate_id: parse("subject", &self.required("subject")?)?,
+            data: self.data.take().map_or_else(|| Data::from_json(b"null"), Ok)?,
+            source: Some(parse("source", &source)?),
+            causation_id,
+            // An event with a cause is of its cause's chain, whoever traces the request.
+            correlation_id: correlation_id.or_else(|| joined().filter(|_| causation_id.is_none())),
+            labels: Labels::new(),
+            schema_version,
+        };
+        draft.labels = self.texts;
+        draft.labels.insert("id".to_owned(), id.clone());
+        Ok(Read { draft, source, id, traceparent, key })
+    }
+
+    /// The version that a schema of ours names; another one is kept like any attribute.
+    fn schema_version(&mut self) -> Result<Option<u32>, Invalid> {
+        let Some(ours) = self.texts.get("dataschema").and_then(|uri| uri.strip_prefix(SCHEMA_URI)) else { return Ok(None) };
+        let named = ours.rsplit_once(':').filter(|(name, _)| Some(*name) == self.texts.get("type").map(String::as_str));
+        let version = named.and_then(|(_, version)| version.parse().ok()).filter(|version| *version > 0);
+        let version = version.ok_or_else(|| Invalid::new("dataschema", "does not name a version of this event's type"))?;
+        self.texts.remove("dataschema");
+        Ok(Some(version))
+    }
+
+    fn required(&mut self, name: &str) -> Result<String, Invalid> {
+        match self.texts.remove(name) {
+            Some(text) if text.is_empty() => Err(Invalid::new(name, "must not be empty")),
+            Some(text) => Ok(text),
+            None => Err(Invalid::new(name, "is missing")),
+        }
+    }
+
+    fn optional<T: FromStr<Err = Invalid>>(&mut self, name: &str) -> Result<Option<T>, Invalid> {
+        self.texts.remove(name).map(|text| parse(name, &text)).transpose()
+    }
+}
+
+fn parse<T: FromStr<Err = Invalid>>(name: &str, text: &str) -> Result<T, Invalid> {
+    text.parse().map_err(|error| at(name, error))
+}
+
+fn at(name: &str, invalid: Invalid) -> Invalid {
+    Invalid::new(name, invalid.reason)
+}
+
+fn decoded(raw: &RawValue) -> Result<Data, Invalid> {
+    let invalid = |reason: &str| Invalid::new("data_base64", reason);
+    let text: String = serde_json::from_str(raw.get()).map_err(|_| invalid("is not a string"))?;
+    let bytes = STANDARD.decode(text).map_err(|_| invalid("is not base64"))?;
+    Data::from_json(&bytes).map_err(|error| invalid(&format!("decoded, it {}", error.reason)))
+}
+
+fn percent_decoded(value: &[u8]) -> Option<String> {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.iter();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(*rest.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            byte => *byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// A field of an append request (below `/events/0`) as the attribute that it came from.
+pub(super) fn attribute(field: &str) -> Option<&'static str> {
+    match field {
+        "/type" => Some("type"),
+        "/aggregate_id" => Some("subject"),
+        "/metadata/source" => Some("source"),
+        "/metadata/causation_id" => Some("causationid"),
+        "/metadata/correlation_id" => Some("correlationid"),
+        "/metadata/schema_version" => Some("dataschema"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const CAUSE: &str = "evt_01k9x3m5v8e7rs2q4n6p8t0w1y";
+    const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn event() -> Value {
+        json!({"specversion": "1.0", "type": "OrderPlaced", "source": "/shop", "id": "7", "subject": "order-7", "data": {"n": 1.0}})
+    }
+
+    fn with(name: &str, value: Value) -> Vec<u8> {
+        let mut event = event();
+        event[name] = value;
+        event.to_string().into_bytes()
+    }
+
+    fn read(json: &[u8]) -> Parsed {
+        structured(json).unwrap()
+    }
+
+    #[test]
+    fn every_attribute_has_its_place() {
+        let mut full = event();
+        for (name, value) in [
+            ("correlationid", json!("chain")),
+            ("causationid", json!(CAUSE)),
+            ("traceparent", json!(TRACEPARENT)),
+            ("time", json!("2026-11-23T10:00:00Z")),
+            ("dataschema", json!("urn:causeway:type:OrderPlaced:3")),
+            ("datacontenttype", json!("application/json; charset=utf-8")),
+            ("retries", json!(3)),
+            ("urgent", json!(true)),
+            ("nothing", Value::Null),
+        ] {
+            full[name] = value;
+        }
+        let parsed = read(full.to_string().as_bytes());
+        let draft = &parsed.drafts[0];
+        assert_eq!((draft.event_type.as_str(), draft.aggregate_id.as_str()), ("OrderPlaced", "order-7"));
+        assert_eq!(draft.source.as_ref().unwrap().as_str(), "/shop");
+        assert_eq!(draft.correlation_id.as_ref().unwrap().as_str(), "chain");
+        assert_eq!(draft.causation_id.unwrap().to_string(), CAUSE);
+        assert_eq!((draft.data.as_str(), draft.schema_version), (r#"{"n":1.0}"#, Some(3)));
+        let labels = [("id", "7"), ("retries", "3"), ("time", "2026-11-23T10:00:00Z"), ("urgent", "true")];
+        assert_eq!(draft.labels, labels.into_iter().map(|(name, value)| (name.into(), value.into())).collect());
+        assert_eq!(parsed.traceparent.unwrap().to_string(), TRACEPARENT);
+        assert_eq!(parsed.idempotency_key.unwrap().as_str(), "/shop 7");
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_refused_by_its_name() {
+        for (name, value) in [
+            ("specversion", json!("0.3")),
+            ("type", json!("com.example.order.placed")),
+            ("subject", Value::Null),
+            ("subject", json!("x".repeat(129))),
+            ("source", json!("")),
+            ("id", json!("x".repeat(300))),
+            ("causationid", json!("42")),
+            ("traceparent", json!("x")),
+            ("datacontenttype", json!("text/xml")),
+            ("data_base64", json!("e30=")),
+            ("dataschema", json!("urn:causeway:type:Other:1")),
+            ("listed", json!([1])),
+            ("half", json!(0.5)),
+            ("comExample", json!("x")),
+        ] {
+            let problem = structured(&with(name, value)).unwrap_err();
+            assert_eq!(problem.field, Some(format!("/{name}")), "{problem}");
+        }
+        let list = json!([event(), {"specversion": "1.0"}]).to_string();
+        assert_eq!(batch(list.as_bytes()).unwrap_err().field.as_deref(), Some("/1/source"));
+        assert!(structured(b"[]").is_err() && batch(b"{}").is_err());
+    }
+
+    #[test]
+    fn data_may_be_base64_of_json_or_nothing() {
+        let mut binary = event();
+        binary.as_object_mut().unwrap().remove("data");
+        assert_eq!(read(binary.to_string().as_bytes()).drafts[0].data.as_str(), "null");
+        binary["data_base64"] = json!(STANDARD.encode(r#"{"a" : 1}"#));
+        assert_eq!(read(binary.to_string().as_bytes()).drafts[0].data.as_str(), r#"{"a" : 1}"#);
+        for bad in [json!("AAEC"), json!("?"), json!(7)] {
+            binary["data_base64"] = bad;
+            assert_eq!(structured(binary.to_string().as_bytes()).unwrap_err().field.as_deref(), Some("/data_base64"));
+        }
+    }
+
+    #[test]
+    fn a_list_has_one_key_that_is_its_own() {
+        let key = |ids: &[&str]| {
+            let events: Vec<Value> = ids.iter().map(|id| serde_json::from_slice(&with("id", json!(id))).unwrap()).collect();
+            batch(json!(events).to_string().as_bytes()).unwrap().idempotency_key
+        };
+        assert_eq!(key(&["1", "2"]), key(&["1", "2"]));
+        assert_ne!(key(&["1", "2"]), key(&["1", "2", "3"]));
+        assert_ne!(key(&["1", "12"]), key(&["11", "2"]));
+        assert_eq!(key(&["1"]).unwrap().as_str(), "/shop 1", "the same event alone is the same append");
+        assert_eq!(key(&[]), None);
+    }
+
+    #[test]
+    fn the_headers_say_what_the_body_is() {
+        let media = |headers: &[(&str, &str)]| {
+            let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            media(&headers.collect::<HeaderMap>()).ok()
+        };
+        assert_eq!(media(&[("content-type", "application/json")]), Some(Media::Json));
+        assert_eq!(media(&[("content-type", "application/cloudevents+json; charset=UTF-8")]), Some(Media::Structured));
+        assert_eq!(media(&[("content-type", "application/cloudevents-batch+json")]), Some(Media::Batch));
+        assert_eq!(media(&[("content-type", "application/vnd.shop+json"), ("ce-specversion", "1.0")]), Some(Media::Binary));
+        assert_eq!(media(&[("ce-specversion", "1.0")]), Some(Media::Binary));
+        assert_eq!(media(&[("content-type", "text/xml"), ("ce-specversion", "1.0")]), None);
+        assert_eq!(media(&[("content-type", "application/vnd.shop+json")]), None);
+        assert_eq!(media(&[]), None);
+    }
+
+    #[test]
+    fn headers_are_percent_encoded() {
+        let headers =
+            [("ce-specversion", "1.0"), ("ce-type", "A"), ("ce-source", "s"), ("ce-id", "1"), ("ce-subject", "caf%C3%A9%20%25")];
+        let headers: HeaderMap = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        assert_eq!(binary(&headers, b"1").unwrap().drafts[0].aggregate_id.as_str(), "café %");
+        assert_eq!(binary(&headers, b"{").unwrap_err().field.as_deref(), Some(""));
+        let mut bad = headers.clone();
+        bad.insert("ce-subject", "%zz".parse().unwrap());
+        assert_eq!(binary(&bad, b"1").unwrap_err().field.as_deref(), Some("ce-subject"));
+    }
+}

@@ -1,0 +1,84 @@
+//! What changed in a view between two moments, and by which events.
+
+use axum::body::Bytes;
+use causeway_event::Position;
+use causeway_proto::Problem;
+
+use super::pages::{Pages, Shown};
+use super::{Change, Subject, internal, past, patch};
+use crate::cursor::Moment;
+use crate::gateway::Gateway;
+
+/// Changes of one answer.
+const CHANGES_MAX: usize = 1000;
+/// Their bytes, events and patches together.
+const CHANGES_BYTES_MAX: usize = 8 << 20;
+
+/// Which view of what, between when and when.
+#[derive(Clone, Debug)]
+pub(crate) struct DiffRequest {
+    pub(crate) view: String,
+    pub(crate) id: String,
+    pub(crate) from: Moment,
+    /// Now where absent.
+    pub(crate) to: Option<Moment>,
+}
+
+/// What changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Diff {
+    pub(crate) view: &'static str,
+    pub(crate) id: String,
+    pub(crate) from: Position,
+    pub(crate) to: Position,
+    /// From the one state to the other: JSON Patch (RFC 6902), as JSON.
+    pub(crate) patch: Bytes,
+    /// The same, event by event.
+    pub(crate) changes: Vec<Change>,
+    /// Whether there are more of them; they begin behind the last one.
+    pub(crate) more: bool,
+}
+
+/// What changed between two moments.
+pub(crate) async fn diff(gateway: &Gateway, request: DiffRequest) -> Result<Diff, Problem> {
+    let subject = Subject::of(&request.view, &request.id)?;
+    let store = &gateway.store;
+    let last = store.fresh().await?;
+    let from = request.from.resolve(store, "/from", last).await?;
+    let to = match request.to {
+        Some(moment) => moment.resolve(store, "/to", last).await?,
+        None => last,
+    };
+    if to < from {
+        return Err(Problem::invalid("/to", format!("is position {to}, which lies before {from}")));
+    }
+    let mut fold = past::fold(gateway, &subject, from).await?.fold;
+    let before = fold.shown()?;
+    let (mut changes, mut bytes, mut more) = (Vec::new(), 0, false);
+    let mut pages = Pages::behind(gateway, &subject, from, Some(to));
+    while let Some(Shown { events, .. }) = pages.next().await? {
+        for event in events {
+            if more {
+                fold.step(&event);
+                continue;
+            }
+            let patch = fold.change(&event)?;
+            if patch.0.is_empty() {
+                continue;
+            }
+            let patch = Bytes::from(serde_json::to_vec(&patch).map_err(internal)?);
+            let size = patch.len() + event.data.as_bytes().len();
+            // One change is told however large it is: else nobody could go on behind it.
+            if changes.len() >= CHANGES_MAX || (!changes.is_empty() && bytes + size > CHANGES_BYTES_MAX) {
+                more = true;
+                continue;
+            }
+            bytes += size;
+            changes.push(Change { event, patch });
+        }
+    }
+    let document = |json: Vec<u8>| String::from_utf8(json).map(|json| patch::value(&json)).map_err(internal);
+    let patch = patch::diff(&document(before)?, &document(fold.shown()?)?);
+    let patch = serde_json::to_vec(&patch).map_err(internal)?.into();
+    Ok(Diff { view: subject.view.name, id: request.id, from, to, patch, changes, more })
+}

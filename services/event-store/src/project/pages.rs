@@ -1,0 +1,70 @@
+//! The events of a view's id, page by page, as the types' registry shows them. The next page is read while the last one is
+//! folded: a view that nobody looked at for long waits for both.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use causeway_event::{Event, Position};
+use causeway_proto::Problem;
+use futures::future::{BoxFuture, FutureExt as _, MaybeDone, maybe_done};
+
+use super::Subject;
+use crate::gateway::Gateway;
+use crate::read_model::{Page, Query};
+use crate::store::StoreError;
+
+/// Events read at a time.
+const PAGE_EVENTS: usize = 1000;
+
+type Reading<'g> = Pin<Box<MaybeDone<BoxFuture<'g, Result<Page, StoreError>>>>>;
+
+/// The pages behind a position.
+pub(super) struct Pages<'g> {
+    gateway: &'g Gateway,
+    query: Query,
+    under_way: Option<Reading<'g>>,
+}
+
+/// A page.
+pub(super) struct Shown {
+    pub(super) events: Vec<Arc<Event>>,
+    /// All events of the id up to here are in this page or one before.
+    pub(super) reached: Position,
+}
+
+impl<'g> Pages<'g> {
+    /// What stands behind `after`, up to `last`, or to wherever the read model is.
+    pub(super) fn behind(gateway: &'g Gateway, subject: &Subject, after: Position, last: Option<Position>) -> Self {
+        let query = Query {
+            filter: subject.filter.clone(),
+            after: Some(after),
+            before: last.map(|last| Position::new(last.get().saturating_add(1))),
+            limit: PAGE_EVENTS,
+            ..Query::default()
+        };
+        let under_way = Some(read(gateway, query.clone()));
+        Self { gateway, query, under_way }
+    }
+
+    /// The next page; `None` behind the last one.
+    pub(super) async fn next(&mut self) -> Result<Option<Shown>, Problem> {
+        let Some(mut reading) = self.under_way.take() else { return Ok(None) };
+        reading.as_mut().await;
+        let Some(page) = reading.as_mut().take_output().transpose()? else { return Ok(None) };
+        let end = page.events.last().map(|event| event.position).filter(|_| page.more);
+        if let Some(end) = end {
+            self.query.after = Some(end);
+            let mut reading = read(self.gateway, self.query.clone());
+            // Sets it going.
+            let _ = futures::poll!(reading.as_mut());
+            self.under_way = Some(reading);
+        }
+        let events = page.events.iter().map(|event| self.gateway.types.show(event)).collect();
+        let before = self.query.before.map_or(page.last_position, Position::previous);
+        Ok(Some(Shown { events, reached: end.unwrap_or(before.min(page.last_position)) }))
+    }
+}
+
+fn read(gateway: &Gateway, query: Query) -> Reading<'_> {
+    Box::pin(maybe_done(gateway.store.page(query).boxed()))
+}

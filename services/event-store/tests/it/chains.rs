@@ -1,0 +1,136 @@
+//! Chains: the whole tree, why something happened, and what it led to.
+
+use causeway_event_store::{Config, ReadModelConfig};
+use causeway_proto::v1;
+use causeway_testkit::NatsServer;
+use serde_json::{Value, json};
+
+use crate::harness::{Gateway, World};
+
+/// Two chains that hang together: a question with an answer, and what the answer led to elsewhere.
+struct Family {
+    question: Value,
+    claim: Value,
+    answer: Value,
+    elsewhere: Value,
+    alone: Value,
+}
+
+impl Family {
+    async fn of(gateway: &Gateway) -> Self {
+        let append = async |event_type: &str, data: Value, cause: Option<&Value>, correlation: Option<&str>| {
+            let mut metadata = json!({});
+            if let Some(cause) = cause {
+                metadata["causation_id"] = cause["id"].clone();
+            }
+            if let Some(correlation) = correlation {
+                metadata["correlation_id"] = correlation.into();
+            }
+            let event = json!({"type": event_type, "aggregate_id": "s", "data": data, "metadata": metadata});
+            gateway.post(&event).await.created()
+        };
+        let question = append("MessageReceived", json!({"content": "?"}), None, Some("first")).await;
+        let claim = json!({"turn": "t", "inputs": [question["id"]], "owner": "o", "attempt": 1, "agent": "a", "model": "demo"});
+        let claim = append("AIProcessingStarted", claim, Some(&question), None).await;
+        let said = json!({"turn": "t", "content": "!", "model": "demo", "usage": {"input_tokens": 1000, "output_tokens": 100}});
+        let answer = append("MessageGenerated", said, Some(&claim), None).await;
+        let end = json!({"turn": "t", "steps": 1, "usage": {"input_tokens": 1000, "output_tokens": 100}, "duration_ms": 5});
+        append("AIProcessingCompleted", end, Some(&claim), None).await;
+        let elsewhere = append("NoteTaken", json!({}), Some(&answer), Some("second")).await;
+        let alone = append("NoteTaken", json!({}), None, Some("third")).await;
+        Self { question, claim, answer, elsewhere, alone }
+    }
+}
+
+fn positions(tree: &Value) -> Vec<u64> {
+    tree["nodes"].as_array().unwrap().iter().map(|node| node["position"].as_u64().unwrap()).collect()
+}
+
+fn id(receipt: &Value) -> &str {
+    receipt["id"].as_str().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_is_found_by_its_id_and_by_each_of_its_events() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let family = Family::of(&gateway).await;
+    let tree = gateway.get("/chains/first").await.ok();
+    assert_eq!((&tree["scope"], &tree["correlation_id"], &tree["events"]), (&json!("chain"), &json!("first"), &json!(4)));
+    assert_eq!((&tree["orphans"], &tree["unfinished"], &tree["more"]), (&json!(0), &json!(0), &json!(false)));
+    assert!(tree.get("url").is_none() && tree.get("cost").is_none(), "nothing is configured: {tree}");
+    for name in [id(&family.answer), &family.claim["position"].to_string()] {
+        assert_eq!(gateway.get(&format!("/chains/{name}")).await.ok(), tree, "{name}");
+    }
+    assert_eq!(gateway.get("/projections/chain/first").await.ok()["state"]["nodes"], tree["nodes"]);
+    let then = gateway.get(&format!("/chains/first?as_of={}", id(&family.claim))).await.ok();
+    assert_eq!((&then["events"], &then["unfinished"]), (&json!(2), &json!(1)));
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn causes_and_effects_are_followed_into_other_chains() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let Family { question, claim, answer, elsewhere, alone } = Family::of(&gateway).await;
+    let at = |receipt: &Value| receipt["position"].as_u64().unwrap();
+    let why = gateway.get(&format!("/chains/{}?scope=ancestors", id(&elsewhere))).await.ok();
+    assert_eq!(positions(&why), [&question, &claim, &answer, &elsewhere].map(at));
+    assert_eq!((&why["scope"], &why["event_id"], &why["orphans"]), (&json!("ancestors"), &elsewhere["id"], &json!(0)));
+    assert_eq!((&why["nodes"][3]["correlation_id"], &why["nodes"][2].get("correlation_id")), (&json!("second"), &None));
+    let effects = gateway.get(&format!("/chains/{}?scope=descendants", at(&claim))).await.ok();
+    let mut expected: Vec<u64> = [at(&claim), at(&answer), at(&elsewhere), at(&answer) + 1].into();
+    assert_eq!(positions(&effects), expected, "depth first");
+    let then = gateway.get(&format!("/chains/{}?scope=descendants&as_of={}", id(&claim), id(&answer))).await.ok();
+    expected.truncate(2);
+    assert_eq!(positions(&then), expected);
+    for scope in ["ancestors", "descendants"] {
+        assert_eq!(positions(&gateway.get(&format!("/chains/{}?scope={scope}", id(&alone))).await.ok()), [at(&alone)]);
+    }
+    let request = v1::TraceRequest { id: id(&elsewhere).into(), scope: v1::TraceScope::Ancestors.into(), as_of: String::new() };
+    let over_grpc = gateway.grpc().await.trace(request).await.unwrap().into_inner();
+    assert_eq!(serde_json::from_slice::<Value>(&over_grpc.tree).unwrap(), why);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_traced_is_refused_by_its_name() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    Family::of(&gateway).await;
+    for (path, status, field) in [
+        ("/chains/nothing", 404, "id"),
+        ("/chains/4711", 404, "id"),
+        ("/chains/evt_01k9x3m5v8e7rs2q4n6p8t0w1y", 404, "id"),
+        ("/chains/evt_?scope=ancestors", 400, "id"),
+        ("/chains/first?scope=ancestors", 400, "id"),
+        ("/chains/first?scope=everything", 400, "scope"),
+        ("/chains/first?as_of=yesterday", 400, "as_of"),
+        ("/chains/first?scpe=chain", 400, "scpe"),
+        ("/chains/a%00b", 400, "id"),
+    ] {
+        let answer = gateway.get(path).await;
+        assert_eq!((answer.status.as_u16(), answer.json()["field"].as_str()), (status, Some(field)), "{path}: {answer:?}");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn costs_and_links_are_given_as_they_are_configured() {
+    let nats = NatsServer::start().await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        read_model: ReadModelConfig { path: dir.path().join("read-model.sqlite"), ..ReadModelConfig::default() },
+        pricing: serde_json::from_value(json!([{"model": "demo", "input": 2.5, "output": 10.0}])).unwrap(),
+        trace_url: Some("https://jaeger.example/trace/{trace_id}".to_owned().try_into().unwrap()),
+        ..Config::default()
+    };
+    let gateway = Gateway::start_with(&nats, config).await;
+    let family = Family::of(&gateway).await;
+    let tree = gateway.get("/chains/first").await.ok();
+    assert_eq!(tree["cost"], json!(0.0035));
+    assert_eq!(tree["nodes"].as_array().unwrap().iter().filter(|node| node["cost"] == json!(0.0035)).count(), 2);
+    // The first bytes of sha256("first").
+    let url = "https://jaeger.example/trace/a7937b64b8caa58f03721bb6bacf5c78";
+    assert_eq!(tree["url"], url);
+    let request = v1::TraceRequest { id: id(&family.claim).into(), ..v1::TraceRequest::default() };
+    assert_eq!(gateway.grpc().await.trace(request).await.unwrap().into_inner().url, url);
+    gateway.stop().await;
+}

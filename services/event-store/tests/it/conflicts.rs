@@ -1,0 +1,117 @@
+//! What a conflict brings along, and keys that come back long afterwards.
+
+use std::time::Duration;
+
+use causeway_proto::{Problem, v1};
+use causeway_testkit::NatsServer;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::grpc::draft;
+use crate::harness::{Gateway, World, message, note, position};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_brings_the_events_that_caused_it_and_no_others() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let first = position(&gateway.note("a", 1).await);
+    gateway.note("b", 1).await;
+    gateway.post(&message("a", "another category")).await.created();
+    let second = gateway.note("a", 2).await;
+    let third = gateway.note("a", 3).await;
+    let fenced = |expected: Value, events: Vec<Value>| json!({"events": events, "expected": expected});
+    for events in [vec![note("a", 4)], vec![note("a", 4), note("a", 5)]] {
+        let answer = gateway.post(&fenced(json!(first), events)).await;
+        assert_eq!(answer.status, StatusCode::CONFLICT);
+        let problem = answer.json();
+        assert_eq!((problem["actual_position"].as_u64(), &problem["more"]), (Some(position(&third)), &json!(false)));
+        let conflicting = problem["events"].as_array().unwrap();
+        assert_eq!(
+            conflicting.iter().map(|event| event["id"].clone()).collect::<Vec<_>>(),
+            [second["id"].clone(), third["id"].clone()]
+        );
+        assert_eq!(conflicting[1], gateway.get(&format!("/events/{}", third["position"])).await.ok());
+    }
+    let ahead = gateway.post(&fenced(json!(position(&third) + 99), vec![note("a", 4)])).await.json();
+    assert_eq!((&ahead["events"], &ahead["more"]), (&json!([]), &json!(false)), "a fence ahead of the log has nothing behind it");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_with_many_events_says_that_there_are_more() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let notes: Vec<_> = (0..150).map(|number| note("a", number)).collect();
+    gateway.post(&json!(notes)).await.created();
+    let problem = gateway.post(&json!({"events": [note("a", 4)], "expected": "empty"})).await.json();
+    assert_eq!((problem["events"].as_array().unwrap().len(), &problem["more"]), (100, &json!(true)));
+    assert_eq!(problem["events"][0]["data"]["number"], 0, "the oldest first");
+
+    let mut client = gateway.grpc().await;
+    let fenced = v1::AppendRequest {
+        events: vec![draft("a", 1).into()],
+        expected: vec![v1::Expected { position: 140, ..v1::Expected::default() }],
+        ..v1::AppendRequest::default()
+    };
+    let conflict = Problem::from(client.append(fenced.clone()).await.unwrap_err()).conflict.unwrap();
+    assert_eq!((conflict.events.len(), conflict.more, conflict.actual.get()), (10, false, 150));
+    let all = v1::AppendRequest { expected: vec![v1::Expected::default()], ..fenced };
+    let conflict = Problem::from(client.append(all).await.unwrap_err()).conflict.unwrap();
+    assert!(conflict.more && (1..100).contains(&conflict.events.len()), "what trailers hold: {}", conflict.events.len());
+    assert_eq!(conflict.events[0].position.get(), 1);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_causeways_own_cannot_be_appended() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let own = json!({"type": "LogCheckpointed", "aggregate_id": "causeway:log", "data": {}});
+    let answer = gateway.post(&json!([note("a", 1), own])).await;
+    assert_eq!((answer.status, answer.json()["field"].as_str()), (StatusCode::BAD_REQUEST, Some("/1/type")));
+    assert_eq!(gateway.last_position().await, 0);
+    gateway.stop().await;
+}
+
+/// The server forgets ids after its window; here that is over before it is started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_key_an_hour_and_a_restart_later_gives_the_first_answer() {
+    let World { gateway, mut nats, dir } = World::start().await;
+    let keyed = async |gateway: &Gateway, key: &str, body: &Value| {
+        gateway.send(gateway.request(Method::POST, "/events").header("Idempotency-Key", key).json(body)).await
+    };
+    let (one, many) = (note("a", 1), json!([note("a", 2), note("b", 3)]));
+    let first = keyed(&gateway, "k1", &one).await.created();
+    let firsts = keyed(&gateway, "k2", &many).await.created();
+    let last = gateway.last_position().await;
+    gateway.stop().await;
+    set_window(&nats, Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    nats.restart().await.unwrap();
+    set_window(&nats, Duration::from_secs(120)).await;
+
+    let again = |first: &Value| {
+        let mut again = first.clone();
+        again["duplicate"] = true.into();
+        again
+    };
+    let fresh = dir.path().join("fresh");
+    std::fs::create_dir_all(&fresh).unwrap();
+    for folder in [dir.path(), &fresh] {
+        let gateway = Gateway::start(&nats, folder).await;
+        assert_eq!(keyed(&gateway, "k1", &one).await.created(), again(&first));
+        assert_eq!(keyed(&gateway, "k2", &many).await.created(), json!([again(&firsts[0]), again(&firsts[1])]));
+        assert_eq!(gateway.last_position().await, last);
+        gateway.stop().await;
+    }
+}
+
+/// How long the server remembers ids. It reads them again when it starts, as far back as that.
+async fn set_window(nats: &NatsServer, window: Duration) {
+    let client = nats.client().await.unwrap();
+    let ask = async |what: &str, body: String| {
+        let answer = client.request(format!("$JS.API.STREAM.{what}.causeway_EVENTS"), body.into()).await.unwrap();
+        serde_json::from_slice::<Value>(&answer.payload).unwrap()
+    };
+    let mut config = ask("INFO", String::new()).await["config"].take();
+    config["duplicate_window"] = json!(window.as_nanos());
+    let updated = ask("UPDATE", config.to_string()).await;
+    assert_eq!(updated["config"]["duplicate_window"], json!(window.as_nanos()), "{updated}");
+}

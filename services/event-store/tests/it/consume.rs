@@ -1,0 +1,392 @@
+//! Groups of consumers: every event is worked on, in order within its aggregate, whatever dies.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use causeway_event_store::{Config, ReadModelConfig};
+use causeway_proto::v1::consume_request::Message as Say;
+use causeway_proto::v1::consume_response::Message as Hear;
+use causeway_proto::v1::event_store_client::EventStoreClient;
+use causeway_proto::{Kind, Problem, v1};
+use causeway_testkit::{NatsServer, wait_until};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use crate::harness::{Gateway, LIMIT, World};
+
+/// Longer than a dispatcher that was killed is waited for, and what it held comes again.
+const TAKEOVER: Duration = Duration::from_secs(60);
+
+struct Member {
+    say: mpsc::Sender<v1::ConsumeRequest>,
+    hear: Streaming<v1::ConsumeResponse>,
+}
+
+fn start(group: &str) -> v1::ConsumeStart {
+    v1::ConsumeStart { group: group.into(), ..v1::ConsumeStart::default() }
+}
+
+fn seconds(seconds: f64) -> Option<prost_types::Duration> {
+    prost_types::Duration::try_from(Duration::from_secs_f64(seconds)).ok()
+}
+
+impl Member {
+    async fn join(client: &mut EventStoreClient<Channel>, start: v1::ConsumeStart) -> Result<Self, Problem> {
+        let (say, said) = mpsc::channel(64);
+        say.send(v1::ConsumeRequest { message: Some(Say::Start(start)) }).await.unwrap();
+        let hear = client.consume(ReceiverStream::new(said)).await?.into_inner();
+        let mut member = Self { say, hear };
+        assert!(matches!(member.hear().await?, Some(Hear::Started(_))));
+        Ok(member)
+    }
+
+    async fn of(gateway: &Gateway, start: v1::ConsumeStart) -> Self {
+        Self::join(&mut gateway.grpc().await, start).await.unwrap()
+    }
+
+    async fn hear(&mut self) -> Result<Option<Hear>, Problem> {
+        let heard = timeout(TAKEOVER, self.hear.message()).await.expect("something in time");
+        Ok(heard?.map(|response| response.message.unwrap()))
+    }
+
+    async fn next(&mut self) -> v1::Delivery {
+        loop {
+            match self.hear().await.unwrap().expect("the stream goes on") {
+                Hear::Delivery(delivery) => return delivery,
+                Hear::Heartbeat(_) => {}
+                Hear::Started(again) => panic!("{again:?}"),
+            }
+        }
+    }
+
+    /// Nothing comes for a while.
+    async fn hears_nothing(&mut self, time: Duration) {
+        if let Ok(delivery) = timeout(time, self.next()).await {
+            panic!("{delivery:?}");
+        }
+    }
+
+    async fn say(&self, message: Say) {
+        self.say.send(v1::ConsumeRequest { message: Some(message) }).await.unwrap();
+    }
+
+    /// Says all that it has to say and goes.
+    async fn leave(mut self) {
+        drop(self.say);
+        while let Ok(Some(_)) = self.hear.message().await {}
+    }
+
+    async fn ack(&self, delivery: &v1::Delivery) {
+        self.say(Say::Ack(v1::ConsumeAck { delivery_id: delivery.delivery_id.clone() })).await;
+    }
+}
+
+fn number(delivery: &v1::Delivery) -> u64 {
+    let event = delivery.event.as_ref().unwrap();
+    serde_json::from_slice::<serde_json::Value>(&event.data).unwrap()["number"].as_u64().unwrap()
+}
+
+fn aggregate(delivery: &v1::Delivery) -> String {
+    delivery.event.as_ref().unwrap().aggregate_id.clone()
+}
+
+async fn groups(client: &mut EventStoreClient<Channel>) -> Vec<v1::Group> {
+    client.list_groups(v1::ListGroupsRequest {}).await.unwrap().into_inner().groups
+}
+
+async fn parked(client: &mut EventStoreClient<Channel>, group: &str) -> Vec<v1::Parked> {
+    let request = v1::ListParkedRequest { group: group.into(), ..v1::ListParkedRequest::default() };
+    client.list_parked(request).await.unwrap().into_inner().parked
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_an_aggregate_come_in_order_and_only_after_the_one_before_was_acknowledged() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    for n in 1..=3 {
+        gateway.note("a", n).await;
+        gateway.note("b", n).await;
+    }
+    let mut member = Member::of(&gateway, start("g")).await;
+    let (one, other) = (member.next().await, member.next().await);
+    assert_eq!((number(&one), number(&other), one.deliveries), (1, 1, 1));
+    assert_ne!(aggregate(&one), aggregate(&other), "aggregates go side by side");
+    member.hears_nothing(Duration::from_millis(300)).await;
+    member.ack(&one).await;
+    let next = member.next().await;
+    assert_eq!((aggregate(&next), number(&next)), (aggregate(&one), 2));
+    let mut client = gateway.grpc().await;
+    let seen = groups(&mut client).await;
+    assert_eq!((seen[0].name.as_str(), seen[0].in_flight, seen[0].pending), ("g", 2, 3));
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_comes_again_after_a_nak_with_delay_after_the_wait_and_when_its_member_is_gone() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    gateway.note("a", 1).await;
+    gateway.note("a", 2).await;
+    let begin = || v1::ConsumeStart { ack_wait: seconds(2.0), ..start("g") };
+    let mut member = Member::of(&gateway, begin()).await;
+    let first = member.next().await;
+    let nak = v1::ConsumeNak { delivery_id: first.delivery_id.clone(), delay: seconds(0.5), reason: "busy".into() };
+    member.say(Say::Nak(nak)).await;
+    member.hears_nothing(Duration::from_millis(300)).await;
+    let again = member.next().await;
+    assert_eq!((number(&again), again.deliveries), (1, 2));
+    // Marks hold it for longer than the wait.
+    for _ in 0..4 {
+        sleep(Duration::from_millis(800)).await;
+        member.say(Say::Progress(v1::ConsumeProgress { delivery_id: again.delivery_id.clone() })).await;
+    }
+    member.hears_nothing(Duration::from_millis(500)).await;
+    let after_the_wait = member.next().await;
+    assert_eq!((number(&after_the_wait), after_the_wait.deliveries), (1, 3));
+    member.ack(&again).await;
+    member.leave().await;
+    let mut other = Member::of(&gateway, begin()).await;
+    let left_behind = other.next().await;
+    assert_eq!((number(&left_behind), left_behind.deliveries), (1, 4), "a late answer to another delivery counts for nothing");
+    other.ack(&left_behind).await;
+    assert_eq!(number(&other.next().await), 2);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_up_is_parked_with_the_reason_listed_and_replayed() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    for n in 1..=3 {
+        gateway.note("a", n).await;
+    }
+    let mut client = gateway.grpc().await;
+    let mut member = Member::of(&gateway, v1::ConsumeStart { deliveries_max: 2, ..start("g") }).await;
+    for deliveries in 1..=2 {
+        let delivery = member.next().await;
+        assert_eq!((number(&delivery), delivery.deliveries), (1, deliveries));
+        let nak = v1::ConsumeNak { delivery_id: delivery.delivery_id, delay: seconds(0.0), reason: "it hurts".into() };
+        member.say(Say::Nak(nak)).await;
+    }
+    let second = member.next().await;
+    assert_eq!(number(&second), 2, "the aggregate goes on");
+    member.say(Say::Park(v1::ConsumePark { delivery_id: second.delivery_id.clone(), reason: "not\nfor me".into() })).await;
+    let third = member.next().await;
+    assert_eq!(number(&third), 3);
+    let letters = parked(&mut client, "g").await;
+    let told: Vec<_> = letters.iter().map(|one| (one.group.as_str(), one.reason.as_str(), one.deliveries)).collect();
+    assert_eq!(told, [("g", "gave up after 2 deliveries: it hurts", 2), ("g", "not for me", 1)]);
+    assert_eq!(letters[1].event.as_ref(), second.event.as_ref());
+    assert_eq!(groups(&mut client).await[0].parked, 2);
+    assert_eq!(parked(&mut client, "other").await, []);
+    assert_eq!(parked(&mut client, "").await.len(), 2);
+
+    // While an event of the aggregate is worked on, the replays wait; then they come in their order.
+    let all = v1::ReplayParkedRequest { group: "g".into(), letters: vec![] };
+    assert_eq!(client.replay_parked(all).await.unwrap().into_inner().replayed, 2);
+    assert_eq!(parked(&mut client, "g").await, []);
+    member.hears_nothing(Duration::from_millis(300)).await;
+    member.ack(&third).await;
+    let first = member.next().await;
+    assert_eq!((number(&first), first.deliveries), (1, 1));
+    member.say(Say::Park(v1::ConsumePark { delivery_id: first.delivery_id, reason: "again".into() })).await;
+    let second = member.next().await;
+    assert_eq!(number(&second), 2);
+    member.ack(&second).await;
+    wait_until("the letter", LIMIT, async || (parked(&mut client.clone(), "g").await.len() == 1).then_some(())).await;
+    assert_eq!(parked(&mut client, "g").await[0].reason, "again");
+    member.hears_nothing(Duration::from_millis(300)).await;
+    let nobody = v1::ReplayParkedRequest { group: "nobody".into(), letters: vec![] };
+    assert_eq!(Problem::from(client.replay_parked(nobody).await.unwrap_err()).kind, Kind::NotFound);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_keeps_its_place_and_is_what_its_first_start_said() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let filter =
+        |types: &[&str]| Some(v1::Filter { types: types.iter().map(|&text| text.into()).collect(), ..v1::Filter::default() });
+    gateway.note("a", 1).await;
+    let begin = || v1::ConsumeStart { filter: filter(&["Note*"]), from_now: true, ..start("g") };
+    let mut member = Member::of(&gateway, begin()).await;
+    gateway.post(&serde_json::json!({"type": "OrderPlaced", "aggregate_id": "a", "data": {"number": 2}})).await.created();
+    gateway.note("a", 3).await;
+    gateway.note("b", 4).await;
+    let (one, other) = (member.next().await, member.next().await);
+    assert_eq!([number(&one), number(&other)], [3, 4], "neither what was before nor what does not pass");
+    member.ack(&one).await;
+    member.leave().await;
+    let mut client = gateway.grpc().await;
+    let differs = v1::ConsumeStart { filter: filter(&["Order*"]), ..start("g") };
+    let refused = Member::join(&mut client, differs).await.map(drop).unwrap_err();
+    assert_eq!((refused.kind, refused.field.as_deref()), (Kind::Invalid, Some("/start/filter")));
+    let differs = v1::ConsumeStart { ack_wait: seconds(7.0), ..begin() };
+    assert_eq!(Member::join(&mut client, differs).await.map(drop).unwrap_err().field.as_deref(), Some("/start/ack_wait"));
+
+    let mut member = Member::of(&gateway, begin()).await;
+    let again = member.next().await;
+    assert_eq!((number(&again), again.deliveries), (4, 2));
+    member.hears_nothing(Duration::from_millis(300)).await;
+    client.delete_group(v1::DeleteGroupRequest { group: "g".into() }).await.unwrap();
+    assert_eq!(groups(&mut client).await, []);
+    let ended = loop {
+        match member.hear().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it says why"),
+            Err(problem) => break problem,
+        }
+    };
+    assert_eq!(ended.kind, Kind::NotFound);
+    let gone = Problem::from(client.delete_group(v1::DeleteGroupRequest { group: "g".into() }).await.unwrap_err());
+    assert_eq!((gone.kind, gone.field.as_deref()), (Kind::NotFound, Some("/group")));
+    gateway.stop().await;
+}
+
+async fn second_gateway(nats: &NatsServer, dir: &std::path::Path) -> Gateway {
+    let read_model = ReadModelConfig { path: dir.join("second.sqlite"), ..ReadModelConfig::default() };
+    Gateway::start_with(nats, Config { read_model, heartbeat: Duration::from_millis(200), ..Config::default() }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_two_gateways_share_the_work_and_survive_the_orderly_end_of_either() {
+    let World { gateway, nats, dir } = World::start().await;
+    let other = second_gateway(&nats, dir.path()).await;
+    let begin = || v1::ConsumeStart { in_flight_max: 2, ..start("g") };
+    let mut here = Member::of(&gateway, begin()).await;
+    let mut there = Member::of(&other, begin()).await;
+    for aggregate in ["a", "b", "c", "d"] {
+        gateway.note(aggregate, 1).await;
+        gateway.note(aggregate, 2).await;
+    }
+    let here = [here.next().await, here.next().await];
+    let theirs = [there.next().await, there.next().await];
+    let aggregates: BTreeSet<_> = here.iter().chain(&theirs).map(aggregate).collect();
+    assert_eq!(aggregates.len(), 4, "each has two of the four");
+    // The dispatcher is here: it hands over, and what is there stays there.
+    gateway.stop().await;
+    let mut seen = BTreeSet::new();
+    for delivery in &theirs {
+        there.ack(delivery).await;
+    }
+    while seen.len() < 6 {
+        let delivery = there.next().await;
+        there.ack(&delivery).await;
+        assert!(seen.insert((aggregate(&delivery), number(&delivery))), "{delivery:?} again");
+    }
+    other.stop().await;
+}
+
+/// What happened to the events of one aggregate, as members saw it.
+#[derive(Default)]
+struct Book {
+    /// Who is at work on what, by aggregate.
+    at_work: HashMap<String, u64>,
+    acknowledged: BTreeMap<String, Vec<u64>>,
+    wrong: Vec<String>,
+}
+
+impl Book {
+    fn begin(&mut self, aggregate: &str, number: u64) {
+        let done = self.acknowledged.entry(aggregate.to_owned()).or_default();
+        let next = done.iter().max().map_or(1, |last| last + 1);
+        if number > next {
+            self.wrong.push(format!("{aggregate}: {number} before {next}"));
+        }
+        if let Some(other) = self.at_work.insert(aggregate.to_owned(), number).filter(|other| *other != number) {
+            self.wrong.push(format!("{aggregate}: {number} while {other} is worked on"));
+        }
+    }
+
+    fn end(&mut self, aggregate: &str, number: u64) {
+        self.at_work.remove(aggregate);
+        self.acknowledged.entry(aggregate.to_owned()).or_default().push(number);
+    }
+
+    fn broke_off(&mut self, aggregate: &str) {
+        self.at_work.remove(aggregate);
+    }
+}
+
+/// Works until cut off: acknowledges most, naks some, and breaks its stream off now and then.
+async fn work(gateways: Arc<Mutex<Vec<String>>>, which: usize, book: Arc<Mutex<Book>>) {
+    let mut turn = which;
+    loop {
+        turn += 1;
+        let url = {
+            let gateways = gateways.lock().unwrap();
+            gateways[turn % gateways.len()].clone()
+        };
+        let Ok(mut client) = EventStoreClient::connect(url).await else {
+            sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let begin = v1::ConsumeStart { in_flight_max: 3, deliveries_max: 1000, ..start("chaos") };
+        let Ok(mut member) = Member::join(&mut client, begin).await else {
+            sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let mut count = 0;
+        while let Ok(Some(heard)) = member.hear().await {
+            let Hear::Delivery(delivery) = heard else { continue };
+            let (aggregate, number) = (aggregate(&delivery), number(&delivery));
+            book.lock().unwrap().begin(&aggregate, number);
+            count += 1;
+            if (number + u64::from(delivery.deliveries)) % 13 == 0 {
+                book.lock().unwrap().broke_off(&aggregate);
+                let nak = v1::ConsumeNak { delivery_id: delivery.delivery_id, delay: seconds(0.02), reason: String::new() };
+                member.say(Say::Nak(nak)).await;
+                continue;
+            }
+            tokio::task::yield_now().await;
+            if count % 97 == 0 {
+                // Its process dies.
+                book.lock().unwrap().broke_off(&aggregate);
+                break;
+            }
+            book.lock().unwrap().end(&aggregate, number);
+            member.ack(&delivery).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_lost_and_order_holds_through_the_end_of_members_gateways_and_the_server() {
+    const AGGREGATES: usize = 12;
+    const EVENTS_EACH: u64 = 60;
+    let World { gateway, mut nats, dir } = World::start().await;
+    let other = second_gateway(&nats, dir.path()).await;
+    let gateways = Arc::new(Mutex::new(vec![gateway.url.clone(), other.url.clone()]));
+    let book = Arc::new(Mutex::new(Book::default()));
+    let members: Vec<_> = (0..4).map(|which| tokio::spawn(work(gateways.clone(), which, book.clone()))).collect();
+    let acknowledged = || book.lock().unwrap().acknowledged.values().map(Vec::len).sum::<usize>();
+    let reached = async |count: usize| {
+        wait_until(&format!("{count} acknowledged"), TAKEOVER, async || (count <= acknowledged()).then_some(())).await;
+    };
+    let write = async |from: u64, to: u64| {
+        for number in from..=to {
+            for aggregate in 0..AGGREGATES {
+                gateway.note(&format!("a{aggregate}"), number as usize).await;
+            }
+        }
+    };
+    write(1, EVENTS_EACH / 3).await;
+    reached(AGGREGATES * 5).await;
+    nats.kill();
+    nats.restart().await.unwrap();
+    wait_until("the log", LIMIT, async || gateway.log.last_position().await.ok()).await;
+    write(EVENTS_EACH / 3 + 1, EVENTS_EACH).await;
+    reached(AGGREGATES * EVENTS_EACH as usize / 2).await;
+    // One of the two dispatches.
+    gateways.lock().unwrap().remove(0);
+    gateway.stop().await;
+    wait_until("all to be acknowledged", TAKEOVER, async || {
+        let book = book.lock().unwrap();
+        let complete = |done: &Vec<u64>| done.iter().collect::<BTreeSet<_>>().len() as u64 == EVENTS_EACH;
+        (book.acknowledged.len() == AGGREGATES && book.acknowledged.values().all(complete)).then_some(())
+    })
+    .await;
+    members.iter().for_each(tokio::task::JoinHandle::abort);
+    assert_eq!(book.lock().unwrap().wrong, Vec::<String>::new());
+    other.stop().await;
+}

@@ -1,0 +1,225 @@
+//! The users' own types: registered once, checked on the way in, and read in their newest version by everybody.
+
+use causeway_proto::v1;
+use causeway_testkit::wait_until;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Gateway, LIMIT, World, note};
+
+fn number(field: &str) -> Value {
+    json!({"type": "object", "required": [field], "properties": {field: {"type": "number"}}})
+}
+
+async fn register(gateway: &Gateway, body: &Value) -> Answer {
+    gateway.send(gateway.request(Method::POST, "/types").json(body)).await
+}
+
+fn order(data: Value) -> Value {
+    json!({"type": "OrderPlaced", "aggregate_id": "order-1", "data": data})
+}
+
+/// `amount`, then `total`, then `total` with a `currency`.
+fn version(number_of: u32) -> Value {
+    match number_of {
+        1 => json!({"name": "OrderPlaced", "schema": number("amount"), "description": "somebody bought something"}),
+        2 => {
+            json!({"name": "OrderPlaced", "schema": number("total"), "upcast": [{"op": "move", "from": "/amount", "path": "/total"}]})
+        }
+        _ => json!({"name": "OrderPlaced", "schema": {"required": ["total", "currency"]},
+            "upcast": [{"op": "add", "path": "/currency", "value": "EUR"}]}),
+    }
+}
+
+/// The one registered type, as this gateway lists it.
+async fn listed(gateway: &Gateway) -> Option<Value> {
+    let types = gateway.get("/types").await.ok();
+    types["types"].as_array().unwrap().iter().find(|known| known["name"] == "OrderPlaced").cloned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_client_reads_the_newest_version_unless_it_wants_what_was_appended() {
+    let World { gateway, nats, dir } = World::start().await;
+    let before = gateway.post(&order(json!({"amount": "before there were types"}))).await.created();
+    for number in 1..=3 {
+        let answer = register(&gateway, &version(number)).await.created();
+        assert_eq!(answer["duplicate"], false);
+        assert_eq!(answer["type"]["versions"].as_array().unwrap().len(), number as usize);
+        assert_eq!(answer["type"]["description"], "somebody bought something");
+        let data =
+            [json!({"amount": 1}), json!({"total": 2}), json!({"total": 3, "currency": "USD"})][number as usize - 1].clone();
+        gateway.post(&order(data)).await.created();
+    }
+    let stated =
+        json!({"type": "OrderPlaced", "aggregate_id": "order-1", "data": {"amount": 4}, "metadata": {"schema_version": 1}});
+    let last = gateway.post(&stated).await.created();
+
+    let second_dir = tempfile::tempdir().unwrap();
+    let second = Gateway::start(&nats, second_dir.path()).await;
+    for gateway in [&gateway, &second] {
+        let shown = |events: &Value| -> Vec<(Value, Value)> {
+            let events = events["events"].as_array().unwrap();
+            events.iter().map(|event| (event["metadata"]["schema_version"].clone(), event["data"].clone())).collect()
+        };
+        let events = gateway.get("/events?aggregate_id=order-1").await.ok();
+        let newest = vec![
+            (json!(null), json!({"amount": "before there were types"})),
+            (json!(3), json!({"total": 1, "currency": "EUR"})),
+            (json!(3), json!({"total": 2, "currency": "EUR"})),
+            (json!(3), json!({"total": 3, "currency": "USD"})),
+            (json!(3), json!({"total": 4, "currency": "EUR"})),
+        ];
+        assert_eq!(shown(&events), newest);
+        let raw = gateway.get("/events?aggregate_id=order-1&raw=true").await.ok();
+        assert_eq!(shown(&raw)[1], (json!(1), json!({"amount": 1})));
+        assert_eq!(shown(&raw)[4], (json!(1), json!({"amount": 4})));
+        let id = last["id"].as_str().unwrap();
+        assert_eq!(gateway.get(&format!("/events/{id}")).await.ok()["data"], json!({"total": 4, "currency": "EUR"}));
+        assert_eq!(gateway.get(&format!("/events/{id}?raw=true")).await.ok()["data"], json!({"amount": 4}));
+
+        let mut grpc = gateway.grpc().await;
+        for (raw, first) in [(false, r#"{"currency":"EUR","total":1}"#), (true, r#"{"amount":1}"#)] {
+            let filter = v1::Filter { aggregate_id: "order-1".into(), ..v1::Filter::default() };
+            let after = before["position"].to_string();
+            let request = v1::SubscribeRequest { filter: Some(filter), after, raw, ..v1::SubscribeRequest::default() };
+            let mut heard = grpc.subscribe(request).await.unwrap().into_inner();
+            let event = loop {
+                if let Some(v1::subscribe_response::Update::Event(event)) = heard.message().await.unwrap().unwrap().update {
+                    break event;
+                }
+            };
+            assert_eq!(String::from_utf8(event.data).unwrap(), first);
+        }
+    }
+    second.stop().await;
+
+    gateway.stop().await;
+    let again = Gateway::start(&nats, dir.path()).await;
+    assert_eq!(again.get(&format!("/events/{}", last["position"])).await.ok()["data"]["total"], 4);
+    assert_eq!(again.post(&order(json!({"total": 1}))).await.status, StatusCode::BAD_REQUEST, "still checked after a restart");
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_that_does_not_fit_is_refused_by_its_pointer_and_nothing_is_written() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    register(&gateway, &version(1)).await.created();
+    register(&gateway, &version(2)).await.created();
+    let last = gateway.last_position().await;
+    let stated = |version: u32| {
+        let mut order = order(json!({"amount": 1}));
+        order["metadata"] = json!({"schema_version": version});
+        order
+    };
+    for (body, field) in [
+        (json!({"events": [note("a", 1), order(json!({"total": "SECRET"}))]}), "/events/1/data/total"),
+        (json!([order(json!({}))]), "/0/data/total"),
+        (order(json!({"amount": 1})), "/data/total"),
+        (stated(3), "/metadata/schema_version"),
+        (stated(2), "/data/total"),
+        (
+            json!({"type": "Unregistered", "aggregate_id": "a", "data": 1, "metadata": {"schema_version": 1}}),
+            "/metadata/schema_version",
+        ),
+    ] {
+        let answer = gateway.post(&body).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{answer:?}");
+        assert_eq!(answer.json()["field"], field, "{answer:?}");
+        assert!(!answer.text.contains("SECRET"), "{answer:?}");
+    }
+    assert_eq!(gateway.last_position().await, last);
+    gateway.post(&stated(1)).await.created();
+    gateway.post(&order(json!({"total": 1}))).await.created();
+    gateway.note("a", 1).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_is_made_once_or_refused_with_a_reason() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    register(&gateway, &version(1)).await.created();
+    let again = register(&gateway, &version(1)).await;
+    assert_eq!(again.status, StatusCode::OK);
+    assert_eq!(again.json()["duplicate"], true);
+    let last = gateway.last_position().await;
+    for (change, status, field) in [
+        (json!({"name": "MessageReceived"}), 400, "/name"),
+        (json!({"name": "order"}), 400, "/name"),
+        (json!({"schema": {"type": "objekt"}}), 400, "/schema/type"),
+        (json!({"schema": {"$ref": "https://example.com/x"}}), 400, "/schema/$ref"),
+        (json!({"upcast": [{"op": "jump"}]}), 400, "/upcast/0"),
+        (json!({"version": 3}), 409, "/version"),
+        (json!({"version": 1}), 409, "/version"),
+        (json!({"versoin": 1}), 400, "/versoin"),
+    ] {
+        let mut body = version(2);
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let answer = register(&gateway, &body).await;
+        assert_eq!(answer.status.as_u16(), status, "{change}: {answer:?}");
+        assert_eq!(answer.json()["field"], field, "{change}: {answer:?}");
+    }
+    assert_eq!(gateway.last_position().await, last, "nothing was written");
+    let forged =
+        json!({"type": "TypeRegistered", "aggregate_id": "causeway:types", "data": {"name": "A", "version": 1, "schema": {}}});
+    let answer = gateway.post(&forged).await;
+    assert_eq!((answer.status, answer.json()["field"].clone()), (StatusCode::BAD_REQUEST, json!("/type")), "{answer:?}");
+
+    let mut grpc = gateway.grpc().await;
+    let types = grpc.list_types(v1::ListTypesRequest {}).await.unwrap().into_inner().types;
+    let known = types.iter().find(|known| known.name == "MessageReceived").unwrap();
+    assert_eq!((known.category.as_str(), known.versions.len()), ("input", 1));
+    let registered = types.last().unwrap();
+    assert_eq!((registered.name.as_str(), registered.category.as_str()), ("OrderPlaced", "custom"));
+    assert!(registered.versions[0].registered_by.starts_with("evt_"));
+    let body = version(2);
+    let request = v1::RegisterTypeRequest {
+        name: "OrderPlaced".into(),
+        schema: body["schema"].to_string().into(),
+        upcast: body["upcast"].to_string().into(),
+        version: 2,
+        ..v1::RegisterTypeRequest::default()
+    };
+    let answer = grpc.register_type(request.clone()).await.unwrap().into_inner();
+    assert_eq!((answer.duplicate, answer.r#type.unwrap().versions.len()), (false, 2));
+    assert!(grpc.register_type(request.clone()).await.unwrap().into_inner().duplicate);
+    let taken = grpc.register_type(v1::RegisterTypeRequest { schema: b"true".to_vec(), ..request }).await.unwrap_err();
+    assert_eq!(taken.code(), tonic::Code::FailedPrecondition);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_gateways_that_register_at_once_one_comes_first_and_all_agree() {
+    let World { gateway, nats, dir: _dir } = World::start().await;
+    let second_dir = tempfile::tempdir().unwrap();
+    let second = Gateway::start(&nats, second_dir.path()).await;
+    for round in 1..=10_u32 {
+        let body =
+            |who: &str| json!({"name": "OrderPlaced", "schema": number(&format!("{who}{round}")), "version": 2 * round - 1});
+        let (body_a, body_b) = (body("a"), body("b"));
+        let (a, b) = tokio::join!(register(&gateway, &body_a), register(&second, &body_b));
+        let mut statuses = [a.status.as_u16(), b.status.as_u16()];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [201, 409], "{a:?} {b:?}");
+        // Without a version both come, one after the other.
+        let free = |who: &str| json!({"name": "Free", "schema": number(&format!("{who}{round}"))});
+        let (free_a, free_b) = (free("a"), free("b"));
+        let (a, b) = tokio::join!(register(&gateway, &free_a), register(&second, &free_b));
+        assert_eq!((a.status.as_u16(), b.status.as_u16()), (201, 201), "{a:?} {b:?}");
+        let next = json!({"name": "OrderPlaced", "schema": {"const": round}, "version": 2 * round});
+        register(&gateway, &next).await.created();
+    }
+    let wanted = listed(&gateway).await.unwrap();
+    let versions: Vec<_> =
+        wanted["versions"].as_array().unwrap().iter().map(|version| version["version"].as_u64().unwrap()).collect();
+    assert_eq!(versions, (1..=20).collect::<Vec<_>>(), "without gaps");
+    wait_until("the other gateway to know as much", LIMIT, async || {
+        (listed(&second).await.as_ref() == Some(&wanted)).then_some(())
+    })
+    .await;
+    // What was registered elsewhere just before is known as soon as it is named.
+    register(&gateway, &json!({"name": "Fresh", "schema": number("a")})).await.created();
+    let fresh = json!({"type": "Fresh", "aggregate_id": "a", "data": {"a": 1}, "metadata": {"schema_version": 1}});
+    second.post(&fresh).await.created();
+    second.stop().await;
+    gateway.stop().await;
+}
