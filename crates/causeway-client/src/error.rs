@@ -1,7 +1,7 @@
 //! What a call may fail with.
 
 use causeway_event::Invalid;
-use causeway_proto::{Kind, Problem};
+use causeway_proto::{Conflict, Kind, Problem};
 use tonic::{Code, Status};
 
 /// What went wrong, by who can do something about it.
@@ -43,6 +43,14 @@ impl ClientError {
         }
     }
 
+    /// The fence that does not hold, with the events that stand in the way, if that is why an append was refused.
+    pub fn conflict(&self) -> Option<&Conflict> {
+        match self {
+            Self::Problem(problem) => problem.conflict.as_deref(),
+            Self::Address { .. } | Self::Unreachable { .. } | Self::Unreadable(_) | Self::Invalid(_) => None,
+        }
+    }
+
     /// Whether the same call may succeed later, and did nothing or only read. A lost answer to an append is not among these
     /// kinds unless the append carries a key.
     pub fn is_transient(&self) -> bool {
@@ -53,6 +61,11 @@ impl ClientError {
             }
             Self::Address { .. } | Self::Unreadable(_) | Self::Invalid(_) => false,
         }
+    }
+
+    /// Whether the connection failed rather than the request, so that a stream may go on over another one.
+    pub(crate) fn is_interruption(&self) -> bool {
+        self.is_transient() || self.kind() == Some(Kind::OutcomeUnknown)
     }
 
     /// What a status says of a call; `broken` is what a connection that broke half-way means for it.

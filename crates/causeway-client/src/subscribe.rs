@@ -1,7 +1,7 @@
 //! A subscription that outlives its connections.
 //!
 //! ```text
-//! open ──> events .. caught up ──> events, heartbeats, deltas ..
+//! open ──> events, checkpoints .. caught up ──> events, checkpoints, heartbeats, deltas ..
 //!            │  connection lost: wait, open again behind the last position seen
 //!            └─ refused for good (a bad filter): one error, then the end
 //! ```
@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use backon::ExponentialBackoff;
 use causeway_event::{AggregateId, Delta, Event, Position};
 use causeway_proto::v1;
 use causeway_proto::v1::subscribe_response::Update as Wire;
@@ -19,14 +20,11 @@ use futures::{FutureExt as _, Stream};
 use tonic::Streaming;
 use tracing::{info, warn};
 
-use crate::client::event;
+use crate::client::{Effect, event};
 use crate::{Client, ClientError, Filter, Kind};
 
 /// Without a word for so long (heartbeats come far more often), a connection is given up and made anew.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-
-/// The longest wait between two attempts to connect again.
-const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What to follow.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +35,8 @@ pub struct Subscribe {
     pub start: Start,
     /// Also give what the model is saying while it says it. Needs an aggregate in the filter.
     pub deltas: bool,
+    /// Give each event's data in the version in which it was appended, not in the newest one of its type.
+    pub raw: bool,
 }
 
 /// Where a subscription begins.
@@ -57,11 +57,34 @@ pub enum Update {
     /// An event; its position resumes.
     Event(Box<Event>),
     /// Everything that stood in the log has been told; what follows is live. Told once.
-    CaughtUp(Position),
-    /// Nothing new up to here.
-    Heartbeat(Position),
+    CaughtUp {
+        /// Everything up to here has been told or filtered out.
+        position: Position,
+        /// The last position of the log.
+        head: Position,
+    },
+    /// Many events were filtered out: everything up to here has been told or filtered out, and it resumes.
+    Checkpoint(Position),
+    /// Nothing has come for a while; the subscription lives.
+    Heartbeat {
+        /// Everything up to here has been told or filtered out.
+        position: Position,
+        /// How many positions of the log are not told or filtered out yet.
+        lag: u64,
+    },
     /// A piece of a message that is being generated. Some may be lost: the log gets the whole message.
     Delta(AggregateId, Delta),
+}
+
+impl Update {
+    /// Everything up to here has been told or filtered out: to go on later, subscribe behind it. A delta says nothing of that.
+    pub fn position(&self) -> Option<Position> {
+        match self {
+            Self::Event(event) => Some(event.position),
+            Self::CaughtUp { position, .. } | Self::Checkpoint(position) | Self::Heartbeat { position, .. } => Some(*position),
+            Self::Delta(..) => None,
+        }
+    }
 }
 
 /// A stream of updates. It reconnects by itself and resumes behind the last position that it was told of: no gap, no repeat.
@@ -82,20 +105,51 @@ struct Follower {
     stream: Option<Streaming<v1::SubscribeResponse>>,
     position: Option<Position>,
     caught_up: bool,
-    failures: u32,
+    /// Until something came over a connection.
+    waits: ExponentialBackoff,
+    /// Why there is no connection.
+    broken: Option<ClientError>,
     ready: VecDeque<Update>,
 }
 
+impl Client {
+    /// Follows the log: what stands in it, then what is appended. Fails if the gateway cannot be reached; later outages are
+    /// bridged (see [`Subscription`]).
+    ///
+    /// ```no_run
+    /// # async fn example(client: causeway_client::Client) -> Result<(), causeway_client::ClientError> {
+    /// use causeway_client::{Start, Subscribe, Update};
+    /// use futures::StreamExt as _;
+    ///
+    /// let subscribe = Subscribe { start: Start::After("42".to_owned()), ..Subscribe::default() };
+    /// let mut updates = client.subscribe(subscribe).await?;
+    /// while let Some(update) = updates.next().await.transpose()? {
+    ///     match &update {
+    ///         Update::Event(event) => println!("{} {}", event.event_type, event.data.as_str()),
+    ///         Update::CaughtUp { head, .. } => println!("all of it up to {head}; what follows is live"),
+    ///         Update::Checkpoint(_) | Update::Heartbeat { .. } | Update::Delta(..) => {}
+    ///     }
+    ///     // Kept beside what was made of the events, `update.position()` is where the next run begins.
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn subscribe(&self, subscribe: Subscribe) -> Result<Subscription, ClientError> {
+        Subscription::open(self.clone(), subscribe).await
+    }
+}
+
 impl Subscription {
-    pub(crate) async fn open(client: Client, subscribe: Subscribe) -> Result<Self, ClientError> {
+    async fn open(client: Client, subscribe: Subscribe) -> Result<Self, ClientError> {
         let (after, from_now) = match subscribe.start {
             Start::First => (String::new(), false),
             Start::Now => (String::new(), true),
             Start::After(place) => (place, false),
         };
-        let request = v1::SubscribeRequest { filter: Some(subscribe.filter.into()), after, from_now, deltas: subscribe.deltas };
-        let mut follower =
-            Follower { client, request, stream: None, position: None, caught_up: false, failures: 0, ready: VecDeque::new() };
+        let Subscribe { filter, deltas, raw, .. } = subscribe;
+        let request = v1::SubscribeRequest { filter: Some(filter.into()), after, from_now, deltas, raw };
+        let waits = client.endless_waits();
+        let (position, caught_up, ready) = (None, false, VecDeque::new());
+        let mut follower = Follower { client, request, stream: None, position, caught_up, waits, broken: None, ready };
         follower.connect().await?;
         // The first word says that the server took the request: a bad one is an error here, not later.
         let first = follower.receive().await?;
@@ -129,16 +183,16 @@ impl Follower {
                 Some(_) => self.receive().await.map(|update| self.ready.extend(update)),
                 None => self.reconnect().await,
             };
-            match outcome {
-                Ok(()) => self.failures = 0,
-                Err(error) if worth_another(&error) => {
-                    if self.failures == 0 {
-                        warn!(%error, "subscription interrupted, connecting again");
-                    }
-                    self.failures = self.failures.saturating_add(1);
-                    self.stream = None;
-                }
-                Err(error) => return (self, Some(Err(error))),
+            let Err(error) = outcome else {
+                self.waits = self.client.endless_waits();
+                continue;
+            };
+            if !error.is_interruption() {
+                return (self, Some(Err(error)));
+            }
+            self.stream = None;
+            if self.broken.replace(error.clone()).is_none() {
+                warn!(%error, "subscription interrupted, connecting again");
             }
         }
     }
@@ -149,17 +203,23 @@ impl Follower {
             request.after = position.to_string();
             request.from_now = false;
         }
-        self.stream = Some(self.client.open_subscription(request).await?);
+        let client = &self.client;
+        let stream = client.answer(client.grpc.clone().subscribe(client.request(request)), Effect::Read).await?;
+        self.stream = Some(stream);
         Ok(())
     }
 
     /// Waits, longer each time, and connects; the first word of the server says that it worked.
     async fn reconnect(&mut self) -> Result<(), ClientError> {
-        let wait = self.client.options.retry_wait * 2_u32.pow(self.failures.min(10));
-        tokio::time::sleep(wait.min(RECONNECT_WAIT_MAX)).await;
+        let wait = match &self.broken {
+            Some(error) => self.client.wait(&mut self.waits, error),
+            None => self.waits.next(),
+        };
+        tokio::time::sleep(wait.unwrap_or(self.client.options.retry_wait_max)).await;
         self.connect().await?;
         let first = self.receive().await?;
         self.ready.extend(first);
+        self.broken = None;
         info!(position = self.position.map(Position::get), "subscription resumed");
         Ok(())
     }
@@ -179,12 +239,18 @@ impl Follower {
                 self.position = self.position.max(Some(event.position));
                 Ok((!known).then(|| Update::Event(Box::new(event))))
             }
-            Some(Wire::CaughtUp(mark)) => {
-                let position = self.reached(mark.position);
-                let first = !std::mem::replace(&mut self.caught_up, true);
-                Ok(Some(if first { Update::CaughtUp(position) } else { Update::Heartbeat(position) }))
+            Some(Wire::CaughtUp(v1::CaughtUp { position, head })) => {
+                let position = self.reached(position);
+                let head = Position::new(head);
+                Ok(Some(match std::mem::replace(&mut self.caught_up, true) {
+                    false => Update::CaughtUp { position, head },
+                    true => Update::Heartbeat { position, lag: head.get().saturating_sub(position.get()) },
+                }))
             }
-            Some(Wire::Heartbeat(mark)) => Ok(Some(Update::Heartbeat(self.reached(mark.position)))),
+            Some(Wire::Checkpoint(v1::Checkpoint { position })) => Ok(Some(Update::Checkpoint(self.reached(position)))),
+            Some(Wire::Heartbeat(v1::Heartbeat { position, lag })) => {
+                Ok(Some(Update::Heartbeat { position: self.reached(position), lag }))
+            }
             Some(Wire::Delta(delta)) => {
                 let aggregate_id = delta.aggregate_id.parse().map_err(ClientError::Unreadable)?;
                 Ok(Some(Update::Delta(aggregate_id, delta.try_into().map_err(ClientError::Unreadable)?)))
@@ -199,9 +265,4 @@ impl Follower {
         self.position = self.position.max(Some(position));
         position
     }
-}
-
-/// Whether the connection failed rather than the request.
-fn worth_another(error: &ClientError) -> bool {
-    error.is_transient() || error.kind() == Some(Kind::OutcomeUnknown)
 }

@@ -1,0 +1,273 @@
+//! Groups of consumers: working on events beside others, and what was given up.
+//!
+//! ```text
+//! join ──> deliveries, each to be answered ──> ...
+//!            │  connection lost: wait, join again; what was not answered is delivered again
+//!            └─ refused for good (another filter than the group's): one error, then the end
+//! ```
+
+use std::time::Duration;
+
+use backon::ExponentialBackoff;
+use causeway_event::{Event, Position};
+use causeway_proto::v1::consume_request::Message as Say;
+use causeway_proto::v1::consume_response::Message as Hear;
+use causeway_proto::{timestamp_from, v1};
+use futures::stream;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tonic::Streaming;
+use tracing::{info, warn};
+
+use crate::client::event;
+use crate::{Client, ClientError, Filter, Kind, Start};
+
+/// Without a word for so long (heartbeats come far more often), a connection is given up and made anew.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Answers that may wait to be sent.
+const ANSWERS_MAX: usize = 1024;
+
+/// Which group to work for, and how. Of what the group is, its first start decides; joining it with something else is refused.
+#[derive(Clone, Debug, Default)]
+pub struct Consume {
+    /// The group's name: `[a-zA-Z0-9_-]{1,64}`.
+    pub group: String,
+    /// Which events. Times, causes and descendants are not supported.
+    pub filter: Filter,
+    /// Where a new group begins.
+    pub start: Start,
+    /// How many deliveries to work on at once; 16 where absent.
+    pub in_flight_max: Option<u32>,
+    /// How long a delivery may stay unanswered; 30 s where absent.
+    pub ack_wait: Option<Duration>,
+    /// How often an event is delivered before it is parked; 10 where absent.
+    pub deliveries_max: Option<u32>,
+}
+
+/// A member of a group. It joins again by itself when the connection is lost; dropping it leaves the group.
+pub struct Consumer {
+    client: Client,
+    start: v1::ConsumeStart,
+    connection: Option<Connection>,
+    waits: ExponentialBackoff,
+    interrupted: bool,
+}
+
+struct Connection {
+    say: mpsc::Sender<v1::ConsumeRequest>,
+    hear: Streaming<v1::ConsumeResponse>,
+}
+
+/// An event to work on. Until it is answered, it is delivered again: to whomever, after the group's wait, or when this member is
+/// gone. So do what it asks for in a way that can bear to be done twice.
+pub struct Delivery {
+    /// The event.
+    pub event: Event,
+    /// How often it has been delivered, this time included.
+    pub deliveries: u32,
+    id: String,
+    say: mpsc::Sender<v1::ConsumeRequest>,
+}
+
+/// A group and how it does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupInfo {
+    /// Its name.
+    pub name: String,
+    /// Everything up to here is acknowledged.
+    pub acknowledged: Position,
+    /// Events that members work on.
+    pub in_flight: u64,
+    /// Events that wait.
+    pub pending: u64,
+    /// Events that were given up.
+    pub parked: u64,
+}
+
+/// An event that a group, or one of Causeway's processors, gave up on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parked {
+    /// Its number among the parked.
+    pub letter: u64,
+    /// Who gave up.
+    pub group: String,
+    /// On what.
+    pub event: Event,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub parked_at: Timestamp,
+    /// How often it had been delivered.
+    pub deliveries: u32,
+}
+
+impl Client {
+    /// Starts a group or joins it.
+    pub async fn consume(&self, consume: Consume) -> Result<Consumer, ClientError> {
+        let (after, from_now) = match consume.start {
+            Start::First => (String::new(), false),
+            Start::Now => (String::new(), true),
+            Start::After(place) => (place, false),
+        };
+        let start = v1::ConsumeStart {
+            group: consume.group,
+            filter: Some(consume.filter.into()),
+            after,
+            from_now,
+            in_flight_max: consume.in_flight_max.unwrap_or_default(),
+            ack_wait: consume.ack_wait.and_then(|wait| wait.try_into().ok()),
+            deliveries_max: consume.deliveries_max.unwrap_or_default(),
+        };
+        let waits = self.endless_waits();
+        let mut consumer = Consumer { client: self.clone(), start, connection: None, waits, interrupted: false };
+        consumer.connect().await?;
+        Ok(consumer)
+    }
+
+    /// The groups that there are, by name.
+    pub async fn groups(&self) -> Result<Vec<GroupInfo>, ClientError> {
+        let request = v1::ListGroupsRequest {};
+        let response = self.ask(request, |mut grpc, request| async move { grpc.list_groups(request).await }).await?;
+        let group = |group: v1::Group| GroupInfo {
+            name: group.name,
+            acknowledged: Position::new(group.acknowledged_position),
+            in_flight: group.in_flight,
+            pending: group.pending,
+            parked: group.parked,
+        };
+        Ok(response.groups.into_iter().map(group).collect())
+    }
+
+    /// Ends a group: its place in the log is forgotten. What it gave up stays listed.
+    pub async fn delete_group(&self, group: &str) -> Result<(), ClientError> {
+        let request = v1::DeleteGroupRequest { group: group.to_owned() };
+        self.ask(request, |mut grpc, request| async move { grpc.delete_group(request).await }).await.map(drop)
+    }
+
+    /// Events that a group or processor gave up on, or all did; those behind the letter `after`, at most `limit`. The oldest first.
+    pub async fn parked(&self, group: Option<&str>, after: u64, limit: u32) -> Result<Vec<Parked>, ClientError> {
+        let request = v1::ListParkedRequest { group: group.unwrap_or_default().to_owned(), after, limit };
+        let response = self.ask(request, |mut grpc, request| async move { grpc.list_parked(request).await }).await?;
+        let parked = |parked: v1::Parked| {
+            let parked_at = timestamp_from(parked.parked_at.unwrap_or_default()).map_err(ClientError::Unreadable)?;
+            Ok(Parked {
+                letter: parked.letter,
+                group: parked.group,
+                event: event(parked.event)?,
+                reason: parked.reason,
+                parked_at,
+                deliveries: parked.deliveries,
+            })
+        };
+        response.parked.into_iter().map(parked).collect()
+    }
+
+    /// Delivers to their group again what it gave up: these letters, or all of the group's without any. Says how many.
+    pub async fn replay_parked(&self, group: &str, letters: &[u64]) -> Result<u32, ClientError> {
+        let request = v1::ReplayParkedRequest { group: group.to_owned(), letters: letters.to_vec() };
+        let response = self.ask(request, |mut grpc, request| async move { grpc.replay_parked(request).await }).await?;
+        Ok(response.replayed)
+    }
+}
+
+impl Consumer {
+    /// The next event to work on, through as many connections as it takes. An error is one that another attempt would meet again.
+    pub async fn next(&mut self) -> Result<Delivery, ClientError> {
+        loop {
+            let outcome = match self.connection {
+                Some(_) => self.receive().await,
+                None => self.connect().await.map(|()| None),
+            };
+            match outcome {
+                Ok(Some(delivery)) => return Ok(delivery),
+                Ok(None) => {}
+                Err(error) if error.is_transient() || error.kind() == Some(Kind::OutcomeUnknown) => {
+                    if !std::mem::replace(&mut self.interrupted, true) {
+                        warn!(%error, "a group's member was interrupted, joining again");
+                    }
+                    self.connection = None;
+                    let wait = self.client.wait(&mut self.waits, &error).unwrap_or(self.client.options.retry_wait);
+                    tokio::time::sleep(wait).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<(), ClientError> {
+        let client = &self.client;
+        let (say, said) = mpsc::channel(ANSWERS_MAX);
+        let start = v1::ConsumeRequest { message: Some(Say::Start(self.start.clone())) };
+        let said = stream::unfold((Some(start), said), |(start, mut said)| async move {
+            let next = match start {
+                Some(start) => Some(start),
+                None => said.recv().await,
+            };
+            next.map(|next| (next, (None, said)))
+        });
+        let mut grpc = client.grpc.clone();
+        let call = tokio::time::timeout(client.options.request_timeout, grpc.consume(client.request(said)));
+        let hear = call.await.map_err(|_| client.too_late(Kind::TimedOut))?.map_err(|status| client.error(&status))?;
+        self.connection = Some(Connection { say, hear: hear.into_inner() });
+        Ok(())
+    }
+
+    async fn receive(&mut self) -> Result<Option<Delivery>, ClientError> {
+        let client = &self.client;
+        let Some(connection) = &mut self.connection else { return Ok(None) };
+        let message = tokio::time::timeout(SILENCE_MAX, connection.hear.message()).await;
+        let message = message.map_err(|_| client.too_late(Kind::TimedOut))?.map_err(|status| client.error(&status))?;
+        // A gateway that shuts down ends its streams.
+        let message = message.ok_or_else(|| client.too_late(Kind::Unavailable))?;
+        match message.message {
+            Some(Hear::Started(_)) => {
+                if std::mem::take(&mut self.interrupted) {
+                    info!(group = self.start.group, "joined the group again");
+                }
+                self.waits = client.endless_waits();
+                Ok(None)
+            }
+            Some(Hear::Delivery(delivery)) => Ok(Some(Delivery {
+                event: event(delivery.event)?,
+                deliveries: delivery.deliveries,
+                id: delivery.delivery_id,
+                say: connection.say.clone(),
+            })),
+            // A later version of the gateway may tell more.
+            Some(Hear::Heartbeat(_)) | None => Ok(None),
+        }
+    }
+}
+
+impl Delivery {
+    /// Done: it is not delivered again. If the connection is gone by then, it is: answers are not confirmed.
+    pub async fn ack(self) {
+        let answer = Say::Ack(v1::ConsumeAck { delivery_id: self.id.clone() });
+        self.answer(answer).await;
+    }
+
+    /// Not now: deliver it again after this long, or after a while that grows with the deliveries. Later events of its aggregate
+    /// wait for it.
+    pub async fn nak(self, delay: Option<Duration>, reason: &str) {
+        let delay = delay.and_then(|delay| delay.try_into().ok());
+        let answer = Say::Nak(v1::ConsumeNak { delivery_id: self.id.clone(), delay, reason: reason.to_owned() });
+        self.answer(answer).await;
+    }
+
+    /// Still at work: the time for an answer starts anew.
+    pub async fn progress(&self) {
+        self.answer(Say::Progress(v1::ConsumeProgress { delivery_id: self.id.clone() })).await;
+    }
+
+    /// Give it up: it is parked with the reason.
+    pub async fn park(self, reason: &str) {
+        let answer = Say::Park(v1::ConsumePark { delivery_id: self.id.clone(), reason: reason.to_owned() });
+        self.answer(answer).await;
+    }
+
+    async fn answer(&self, message: Say) {
+        if self.say.send(v1::ConsumeRequest { message: Some(message) }).await.is_err() {
+            tracing::debug!(id = self.id, "the connection of a delivery is gone; it is delivered again");
+        }
+    }
+}

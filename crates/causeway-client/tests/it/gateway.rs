@@ -1,0 +1,226 @@
+//! A gateway of which only the wire is real: it answers as the test wrote down, and keeps what it was asked.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use causeway_client::{Client, Kind, Options, Problem};
+use causeway_event::Labels;
+use causeway_proto::v1;
+use causeway_proto::v1::append_stream_response::Result as Settled;
+use causeway_proto::v1::event_store_server::{EventStore, EventStoreServer};
+use causeway_proto::v1::subscribe_response::Update as Wire;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Plays a gateway: pops one prepared answer a call and keeps what it was asked.
+#[derive(Clone, Default)]
+pub(crate) struct Gateway(pub(crate) Arc<Mutex<Script>>);
+
+#[derive(Default)]
+pub(crate) struct Script {
+    pub(crate) appends: Vec<Result<v1::AppendResponse, Status>>,
+    /// One for each stream of appends: what each of its requests gets.
+    pub(crate) streams: Vec<Vec<Step>>,
+    /// One for each read: its events, and how it ends. Without any, a read gives as many events as it asks for.
+    pub(crate) reads: Vec<(Vec<u64>, Option<Status>)>,
+    pub(crate) subscriptions: Vec<Vec<Result<Wire, Status>>>,
+    asked: Vec<String>,
+}
+
+/// What a request of a stream of appends gets.
+pub(crate) enum Step {
+    Appended(u64),
+    Problem(Problem),
+    /// No answer, and the end of the stream.
+    Broken,
+}
+
+impl Gateway {
+    /// Starts it; gives a client of it.
+    pub(crate) async fn start(&self) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let service = EventStoreServer::new(self.clone());
+        tokio::spawn(
+            tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)),
+        );
+        Client::connect_with(&server, options()).unwrap()
+    }
+
+    fn tell(&self, what: String) {
+        self.0.lock().unwrap().asked.push(what);
+    }
+
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.0.lock().unwrap().asked.clone()
+    }
+}
+
+pub(crate) fn options() -> Options {
+    Options {
+        retry_wait: Duration::from_millis(1),
+        traceparent: || Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+        ..Options::default()
+    }
+}
+
+/// Calls that no test here makes, as `async_trait` would write them.
+macro_rules! not_played {
+    ($($name:ident($request:ty) -> $response:ty,)*) => {
+        $(fn $name<'life, 'async_trait>(
+            &'life self,
+            _request: Request<$request>,
+        ) -> BoxFuture<'async_trait, Result<Response<$response>, Status>>
+        where
+            'life: 'async_trait,
+            Self: 'async_trait,
+        {
+            Box::pin(async { Err(Status::unimplemented(stringify!($name))) })
+        })*
+    };
+}
+
+#[tonic::async_trait]
+impl EventStore for Gateway {
+    type AppendStreamStream = BoxStream<'static, Result<v1::AppendStreamResponse, Status>>;
+    type ConsumeStream = BoxStream<'static, Result<v1::ConsumeResponse, Status>>;
+    type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
+
+    not_played! {
+        consume(Streaming<v1::ConsumeRequest>) -> Self::ConsumeStream,
+        list_groups(v1::ListGroupsRequest) -> v1::ListGroupsResponse,
+        delete_group(v1::DeleteGroupRequest) -> v1::DeleteGroupResponse,
+        list_parked(v1::ListParkedRequest) -> v1::ListParkedResponse,
+        replay_parked(v1::ReplayParkedRequest) -> v1::ReplayParkedResponse,
+        diff(v1::DiffRequest) -> v1::DiffResponse,
+        watch(v1::WatchRequest) -> Self::WatchStream,
+        list_views(v1::ListViewsRequest) -> v1::ListViewsResponse,
+        trace(v1::TraceRequest) -> v1::TraceResponse,
+        list_types(v1::ListTypesRequest) -> v1::ListTypesResponse,
+        register_type(v1::RegisterTypeRequest) -> v1::RegisterTypeResponse,
+    }
+
+    type ReadStream = BoxStream<'static, Result<v1::ReadResponse, Status>>;
+    type SubscribeStream = BoxStream<'static, Result<v1::SubscribeResponse, Status>>;
+
+    async fn append(&self, request: Request<v1::AppendRequest>) -> Result<Response<v1::AppendResponse>, Status> {
+        let trace = request.metadata().get("traceparent").map_or("", |value| value.to_str().unwrap()).to_owned();
+        let mut script = self.0.lock().unwrap();
+        let request = request.into_inner();
+        script.asked.push(format!("{} {} {trace}", request.events[0].r#type, request.idempotency_key));
+        script.appends.remove(0).map(Response::new)
+    }
+
+    async fn append_stream(
+        &self,
+        request: Request<Streaming<v1::AppendStreamRequest>>,
+    ) -> Result<Response<Self::AppendStreamStream>, Status> {
+        let mut steps = self.0.lock().unwrap().streams.remove(0).into_iter();
+        self.tell("stream".to_owned());
+        let gateway = self.clone();
+        let answers = request.into_inner().map(move |request| {
+            let v1::AppendStreamRequest { request_id, append } = request?;
+            let append = append.unwrap();
+            gateway.tell(format!("{} {}", append.events[0].r#type, append.idempotency_key));
+            let result = match steps.next().expect("a step for each request") {
+                Step::Appended(position) => Settled::Appended(appended(position)?),
+                Step::Problem(problem) => Settled::Problem(problem.into()),
+                Step::Broken => return Err(Status::unknown("h2 protocol error")),
+            };
+            Ok(v1::AppendStreamResponse { request_id, result: Some(result) })
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        let v1::ReadRequest { after, before, limit, .. } = request.into_inner();
+        self.tell(format!("read after={after} before={before} limit={limit}"));
+        let reads = &mut self.0.lock().unwrap().reads;
+        let (positions, end) = if reads.is_empty() { ((1..=limit).collect(), None) } else { reads.remove(0) };
+        let events = positions.into_iter().map(|position| Ok(v1::ReadResponse { event: Some(event(position)) }));
+        Ok(Response::new(futures::stream::iter(events.chain(end.map(Err))).boxed()))
+    }
+
+    async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountResponse>, Status> {
+        let v1::CountRequest { filter, after, before } = request.into_inner();
+        let v1::Filter { source, caused_by, descendants_of, .. } = filter.unwrap_or_default();
+        self.tell(format!("count {source} {caused_by} {descendants_of} after={after} before={before}"));
+        Ok(Response::new(v1::CountResponse { count: 3, last_position: 9 }))
+    }
+
+    async fn list_aggregates(
+        &self,
+        request: Request<v1::ListAggregatesRequest>,
+    ) -> Result<Response<v1::ListAggregatesResponse>, Status> {
+        let v1::ListAggregatesRequest { prefix, after, .. } = request.into_inner();
+        let (aggregate_id, next) = match after.as_str() {
+            "" => (format!("{prefix}1"), format!("{prefix}1")),
+            _ => (format!("{prefix}2"), String::new()),
+        };
+        let last_timestamp = Some(v1_time());
+        let aggregate = v1::Aggregate { aggregate_id, first_position: 1, last_position: 2, last_timestamp };
+        Ok(Response::new(v1::ListAggregatesResponse { aggregates: vec![aggregate], next }))
+    }
+
+    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        match request.into_inner().id.as_str() {
+            "7" => Ok(Response::new(v1::GetResponse { event: Some(event(7)) })),
+            id => Err(Problem::new(Kind::NotFound, format!("there is no event {id}")).into()),
+        }
+    }
+
+    async fn subscribe(&self, request: Request<v1::SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
+        let request = request.into_inner();
+        let mut script = self.0.lock().unwrap();
+        script.asked.push(format!("after={} now={}", request.after, request.from_now));
+        if script.subscriptions.is_empty() {
+            return Ok(Response::new(futures::stream::pending().boxed()));
+        }
+        let updates = script.subscriptions.remove(0).into_iter();
+        let updates = updates.map(|update| update.map(|update| v1::SubscribeResponse { update: Some(update) }));
+        Ok(Response::new(futures::stream::iter(updates).boxed()))
+    }
+
+    async fn project(&self, request: Request<v1::ProjectRequest>) -> Result<Response<v1::ProjectResponse>, Status> {
+        let v1::ProjectRequest { view, id, as_of, min_position } = request.into_inner();
+        match view.as_str() {
+            "conversation" => {
+                let state = format!("{{\"as_of\":\"{as_of}\"}}").into_bytes();
+                Ok(Response::new(v1::ProjectResponse { view, id, position: min_position, state }))
+            }
+            _ => Err(Problem::invalid("/view", "is not a view").into()),
+        }
+    }
+}
+
+pub(crate) fn event(position: u64) -> v1::Event {
+    v1::Event {
+        id: format!("evt_01k9x3m5v8e7rs2q4n6p8t0{position:03}"),
+        position,
+        timestamp: Some(v1_time()),
+        r#type: "NoteTaken".to_owned(),
+        aggregate_id: "me".to_owned(),
+        data: b"{}".to_vec(),
+        metadata: Some(v1::Metadata {
+            source: "test".to_owned(),
+            causation_id: None,
+            correlation_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
+            labels: Labels::new(),
+            schema_version: 0,
+        }),
+    }
+}
+
+fn v1_time() -> prost_types::Timestamp {
+    causeway_proto::timestamp("2026-11-23T10:00:00Z".parse().unwrap())
+}
+
+pub(crate) fn appended(position: u64) -> Result<v1::AppendResponse, Status> {
+    let v1::Event { id, timestamp, .. } = event(position);
+    let correlation_id = "0af7651916cd43dd8448eb211c80319c".to_owned();
+    Ok(v1::AppendResponse { events: vec![v1::Appended { id, position, timestamp, correlation_id }], duplicate: false })
+}
