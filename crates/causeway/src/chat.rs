@@ -53,7 +53,7 @@ async fn converse(args: ChatArgs, out: &Output) -> anyhow::Result<()> {
     };
     let client = events::patient_client(&args.server)?;
     let filter = Filter { aggregate_id: Some(session.clone()), ..Filter::default() };
-    let updates = client.subscribe(Subscribe { filter, start: Start::Now, deltas: true }).await?;
+    let updates = client.subscribe(Subscribe { filter, start: Start::Now, deltas: true, ..Subscribe::default() }).await?;
     let person = std::io::stdin().is_terminal() && !out.json;
     let mut chat = Chat { client, session, out, updates, screen: Screen::default(), signals: Signals::watch(), person };
     if person {
@@ -142,6 +142,7 @@ impl Chat<'_> {
             causation_id: None,
             correlation_id: None,
             labels: Labels::new(),
+            schema_version: None,
         };
         // With a key of its own a message is sent again safely when an answer is lost.
         let key = Uuid::now_v7().simple().to_string();
@@ -192,7 +193,7 @@ impl Chat<'_> {
             match &update {
                 Update::Event(event) => self.out.json(event)?,
                 Update::Delta(_, delta) => self.out.json(&serde_json::json!({ "delta": delta }))?,
-                Update::CaughtUp(_) | Update::Heartbeat(_) => {}
+                Update::CaughtUp { .. } | Update::Checkpoint(_) | Update::Heartbeat { .. } => {}
             }
         } else {
             for (look, text) in self.screen.update(&update) {

@@ -7,6 +7,9 @@ use causeway_runtime::config::{Flag, duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 
+use crate::dlq::{DlqArgs, GroupsArgs};
+use crate::log::LogArgs;
+
 /// An event-sourced backend for AI assistants.
 ///
 /// Everything is an event: what comes in, what the assistant thinks, the tools it calls, what it answers. `causeway up`
@@ -58,6 +61,14 @@ pub(crate) enum Command {
     View(ViewArgs),
     /// Show what caused what, as a tree with durations
     Trace(TraceArgs),
+    /// Look after the log: verify, export, back up
+    Log(LogArgs),
+    /// List and end groups of consumers
+    Groups(GroupsArgs),
+    /// Show what was given up, and have it tried again
+    Dlq(DlqArgs),
+    /// List the types of events, and register your own
+    Types(TypesArgs),
     /// Show and check the configuration
     Config(ConfigArgs),
 }
@@ -288,31 +299,128 @@ pub(crate) struct TailArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  causeway view                                        which views there are
   causeway view conversation me
-  causeway view conversation me --as-of 42           time travel: as it was at that position
-  causeway view conversation me --as-of 2026-11-23T10:00:00Z --json")]
+  causeway view conversation me --as-of 10m            time travel: as it was ten minutes ago
+  causeway view conversation me --as-of 42             as it was at that position
+  causeway view state order-7 --diff 2026-11-23T10:00:00Z
+  causeway view state order-7 --watch")]
 pub(crate) struct ViewArgs {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
-    /// The view: conversation
-    pub(crate) view: String,
-    /// Of what: for a conversation, its session
-    pub(crate) id: String,
-    /// The moment: a position, an event id or an RFC 3339 time [default: now]
-    #[arg(long, value_name = "MOMENT")]
+    /// The view: conversation, chain or state [default: list them]
+    #[arg(requires = "id")]
+    pub(crate) view: Option<String>,
+    /// Of what: a session or another aggregate; of a chain its correlation id
+    pub(crate) id: Option<String>,
+    /// The moment: a position, an event id, an RFC 3339 time, or so long ago (10m) [default: now]
+    #[arg(long, value_name = "MOMENT", value_parser = place_or_ago)]
     pub(crate) as_of: Option<String>,
+    /// What changed between two moments, and by which events [default of the second: now]
+    #[arg(long, value_names = ["FROM", "TO"], num_args = 1..=2, value_parser = place_or_ago, conflicts_with = "as_of")]
+    pub(crate) diff: Option<Vec<String>>,
+    /// Stay, and show each change as it comes
+    #[arg(long, conflicts_with_all = ["as_of", "diff"])]
+    pub(crate) watch: bool,
     /// Wait until this position is taken account of
-    #[arg(long, value_name = "POSITION")]
+    #[arg(long, value_name = "POSITION", conflicts_with = "diff")]
     pub(crate) min_position: Option<Position>,
 }
 
+/// A moment as the gateway takes it: how long ago becomes a time.
+fn place_or_ago(text: &str) -> Result<String, String> {
+    match duration::parse(text) {
+        // A bare number is a position.
+        Ok(_) if !text.bytes().all(|byte| byte.is_ascii_digit()) => moment(text).map(causeway_event::format_timestamp),
+        _ => Ok(text.to_owned()),
+    }
+}
+
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  causeway trace 0af7651916cd43dd8448eb211c80319c
+  causeway trace evt_01k9x3m5v8e7rs2q4n6p8t0w1y --why
+  causeway trace 42 --effects --format mermaid > effects.mmd")]
 pub(crate) struct TraceArgs {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
-    /// The chain's correlation id, or the id of any of its events
-    #[arg(value_name = "CORRELATION_ID")]
+    /// The chain's correlation id, or the id or position of any of its events
+    #[arg(value_name = "ID")]
     pub(crate) id: String,
+    /// Why this event happened: its causes up to the root
+    #[arg(long)]
+    pub(crate) why: bool,
+    /// What this event led to
+    #[arg(long, conflicts_with = "why")]
+    pub(crate) effects: bool,
+    /// The moment: a position, an event id, an RFC 3339 time, or so long ago (10m) [default: now]
+    #[arg(long, value_name = "MOMENT", value_parser = place_or_ago)]
+    pub(crate) as_of: Option<String>,
+    /// A drawing for a terminal, JSON for programs, or a Mermaid flowchart
+    #[arg(long, default_value = "tree")]
+    pub(crate) format: TraceFormat,
+}
+
+/// How a trace is written.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum TraceFormat {
+    Tree,
+    Json,
+    Mermaid,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TypesArgs {
+    #[command(subcommand)]
+    pub(crate) command: TypesCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TypesCommand {
+    /// List the types that Causeway knows, and those that were registered
+    List(ServerArgs),
+    /// Show the versions of a type with their schemas
+    Show(ShowTypeArgs),
+    /// Register a type of your own, or its next version
+    Register(RegisterTypeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowTypeArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// The type
+    #[arg(value_name = "TYPE")]
+    pub(crate) name: EventType,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Events that are appended from then on are checked; all are read in the newest version.
+
+Examples:
+  causeway types register OrderPlaced --schema @order.json
+  causeway types register OrderPlaced --schema @order-2.json --version 2 \\
+    --upcast '[{\"op\": \"move\", \"from\": \"/amount\", \"path\": \"/total\"}]'")]
+pub(crate) struct RegisterTypeArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// The type
+    #[arg(value_name = "TYPE")]
+    pub(crate) name: EventType,
+    /// The JSON Schema (draft 2020-12) of its data: JSON, @FILE, or - for standard input
+    #[arg(long, value_name = "JSON")]
+    pub(crate) schema: String,
+    /// How data of the version before becomes data of this one: JSON Patch (RFC 6902), as JSON, @FILE or -
+    #[arg(long, value_name = "JSON")]
+    pub(crate) upcast: Option<String>,
+    /// The version that this is: refused if it is another one's [default: the next]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) version: Option<u32>,
+    /// What it says, for a person
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) description: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -391,18 +499,28 @@ mod tests {
         insta::assert_snapshot!("help_events_read", help(&["events", "read"]));
         insta::assert_snapshot!("help_events_tail", help(&["events", "tail"]));
         insta::assert_snapshot!("help_view", help(&["view"]));
+        insta::assert_snapshot!("help_trace", help(&["trace"]));
+        insta::assert_snapshot!("help_log", help(&["log"]));
+        insta::assert_snapshot!("help_log_verify", help(&["log", "verify"]));
+        insta::assert_snapshot!("help_groups", help(&["groups"]));
+        insta::assert_snapshot!("help_dlq", help(&["dlq"]));
         insta::assert_snapshot!("help_config", help(&["config"]));
     }
 
     #[test]
     fn values_are_checked_before_anything_happens() {
         let parse = |text: &str| Cli::try_parse_from(text.split(' ')).map_err(|error| error.kind());
-        use clap::error::ErrorKind::{InvalidSubcommand, ValueValidation};
+        use clap::error::ErrorKind::{ArgumentConflict, InvalidSubcommand, MissingRequiredArgument, ValueValidation};
         assert_eq!(parse("causeway events append note me").unwrap_err(), ValueValidation);
         assert_eq!(parse("causeway events append NoteTaken me --expected soon").unwrap_err(), ValueValidation);
         assert_eq!(parse("causeway events append NoteTaken me --label k").unwrap_err(), ValueValidation);
         assert_eq!(parse("causeway events read --from yesterday").unwrap_err(), ValueValidation);
+        assert_eq!(parse("causeway view s --watch").unwrap_err(), MissingRequiredArgument);
+        assert_eq!(parse("causeway view s a --watch --diff 1").unwrap_err(), ArgumentConflict);
+        assert_eq!(parse("causeway trace a --why --effects").unwrap_err(), ArgumentConflict);
         assert_eq!(parse("causeway dance").unwrap_err(), InvalidSubcommand);
+        assert_eq!(place_or_ago("42").as_deref(), Ok("42"));
+        assert!(place_or_ago("10m").unwrap().parse::<Timestamp>().unwrap() < Timestamp::now());
         assert_eq!(expectation("empty"), Ok(Expectation::LastIs(Position::START)));
         assert_eq!(label("k=v=w"), Ok(("k".to_owned(), "v=w".to_owned())));
         assert!(moment("10m").unwrap() < Timestamp::now());

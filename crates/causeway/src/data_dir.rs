@@ -6,6 +6,8 @@
 //! DIR/nats.conf        written anew at each start
 //! DIR/nats-server.log  what nats-server says
 //! DIR/nats-server.pid
+//! DIR/signing-key      what checkpoints of the log are signed with; only its owner can read it
+//! DIR/signing-key.pub  what anybody can check them with
 //! DIR/event-store/     the gateway's index of the log; can be deleted at any time
 //! ```
 

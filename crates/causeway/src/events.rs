@@ -67,6 +67,7 @@ async fn append(args: AppendArgs, out: &Output) -> anyhow::Result<()> {
         causation_id: args.causation_id,
         correlation_id: args.correlation_id,
         labels: args.labels.into_iter().collect(),
+        schema_version: None,
     };
     let keyed = args.idempotency_key.is_some();
     let append = Append { events: vec![event], expected, idempotency_key: args.idempotency_key.map(String::from) };
@@ -116,7 +117,7 @@ fn told(appended: &Appended, out: &Output) -> anyhow::Result<()> {
 }
 
 /// The bytes that `--data` means.
-fn data(given: &str) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn data(given: &str) -> anyhow::Result<Vec<u8>> {
     match given.strip_prefix('@') {
         Some(file) => std::fs::read(file).map_err(|error| Usage(format!("cannot read {file}: {error}")).into()),
         None if given == "-" => {
@@ -140,6 +141,7 @@ async fn read(args: ReadArgs, out: &Output) -> anyhow::Result<()> {
         },
         // One more than is shown says whether there are more.
         limit: limit.map(|limit| limit.saturating_add(1)),
+        ..Read::default()
     };
     let mut events = client(&args.server)?.read(read).await?;
     let mut shown = 0;
@@ -159,7 +161,7 @@ async fn read(args: ReadArgs, out: &Output) -> anyhow::Result<()> {
 
 async fn tail(args: TailArgs, out: &Output) -> anyhow::Result<()> {
     let start = args.after.map_or(Start::Now, Start::After);
-    let subscribe = Subscribe { filter: filter(args.filter), start, deltas: false };
+    let subscribe = Subscribe { filter: filter(args.filter), start, ..Subscribe::default() };
     let signals = Signals::watch();
     let stop = signals.token();
     let mut updates = client(&args.server)?.subscribe(subscribe).await?;
@@ -170,10 +172,10 @@ async fn tail(args: TailArgs, out: &Output) -> anyhow::Result<()> {
         };
         match update.context("the gateway ended the subscription")?? {
             Update::Event(event) => show(&event, out)?,
-            Update::CaughtUp(position) if !out.json => {
+            Update::CaughtUp { position, .. } if !out.json => {
                 out.note(&format!("at position {position}, waiting for more; Ctrl-C ends"));
             }
-            Update::CaughtUp(_) | Update::Heartbeat(_) | Update::Delta(..) => {}
+            Update::CaughtUp { .. } | Update::Checkpoint(_) | Update::Heartbeat { .. } | Update::Delta(..) => {}
         }
     }
 }

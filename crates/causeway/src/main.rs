@@ -6,12 +6,15 @@ mod chat;
 mod cli;
 mod config;
 mod data_dir;
+mod dlq;
 mod events;
 mod failure;
+mod log;
 mod nats;
 mod output;
 mod services;
 mod trace;
+mod types;
 mod up;
 mod view;
 
@@ -55,6 +58,10 @@ async fn run(cli: Cli, out: &Output) -> anyhow::Result<()> {
         Command::Events(args) => events::run(&common, args, out).await,
         Command::View(args) => view::run(&common, args, out).await,
         Command::Trace(args) => trace::run(&common, args, out).await,
+        Command::Log(args) => log::run(&common, args, out).await,
+        Command::Groups(args) => dlq::groups(&common, args, out).await,
+        Command::Dlq(args) => dlq::run(&common, args, out).await,
+        Command::Types(args) => types::run(&common, args, out).await,
         Command::Config(args) => config::run(&common, &args, out),
     }
 }

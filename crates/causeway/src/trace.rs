@@ -1,51 +1,53 @@
 //! `causeway trace`: what caused what.
 
-use causeway_client::{Filter, Read};
-use causeway_event::{CorrelationId, EventId};
-use causeway_view::chain::{self, Chain, Tree};
-use futures::TryStreamExt as _;
+use anyhow::Context as _;
+use causeway_client::{Scope, Trace, Traced};
+use causeway_view::chain::Tree;
+use serde_json::value::RawValue;
 
-use crate::cli::{Common, TraceArgs};
+use crate::cli::{Common, TraceArgs, TraceFormat};
 use crate::events;
-use crate::failure::Usage;
-use crate::output::{Look, Output};
+use crate::output::{Look, Output, clean};
 
-/// `causeway trace CORRELATION_ID`
+/// `causeway trace ID`
 pub(crate) async fn run(_common: &Common, args: TraceArgs, out: &Output) -> anyhow::Result<()> {
     let telemetry = events::telemetry()?;
-    let outcome = trace(&args, out).await;
+    let outcome = trace(args, out).await;
     telemetry.shutdown().await;
     outcome
 }
 
-async fn trace(args: &TraceArgs, out: &Output) -> anyhow::Result<()> {
-    let client = events::client(&args.server)?;
-    let correlation: CorrelationId = match args.id.parse::<EventId>() {
-        Ok(id) => match client.get(&id.to_string()).await? {
-            Some(event) => event.metadata.correlation_id,
-            None => anyhow::bail!("there is no event {id}"),
-        },
-        Err(_) => args.id.parse().map_err(|invalid| Usage(format!("CORRELATION_ID {invalid}")))?,
+async fn trace(args: TraceArgs, out: &Output) -> anyhow::Result<()> {
+    let scope = match (args.why, args.effects) {
+        (true, _) => Scope::Ancestors,
+        (false, true) => Scope::Descendants,
+        (false, false) => Scope::Chain,
     };
-    let filter = Filter { correlation_id: Some(correlation.clone()), ..Filter::default() };
-    let events = client.read(Read { filter, ..Read::default() }).await?;
-    let chain = events.try_fold(Chain::default(), async |chain, event| Ok(chain::fold(chain, &event))).await?;
-    if chain.links.is_empty() {
-        anyhow::bail!("there is no event in the chain {correlation}");
-    }
-    let tree = chain.tree();
-    if out.json {
+    let trace = Trace { id: args.id, scope, as_of: args.as_of };
+    let Traced { tree: json, url } = events::client(&args.server)?.trace(trace).await?;
+    if out.json || args.format == TraceFormat::Json {
+        let tree: &RawValue = serde_json::from_slice(&json).context("the tree is not JSON")?;
         return out.json(&tree);
+    }
+    let tree: Tree = serde_json::from_slice(&json).context("the gateway's trees are of another version")?;
+    if args.format == TraceFormat::Mermaid {
+        return Ok(out.line(clean(&tree.mermaid()).trim_end())?);
+    }
+    if tree.events == 0 {
+        return Ok(out.line("no events")?);
     }
     for line in lines(&tree) {
         let painted: String = line.iter().map(|(look, text)| out.paint(*look, text)).collect();
         out.line(&painted)?;
     }
-    Ok(())
+    match url {
+        Some(url) => Ok(out.line(&out.paint(Look::Accent, &clean(&url)))?),
+        None => Ok(()),
+    }
 }
 
 /// The drawing with looks: branches, times and places beside the point, failures not.
-fn lines(tree: &Tree) -> Vec<Vec<(Look, String)>> {
+pub(crate) fn lines(tree: &Tree) -> Vec<Vec<(Look, String)>> {
     let mut rendered = tree.render().into_iter();
     let heading = rendered.next().map(|summary| vec![(Look::Strong, summary)]);
     let events = rendered.zip(&tree.nodes).map(|(line, node)| {
@@ -62,6 +64,9 @@ fn lines(tree: &Tree) -> Vec<Vec<(Look, String)>> {
 
 #[cfg(test)]
 mod tests {
+    use causeway_view::Prices;
+    use causeway_view::chain::{Chain, fold};
+
     use super::*;
 
     #[test]
@@ -81,8 +86,8 @@ mod tests {
             event(11, "NoteTaken", Some(10), "{}"),
             event(12, "AIProcessingFailed", Some(10), failed),
         ];
-        let chain = events.iter().fold(Chain::default(), chain::fold);
-        let drawn: String = lines(&chain.tree())
+        let chain = events.iter().fold(Chain::default(), fold);
+        let drawn: String = lines(&chain.tree(&Prices::default()))
             .into_iter()
             .map(|line| line.into_iter().map(|(look, text)| format!("<{look:?}|{text}>")).collect::<String>() + "\n")
             .collect();

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{Common, DEFAULT_SERVER, UpArgs};
 use crate::config::{self, Config, Section};
 use crate::data_dir::DataDir;
+use crate::log::keys;
 use crate::nats::{self, Durability, Server, Settings};
 use crate::output::{self, Look, Output};
 use crate::services::{connect, http_url, listen, or_shutdown, start_ai_processor, start_event_store, stop, taken, until_ready};
@@ -40,6 +41,10 @@ pub(crate) async fn run(common: &Common, args: &UpArgs, out: &Output) -> anyhow:
     }
     // Ours until the last of what is started has ended.
     let data = DataDir::take(&loaded.config.up.data)?;
+    let integrity = &mut loaded.config.event_store.integrity;
+    if integrity.signing_key.is_none() {
+        integrity.signing_key = Some(keys::of_folder(&data, out)?);
+    }
     let telemetry = telemetry::init("causeway", &loaded.config.telemetry)?;
     let signals = Signals::watch();
     let mut services = Services::new(loaded.config.up.drain_timeout);

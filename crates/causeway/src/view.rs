@@ -1,17 +1,23 @@
 //! `causeway view`: a fold of the log, for a person or a program.
 
+mod changes;
+
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use causeway_client::{Project, Projection};
+use causeway_client::{Client, Project, Projection};
 use causeway_event::{Data, Position};
 use causeway_view::Time;
+use causeway_view::chain::Tree;
 use causeway_view::conversation::{Conversation, Message, Role, ToolCall, ToolStatus, Turn, TurnStatus};
+use causeway_view::state::State;
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::cli::{Common, ViewArgs};
 use crate::events;
 use crate::output::{Look, Output, clean, one_line};
+use crate::trace;
 
 /// `causeway view VIEW ID`
 pub(crate) async fn run(_common: &Common, args: ViewArgs, out: &Output) -> anyhow::Result<()> {
@@ -22,28 +28,97 @@ pub(crate) async fn run(_common: &Common, args: ViewArgs, out: &Output) -> anyho
 }
 
 async fn view(args: ViewArgs, out: &Output) -> anyhow::Result<()> {
-    let ViewArgs { server, view, id, as_of, min_position } = args;
-    let projection = events::client(&server)?.project(Project { view, id, as_of, min_position }).await?;
+    let client = events::client(&args.server)?;
+    let ViewArgs { view, id, as_of, diff, watch, min_position, .. } = args;
+    let Some((view, id)) = view.zip(id) else {
+        return list(&client, out).await;
+    };
+    if let Some(moments) = diff {
+        return changes::diff(&client, view, id, moments, out).await;
+    }
+    if watch {
+        return changes::watch(&client, view, id, min_position, out).await;
+    }
+    let projection = client.project(Project { view, id, as_of, min_position }).await?;
     if out.json {
         let state: &RawValue = serde_json::from_slice(&projection.state).context("the view is not JSON")?;
         let Projection { view, id, position, .. } = &projection;
-        return out.json(&serde_json::json!({ "view": view, "id": id, "position": position, "state": state }));
+        return out.json(&ViewJson { view, id, position: *position, state });
     }
-    match projection.view.as_str() {
+    show(&projection, out)
+}
+
+async fn list(client: &Client, out: &Output) -> anyhow::Result<()> {
+    let views = client.views().await?;
+    if out.json {
+        let view = |view: &causeway_client::View| {
+            serde_json::json!({
+                "name": view.name, "version": view.version, "description": view.description, "id_kind": view.id_kind,
+            })
+        };
+        return out.json(&views.iter().map(view).collect::<Vec<_>>());
+    }
+    let width = views.iter().map(|view| view.name.len()).max().unwrap_or(0);
+    for view in views {
+        let name = out.paint(Look::Strong, &format!("{:width$}", one_line(&view.name, None)));
+        let of = out.paint(Look::Dim, &format!("by {} id", one_line(&view.id_kind, None)));
+        out.line(&format!("{name}  {}  {of}", one_line(&view.description, None)))?;
+    }
+    Ok(())
+}
+
+/// What a program gets; the state as the gateway wrote it.
+#[derive(Serialize)]
+struct ViewJson<'a> {
+    view: &'a str,
+    id: &'a str,
+    position: Position,
+    state: &'a RawValue,
+}
+
+/// A view for a person.
+fn show(projection: &Projection, out: &Output) -> anyhow::Result<()> {
+    const OTHER: &str = "the gateway's view is of another version";
+    let state = projection.state.as_slice();
+    let (nothing, pieces) = match projection.view.as_str() {
         "conversation" => {
-            let conversation: Conversation =
-                serde_json::from_slice(&projection.state).context("the gateway's view is of another version")?;
-            for (look, text) in render(&projection.id, projection.position, &conversation) {
-                out.piece(look, &text)?;
-            }
-            Ok(())
+            let conversation: Conversation = serde_json::from_slice(state).context(OTHER)?;
+            (conversation.position == Position::START, render(&projection.id, projection.position, &conversation))
+        }
+        "chain" => {
+            let tree: Tree = serde_json::from_slice(state).context(OTHER)?;
+            let line = |line: Vec<_>| line.into_iter().chain([(Look::Plain, "\n".to_owned())]);
+            (tree.events == 0, trace::lines(&tree).into_iter().flat_map(line).collect())
+        }
+        "state" => {
+            let state: State = serde_json::from_slice(state).context(OTHER)?;
+            (state.events == 0, document(&projection.id, projection.position, &state)?)
         }
         // A view that this version does not know is shown as it is.
-        _ => Ok(out.line(&clean(&String::from_utf8_lossy(&projection.state)))?),
+        _ => return Ok(out.line(&clean(&String::from_utf8_lossy(state)))?),
+    };
+    if nothing {
+        let at = projection.position;
+        return Ok(out.line(&format!("no events of {} up to position {at}", one_line(&projection.id, None)))?);
     }
+    for (look, text) in pieces {
+        out.piece(look, &text)?;
+    }
+    Ok(())
 }
 
 type Pieces = Vec<(Look, String)>;
+
+/// The state of an aggregate as readable JSON.
+fn document(id: &str, position: Position, state: &State) -> anyhow::Result<Pieces> {
+    let plural = if state.events == 1 { "" } else { "s" };
+    let mut summary = format!(": {} event{plural}, as of position {position}", state.events);
+    if let Some((last, time)) = state.last.as_ref().zip(state.updated_at) {
+        summary.push_str(&format!(", last {} {}", last.event_type, clock(time)));
+    }
+    let json = serde_json::to_string_pretty(&state.state)?;
+    Ok(vec![(Look::Strong, one_line(id, None)), (Look::Dim, summary + "\n"), (Look::Plain, format!("{}\n", clean(&json)))])
+}
 
 /// A conversation as a page: who said what when, and between question and answer what was thought and done.
 fn render(id: &str, position: Position, conversation: &Conversation) -> Pieces {

@@ -62,7 +62,7 @@ impl Screen {
         match update {
             Update::Delta(_, delta) => self.delta(delta, &mut pieces),
             Update::Event(event) => self.event(event, &mut pieces),
-            Update::CaughtUp(_) | Update::Heartbeat(_) => {}
+            Update::CaughtUp { .. } | Update::Checkpoint(_) | Update::Heartbeat { .. } => {}
         }
         pieces
     }

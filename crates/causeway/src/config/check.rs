@@ -71,6 +71,9 @@ fn event_store(config: &causeway_event_store::Config) -> Checked {
     lasting("event_store.request_timeout", config.request_timeout)?;
     lasting("event_store.heartbeat", config.heartbeat)?;
     lasting("event_store.drain_timeout", config.drain_timeout)?;
+    lasting("event_store.integrity.every", config.integrity.every)?;
+    some("event_store.integrity.every_events", usize::try_from(config.integrity.every_events).unwrap_or(usize::MAX))?;
+    config.integrity.signer().map_err(|error| fault("event_store.integrity.signing_key", &error.to_string()))?;
     lasting("event_store.read_model.read_timeout", read_model.read_timeout)?;
     // None may wait for a turn, and not at all: such a gateway refuses what it cannot take at once.
     some("event_store.limits.body_bytes_max", limits.body_bytes_max)?;

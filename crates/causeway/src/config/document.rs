@@ -33,8 +33,13 @@ const SECTIONS: &[(&str, &str)] = &[
     ("ai_processor.tools", "The tools that it may call."),
     ("ai_processor.processing", "How it takes and holds its work."),
     ("event_store", "The gateway."),
+    (
+        "event_store.integrity",
+        "Signed checkpoints of the log (docs/integrity.md). Without a key there are none; `causeway up` makes one in the data folder.",
+    ),
     ("event_store.limits", "What the gateway takes on at most. Whoever hits a limit is told which."),
     ("event_store.read_model", "The gateway's local index of the log. It can be deleted at any time."),
+    ("event_store.read_model.copies", "Copies of it beside the log, from which a new gateway starts."),
     ("telemetry", "Logs. Spans go to OTEL_EXPORTER_OTLP_ENDPOINT (gRPC) when that variable is set, and nowhere otherwise."),
 ];
 
@@ -60,6 +65,10 @@ const KEYS: &[Key] = &[
     key(
         "log.append_timeout",
         "How long an append is sent again before it is reported as unknown. A cluster that lost a leader is back after 4 to 7 seconds.",
+    ),
+    key(
+        "log.group_commit",
+        "Whether appends that wait for the disk at the same time share one write to it: auto (where it was measured to be faster), always or never.",
     ),
     key("ai_processor.agent", "The assistant's name, as events and traces show it."),
     key("ai_processor.system_prompt", "What the model is told before everything else."),
@@ -112,13 +121,34 @@ const KEYS: &[Key] = &[
     key("event_store.heartbeat", "A subscriber to whom nothing was sent for this long hears that the stream lives."),
     key("event_store.drain_timeout", "At shutdown, how long requests that were begun may take to end."),
     key("event_store.cors_origins", "Web origins whose pages may use the API from a browser."),
+    optional(
+        "event_store.integrity.signing_key",
+        "\"...\"",
+        "The seed of the Ed25519 key: 32 random bytes, in hex digits or base64. Better: signing_key_file, which names a file.",
+    ),
+    key("event_store.integrity.every_events", "After so many new events a checkpoint is due."),
+    key("event_store.integrity.every", "So long after the last one a checkpoint is due, if anything is new."),
+    key(
+        "event_store.pricing",
+        "What models cost, a million tokens each: [{ model = \"NAME\", input = 2.5, output = 10.0 }, ..]. Without a price there is no cost.",
+    ),
+    optional(
+        "event_store.trace_url",
+        "\"https://jaeger.example/trace/{trace_id}\"",
+        "Where the tracing tool shows a trace: chains are given with this link.",
+    ),
     key("event_store.limits.body_bytes_max", "A request's body over HTTP."),
     key("event_store.limits.message_bytes_max", "A request's message over gRPC."),
     key("event_store.limits.appends_max", "Appends that wait for the log at once."),
+    key(
+        "event_store.limits.stream_appends_max",
+        "Appends of one stream in hand at once, until their answers are taken; further requests are not read.",
+    ),
     key("event_store.limits.appends_waiting_max", "Appends that wait for their turn beyond those."),
     key("event_store.limits.append_wait", "How long an append may wait for its turn."),
     key("event_store.limits.streams_max", "Subscriptions and streamed reads at once."),
     key("event_store.limits.connections_max", "Connections at once; further ones wait to be accepted."),
+    key("event_store.limits.views_bytes_max", "Memory for views that were looked at: the next look costs only what is new."),
     key("event_store.read_model.path", "The database file. Unless it is set here it lies in the data folder."),
     key("event_store.read_model.readers", "Connections that read at once; further reads wait."),
     key("event_store.read_model.read_timeout", "How long a read waits for the model to be as fresh as the log."),
@@ -128,6 +158,9 @@ const KEYS: &[Key] = &[
         "event_store.read_model.check_bytes_max",
         "The largest file that is checked in full before it serves; a larger one is checked while it serves.",
     ),
+    key("event_store.read_model.copies.enabled", "Whether to make copies, and to start from one where there is no read model."),
+    key("event_store.read_model.copies.every_events", "A copy is made when the log has this many events, and this many more."),
+    key("event_store.read_model.copies.look_every", "How often it is looked whether one is due."),
     key("telemetry.level", "error, warn, info, debug, trace, or directives such as info,causeway_log=debug. RUST_LOG wins."),
     key("telemetry.format", "text for people, json for collectors."),
 ];
@@ -187,10 +220,14 @@ fn values(config: &Config) -> BTreeMap<String, Value> {
     found
 }
 
-/// A value as TOML: the same as JSON for everything that a configuration holds.
+/// A value as TOML: the same as JSON but for tables.
 fn toml(value: &Value) -> String {
     match value {
         Value::Array(values) => format!("[{}]", values.iter().map(toml).collect::<Vec<_>>().join(", ")),
+        Value::Object(values) => {
+            let pairs: Vec<_> = values.iter().map(|(key, value)| format!("{key} = {}", toml(value))).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        }
         value => value.to_string(),
     }
 }

@@ -1,0 +1,190 @@
+//! `causeway dlq list | show | retry` and `causeway groups list | delete`: what was given up, and by whom.
+
+use anyhow::bail;
+use causeway_client::{Client, GroupInfo, Parked};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::cli::{Common, ServerArgs};
+use crate::events;
+use crate::output::{Look, Output, clean, one_line};
+
+/// Letters that are fetched at a time.
+const PAGE: u32 = 1000;
+/// The reason's share of a line.
+const REASON_COLUMNS: usize = 60;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  causeway dlq list --group invoices
+  causeway dlq show 7
+  causeway dlq retry invoices 7 9
+  causeway dlq retry invoices --all")]
+pub(crate) struct DlqArgs {
+    #[command(subcommand)]
+    command: DlqCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DlqCommand {
+    /// List events that were given up
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Only those of this group or processor
+        #[arg(long, value_name = "NAME")]
+        group: Option<String>,
+    },
+    /// Show one of them with its reason
+    Show {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Its number in the list
+        letter: u64,
+    },
+    /// Deliver them to their group again
+    Retry {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// The group
+        group: String,
+        /// Their numbers in the list
+        #[arg(required_unless_present = "all")]
+        letters: Vec<u64>,
+        /// All of the group's
+        #[arg(long, conflicts_with = "letters")]
+        all: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  causeway groups list
+  causeway groups delete invoices")]
+pub(crate) struct GroupsArgs {
+    #[command(subcommand)]
+    command: GroupsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum GroupsCommand {
+    /// List the groups of consumers, and how far they are
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// End a group: its place in the log is forgotten, what it gave up stays listed
+    Delete {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// The group
+        group: String,
+    },
+}
+
+/// `causeway dlq ..`
+pub(crate) async fn run(_common: &Common, args: DlqArgs, out: &Output) -> anyhow::Result<()> {
+    let telemetry = events::telemetry()?;
+    let outcome = match args.command {
+        DlqCommand::List { server, group } => list(&events::client(&server)?, group.as_deref(), out).await,
+        DlqCommand::Show { server, letter } => show(&events::client(&server)?, letter, out).await,
+        DlqCommand::Retry { server, group, letters, .. } => retry(&events::client(&server)?, &group, &letters, out).await,
+    };
+    telemetry.shutdown().await;
+    outcome
+}
+
+/// `causeway groups ..`
+pub(crate) async fn groups(_common: &Common, args: GroupsArgs, out: &Output) -> anyhow::Result<()> {
+    let telemetry = events::telemetry()?;
+    let outcome = match args.command {
+        GroupsCommand::List { server } => list_groups(&events::client(&server)?, out).await,
+        GroupsCommand::Delete { server, group } => delete_group(&events::client(&server)?, &group, out).await,
+    };
+    telemetry.shutdown().await;
+    outcome
+}
+
+async fn list(client: &Client, group: Option<&str>, out: &Output) -> anyhow::Result<()> {
+    let mut after = 0;
+    loop {
+        let page = client.parked(group, after, PAGE).await?;
+        for parked in &page {
+            match out.json {
+                true => out.json(&as_json(parked))?,
+                false => out.line(&line(parked, out))?,
+            }
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE as usize => after = last.letter,
+            _ => return Ok(()),
+        }
+    }
+}
+
+async fn show(client: &Client, letter: u64, out: &Output) -> anyhow::Result<()> {
+    let page = client.parked(None, letter.saturating_sub(1), 1).await?;
+    let Some(parked) = page.first().filter(|parked| parked.letter == letter) else {
+        bail!("there is no letter {letter}");
+    };
+    if out.json {
+        return out.json(&as_json(parked));
+    }
+    out.line(&line(parked, out))?;
+    out.line(&clean(&parked.reason))?;
+    Ok(out.line(&clean(&serde_json::to_string_pretty(&parked.event)?))?)
+}
+
+async fn retry(client: &Client, group: &str, letters: &[u64], out: &Output) -> anyhow::Result<()> {
+    let replayed = client.replay_parked(group, letters).await?;
+    if out.json {
+        return out.json(&json!({ "replayed": replayed }));
+    }
+    Ok(out.line(&format!("{replayed} will be delivered again"))?)
+}
+
+async fn list_groups(client: &Client, out: &Output) -> anyhow::Result<()> {
+    let groups = client.groups().await?;
+    if out.json {
+        return out.json(&groups.iter().map(group_json).collect::<Vec<_>>());
+    }
+    let width = groups.iter().map(|group| group.name.len()).max().unwrap_or(0);
+    for group in groups {
+        let name = out.paint(Look::Strong, &format!("{:width$}", one_line(&group.name, None)));
+        let GroupInfo { acknowledged, in_flight, pending, parked, .. } = group;
+        out.line(&format!("{name}  done up to {acknowledged}, {in_flight} at work, {pending} waiting, {parked} parked"))?;
+    }
+    Ok(())
+}
+
+async fn delete_group(client: &Client, group: &str, out: &Output) -> anyhow::Result<()> {
+    client.delete_group(group).await?;
+    match out.json {
+        true => out.json(&json!({ "deleted": group })),
+        false => Ok(out.line(&format!("the group {} is gone", one_line(group, None)))?),
+    }
+}
+
+fn line(parked: &Parked, out: &Output) -> String {
+    let Parked { letter, group, event, reason, .. } = parked;
+    let event_type = out.paint(Look::Strong, event.event_type.as_str());
+    let of = format!("{} at {}", one_line(event.aggregate_id.as_str(), None), event.position);
+    let reason = out.paint(Look::Dim, &one_line(reason, Some(REASON_COLUMNS)));
+    format!("{letter}  {}  {event_type} of {of}  {reason}", one_line(group, None))
+}
+
+fn as_json(parked: &Parked) -> Value {
+    json!({
+        "letter": parked.letter, "group": parked.group, "reason": parked.reason, "deliveries": parked.deliveries,
+        "parked_at": parked.parked_at.to_string(), "event": parked.event,
+    })
+}
+
+fn group_json(group: &GroupInfo) -> Value {
+    json!({
+        "name": group.name, "acknowledged_position": group.acknowledged, "in_flight": group.in_flight,
+        "pending": group.pending, "parked": group.parked,
+    })
+}

@@ -1,0 +1,110 @@
+//! `causeway types`: the types of events, for a person or a program.
+
+use anyhow::Context as _;
+use causeway_client::{EventTypeInfo, RegisterType, TypeVersion};
+use causeway_event::{Category, Data};
+use serde_json::{Value, json};
+
+use crate::cli::{Common, RegisterTypeArgs, ShowTypeArgs, TypesArgs, TypesCommand};
+use crate::events;
+use crate::failure::Usage;
+use crate::output::{Look, Output, clean, one_line};
+
+/// `causeway types ...`
+pub(crate) async fn run(_common: &Common, args: TypesArgs, out: &Output) -> anyhow::Result<()> {
+    let telemetry = events::telemetry()?;
+    let outcome = match args.command {
+        TypesCommand::List(server) => {
+            let types = events::client(&server)?.types().await?;
+            list(&types, out)
+        }
+        TypesCommand::Show(args) => show(args, out).await,
+        TypesCommand::Register(args) => register(args, out).await,
+    };
+    telemetry.shutdown().await;
+    outcome
+}
+
+fn list(types: &[EventTypeInfo], out: &Output) -> anyhow::Result<()> {
+    if out.json {
+        return out.json(&json!({ "types": types.iter().map(json_of).collect::<Vec<_>>() }));
+    }
+    let width = types.iter().map(|info| info.name.len()).max().unwrap_or_default();
+    for info in types {
+        let newest = info.versions.last().map_or(0, |version| version.version);
+        // Only the users' own types have versions to speak of.
+        let version = if info.category == Category::Custom { format!("v{newest}") } else { String::new() };
+        let name = out.paint(Look::Strong, &format!("{:width$}", info.name));
+        let line = format!("{name}  {:6} {version:4} {}", info.category, one_line(&info.description, Some(80)));
+        out.line(line.trim_end())?;
+    }
+    Ok(())
+}
+
+async fn show(args: ShowTypeArgs, out: &Output) -> anyhow::Result<()> {
+    let ShowTypeArgs { server, name } = args;
+    let types = events::client(&server)?.types().await?;
+    let Some(info) = types.iter().find(|info| info.name == name.as_str()) else {
+        anyhow::bail!("there is no known or registered type {name}");
+    };
+    if out.json {
+        return out.json(&json_of(info));
+    }
+    out.line(&format!("{} ({})", out.paint(Look::Strong, &info.name), info.category))?;
+    if !info.description.is_empty() {
+        out.line(&clean(&info.description))?;
+    }
+    for version in &info.versions {
+        out.line(&out.paint(Look::Accent, &format!("\nversion {}", version.version)))?;
+        out.line(&clean(&pretty(&version.schema)?))?;
+        if let Some(upcast) = &version.upcast {
+            out.line(&out.paint(Look::Dim, "from the version before:"))?;
+            out.line(&clean(&pretty(upcast)?))?;
+        }
+    }
+    Ok(())
+}
+
+async fn register(args: RegisterTypeArgs, out: &Output) -> anyhow::Result<()> {
+    let RegisterTypeArgs { server, name, schema, upcast, version, description } = args;
+    let read = |flag: &str, given: &str| {
+        let json = events::data(given)?;
+        Data::from_json(&json).map_err(|invalid| Usage(format!("{flag} {invalid}")).into())
+    };
+    let register = RegisterType {
+        name: name.to_string(),
+        schema: read("--schema", &schema)?,
+        upcast: upcast.map(|upcast: String| read("--upcast", &upcast)).transpose().map_err(|error: anyhow::Error| error)?,
+        version,
+        description: description.unwrap_or_default(),
+    };
+    let registered = events::client(&server)?.register_type(register).await?;
+    if out.json {
+        return out.json(&json!({ "type": json_of(&registered.info), "duplicate": registered.duplicate }));
+    }
+    let newest = version.or_else(|| registered.info.versions.last().map(|version| version.version)).unwrap_or_default();
+    let what = if registered.duplicate { "registered before" } else { "registered" };
+    Ok(out.line(&format!("{} {name} version {newest}", out.paint(Look::Good, what)))?)
+}
+
+fn json_of(info: &EventTypeInfo) -> Value {
+    let version = |version: &TypeVersion| {
+        json!({
+            "version": version.version,
+            "schema": version.schema,
+            "upcast": version.upcast,
+            "registered_by": version.registered_by,
+        })
+    };
+    json!({
+        "name": info.name,
+        "category": info.category,
+        "description": info.description,
+        "versions": info.versions.iter().map(version).collect::<Vec<_>>(),
+    })
+}
+
+fn pretty(json: &Data) -> anyhow::Result<String> {
+    let value: Value = serde_json::from_str(json.as_str()).context("the gateway's answer is not JSON")?;
+    Ok(serde_json::to_string_pretty(&value)?)
+}
