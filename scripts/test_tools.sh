@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need besides Rust: Python clients and a model server that is not ours, all pinned, into
+# Installs what the tests need besides Rust: Python and TypeScript clients, buf, and a model server that is not ours, all pinned, into
 # .causeway/test-tools. Does nothing if that has been done for these very versions. May be called again at any time.
 set -euo pipefail
 

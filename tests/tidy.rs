@@ -11,13 +11,17 @@ use serde_json::Value;
 const ARROWS: &[(&str, &[&str])] = &[
     ("causeway-event", &[]),
     ("causeway-view", &["causeway-event"]),
-    ("causeway-log", &["causeway-event"]),
+    ("causeway-log", &["causeway-event", "causeway-proof"]),
+    ("causeway-proof", &["causeway-event"]),
     ("causeway-proto", &["causeway-event"]),
     ("causeway-client", &["causeway-event", "causeway-proto"]),
     ("causeway-runtime", &[]),
     ("causeway-processor", &["causeway-event", "causeway-log", "causeway-runtime"]),
     ("causeway-testkit", &[]),
-    ("causeway-event-store", &["causeway-event", "causeway-view", "causeway-log", "causeway-proto", "causeway-runtime"]),
+    (
+        "causeway-event-store",
+        &["causeway-event", "causeway-view", "causeway-log", "causeway-proof", "causeway-proto", "causeway-runtime"],
+    ),
     ("causeway-ai-processor", &["causeway-event", "causeway-log", "causeway-processor", "causeway-runtime"]),
     (
         "causeway",
@@ -25,6 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "causeway-event",
             "causeway-view",
             "causeway-log",
+            "causeway-proof",
             "causeway-client",
             "causeway-runtime",
             "causeway-event-store",
@@ -39,7 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const FREE: &[&str] = &["causeway-bench"];
 
 /// What decides is free of what acts.
-const PURE: &[&str] = &["causeway-event", "causeway-view"];
+const PURE: &[&str] = &["causeway-event", "causeway-view", "causeway-proof"];
 const IMPURE: &[&str] = &[
     "tokio",
     "tokio-util",

@@ -199,6 +199,52 @@ async fn events_are_appended_read_viewed_and_traced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_view_is_seen_in_the_past_between_two_moments_and_as_it_changes() {
+    let house = House::start().await;
+    assert!(house.run(&["view"]).await.contains("JSON Merge Patch"), "all views with what they show");
+    assert!(house.run(&["view", "conversation", "nobody"]).await.starts_with("no events of nobody"));
+    let append = async |event_type: &str, data: &str| {
+        house.json(&["events", "append", event_type, "order-7", "--data", data]).await.remove(0)
+    };
+    let placed = append("OrderPlaced", r#"{"total": 12, "rate": 1.50}"#).await;
+    append("OrderPaid", r#"{"paid": true}"#).await;
+    let state = ["view", "state", "order-7"];
+    assert!(house.run(&[&state[..], &["--as-of", "10m"]].concat()).await.starts_with("no events of order-7"));
+    let printed = house.run(&[&state[..], &["--json"]].concat()).await;
+    assert!(printed.contains(r#""state":{"paid":true,"rate":1.50,"total":12}"#), "as it was sent: {printed}");
+    let diff = house.run(&[&state[..], &["--diff", placed["id"].as_str().unwrap()]].concat()).await;
+    assert!(diff.contains("OrderPaid") && diff.contains("+ /state/paid true") && !diff.contains("OrderPlaced"), "{diff}");
+
+    let mut watch = house.command(&[&state[..], &["--watch", "--json"]].concat()).spawn().unwrap();
+    let lines = async |count: usize| {
+        wait_until(&format!("{count} lines"), TAIL_LIMIT, async || {
+            let printed = watch.stdout();
+            let lines: Vec<Value> = printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            (count <= lines.len()).then_some(lines)
+        })
+        .await
+    };
+    assert_eq!(lines(1).await[0]["state"]["events"], 2);
+    let lost = append("OrderLost", "[]").await;
+    assert_eq!(lines(2).await[1]["event"]["id"], lost["id"]);
+    assert!(watch.terminate().await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_something_happened_and_what_it_led_to_are_told() {
+    let house = House::start().await;
+    let receipt = house.0.api().say("me", "What is 6 * 7?").await.unwrap();
+    let events = house.0.api().wait_for("me", "AIProcessingCompleted").await.unwrap();
+    let of = |event_type: &str| events.iter().find(|event| event["type"] == event_type).unwrap()["id"].as_str().unwrap();
+    let why = house.run(&["trace", of("ToolCompleted"), "--why"]).await;
+    assert!(why.contains("MessageReceived") && !why.contains("MessageGenerated"), "{why}");
+    let effects = house.run(&["trace", of("ToolCalled"), "--effects"]).await;
+    assert!(effects.contains("ToolCompleted") && !effects.contains("MessageReceived"), "{effects}");
+    let flowchart = house.run(&["trace", receipt["id"].as_str().unwrap(), "--format", "mermaid"]).await;
+    assert!(flowchart.starts_with("flowchart TD\n") && flowchart.contains("-->"), "{flowchart}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn exit_codes_tell_what_happened() {
     let house = House::start().await;
     let code = async |setup: Setup| {

@@ -2,13 +2,12 @@
 //! stands there twice, and every reader sees one order.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
-use causeway_e2e::{Api, Setup, python};
+use causeway_e2e::{Api, gateway, python};
 use causeway_testkit::{NatsServer, wait_until, workspace_root};
 use futures::StreamExt as _;
 use futures::future::join_all;
@@ -26,10 +25,8 @@ const RETRIES_MAX: usize = 600;
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn ten_thousand_appends_survive_the_kill_of_the_gateway_and_of_nats() {
     let mut nats = NatsServer::start().await.unwrap();
-    // A fixed port: the clients come back to the address that they know.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let setup = Setup::event_store_at(&nats.url(), &format!("127.0.0.1:{port}"));
-    let mut gateway = setup.start().await.unwrap();
+    // The clients come back to the address that they know.
+    let mut gateway = gateway(&nats.url()).unwrap().start().await.unwrap();
     let api = gateway.api();
 
     let acknowledged = Arc::new(AtomicUsize::new(0));

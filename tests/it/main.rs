@@ -3,12 +3,24 @@
 
 mod chains;
 mod cli;
+mod consumers;
+mod damage;
+mod examples;
 mod fresh_clone;
+mod integrity;
 mod kills;
+mod linear;
 mod load;
 mod malformed;
+mod memory;
+mod model;
 mod models;
+mod openapi;
+mod outages;
 mod outside;
+mod proto;
+mod quickstarts;
+mod races;
 mod sequence;
 mod twins;
 mod up;

@@ -35,3 +35,19 @@ async fn nats_py_and_the_cloudevents_sdk_read_the_log() {
         assert_eq!(subject.split('.').count(), 4, "one token for the aggregate: {subject}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cloudevents_sdk_appends_in_each_of_its_forms() {
+    let causeway = Setup::up().start().await.unwrap();
+    let api = causeway.api();
+    let posted = python("cloudevents_post.py", &[api.base()]).await.unwrap();
+    assert_eq!(posted["binary_again"]["id"], posted["structured"]["id"], "the same source and id are the same event");
+    assert_eq!(posted["binary_again"]["duplicate"], true);
+    let events = api.events("").await.unwrap();
+    assert_eq!(events.len(), 2);
+    for (number, event) in (1..).zip(&events) {
+        assert_eq!((&event["type"], &event["aggregate_id"]), (&"OrderPlaced".into(), &"order é 7".into()));
+        assert_eq!(event["data"], serde_json::json!({"total": number, "note": "ünï"}));
+        assert_eq!((&event["metadata"]["source"], &event["metadata"]["labels"]["tenant"]), (&"/python/sdk".into(), &"t1".into()));
+    }
+}

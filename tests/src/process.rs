@@ -373,11 +373,20 @@ fn appending(path: &Path) -> Result<File> {
 
 /// The built binary, which stands beside the folder of this very test.
 pub fn binary() -> Result<PathBuf> {
+    built("causeway", "`cargo build -p causeway`")
+}
+
+/// An example of the client crate, built.
+pub fn example(name: &str) -> Result<PathBuf> {
+    built(&format!("examples/{name}"), "`cargo build -p causeway-client --examples`")
+}
+
+fn built(path: &str, command: &str) -> Result<PathBuf> {
     let this = std::env::current_exe()?;
     let profile = this.parent().and_then(Path::parent).context("the folder of the build")?;
-    let binary = profile.join("causeway");
+    let binary = profile.join(path);
     if !binary.is_file() {
-        bail!("{} is missing: run `make test`, or `cargo build -p causeway`", binary.display());
+        bail!("{} is missing: run `make test`, or {command}", binary.display());
     }
     Ok(binary)
 }

@@ -26,7 +26,8 @@ pub fn tools() -> Result<PathBuf> {
     Ok(tools)
 }
 
-fn script(name: &str) -> PathBuf {
+/// A file of tests/tools.
+pub fn script(name: &str) -> PathBuf {
     workspace_root().join("tests/tools").join(name)
 }
 
@@ -38,6 +39,16 @@ pub async fn python(name: &str, arguments: &[&str]) -> Result<Value> {
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{name} {arguments:?}: {}\n{stderr}", output.status);
     serde_json::from_str(&stdout).with_context(|| format!("{name} printed {stdout}\n{stderr}"))
+}
+
+/// Runs a program of the test tools to its end, which must be a good one. What it printed.
+pub async fn tool(name: &str, arguments: &[&str], dir: &Path, limit: Duration) -> Result<String> {
+    let mut command = tokio::process::Command::new(tools()?.join("bin").join(name));
+    command.args(arguments).current_dir(dir).env("PYTHONDONTWRITEBYTECODE", "1").env_remove("http_proxy").kill_on_drop(true);
+    let output = timeout(limit, command.output()).await.with_context(|| format!("{name} took too long"))??;
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{name}: {}\n{stdout}\n{stderr}", output.status);
+    Ok(stdout.into_owned())
 }
 
 /// A process that is killed with its test.

@@ -56,6 +56,21 @@ impl NatsCluster {
         wait_until(&format!("a leader of stream {stream}"), ELECTION_LIMIT, async || self.leader(stream).await.ok()).await
     }
 
+    /// SIGKILL of the node that leads a stream. Which one it was.
+    pub async fn kill_leader(&mut self, stream: &str) -> usize {
+        let leader = self.leader_of(stream).await;
+        self.node(leader).kill();
+        leader
+    }
+
+    /// Waits until another node than this one leads a stream. Which one.
+    pub async fn successor_of(&self, former: usize, stream: &str) -> usize {
+        wait_until(&format!("another leader of stream {stream}"), ELECTION_LIMIT, async || {
+            self.leader(stream).await.ok().filter(|leader| *leader != former)
+        })
+        .await
+    }
+
     async fn leader(&self, stream: &str) -> Result<usize> {
         let addresses: Vec<String> = self.nodes.iter().filter(|node| node.pid().is_some()).map(NatsServer::url).collect();
         let client = async_nats::connect(addresses).await?;
@@ -82,12 +97,9 @@ mod tests {
         })
         .await
         .unwrap();
-        let first = cluster.leader_of("S").await;
-        cluster.node(first).kill();
-        let second = wait_until("another leader", ELECTION_LIMIT, async || {
-            Some(cluster.leader_of("S").await).filter(|leader| *leader != first)
-        })
-        .await;
+        let first = cluster.kill_leader("S").await;
+        assert!(cluster.node(first).pid().is_none());
+        let second = cluster.successor_of(first, "S").await;
         assert_ne!(first, second);
         cluster.node(first).restart().await.unwrap();
     }

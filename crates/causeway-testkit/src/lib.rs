@@ -9,5 +9,5 @@ mod wait;
 
 pub use cluster::NatsCluster;
 pub use model::{FakeModel, Reply, tool_results};
-pub use nats::{Durability, NatsServer, binary};
+pub use nats::{Durability, NatsServer, binary, free_port};
 pub use wait::{wait_until, workspace_root};

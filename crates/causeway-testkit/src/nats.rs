@@ -1,6 +1,7 @@
 //! A private nats-server for one test: its own port, its own folder, and a hand on its life.
 
 use std::fs;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -197,9 +198,18 @@ fn is_program(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
+/// Ports to choose from: below those that the system gives to outgoing connections, so that nobody takes one while its owner is
+/// being restarted.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+
 /// A port that was free a moment ago. The caller tries again when somebody else was quicker.
-pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0").context("a free port")?.local_addr()?.port())
+pub fn free_port() -> Result<u16> {
+    // Other tests choose at the same time, in this process and in others: each starts somewhere else.
+    let start = RandomState::new().hash_one(std::process::id());
+    let ports = u64::from(PORTS.end - PORTS.start);
+    let candidates = (0..ports).map(|n| PORTS.start + u16::try_from((start.wrapping_add(n * 7)) % ports).unwrap_or_default());
+    let mut free = candidates.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.next().context("a free port")
 }
 
 #[cfg(test)]

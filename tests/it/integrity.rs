@@ -1,0 +1,420 @@
+//! Proof of integrity over the real binary: what is done to a log, or to its export, is named; what is copied is the same.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use causeway_e2e::{Causeway, Finished, Setup};
+use causeway_testkit::wait_until;
+use highway::{HighwayHash as _, HighwayHasher, Key};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+/// A checkpoint comes soon: these tests are about what it proves.
+const CHECKPOINTS: [(&str, &str); 2] =
+    [("CAUSEWAY__EVENT_STORE__INTEGRITY__EVERY", "300ms"), ("CAUSEWAY__EVENT_STORE__INTEGRITY__EVERY_EVENTS", "20")];
+
+/// `causeway up` with notes on its log, the last of which is vouched for.
+async fn filled(notes: usize) -> Causeway {
+    let setup = CHECKPOINTS.iter().fold(Setup::up(), |setup, (name, value)| setup.env(name, *value));
+    let causeway = setup.start().await.unwrap();
+    append(&causeway, 0..notes).await;
+    vouched(&causeway).await;
+    causeway
+}
+
+async fn append(causeway: &Causeway, notes: std::ops::Range<usize>) {
+    for n in notes {
+        let label = if n % 3 == 0 { json!({ "k": "é" }) } else { json!({}) };
+        let event = json!({
+            "type": "NoteTaken", "aggregate_id": format!("notes {}", n % 5), "data": { "n": n }, "metadata": { "labels": label },
+        });
+        let body = json!({ "events": [event], "idempotency_key": format!("key {n}") });
+        let answer = causeway.api().post("/events", &body).await.unwrap();
+        assert_eq!(answer.0, 201, "{answer:?}");
+    }
+}
+
+/// Waits until nothing stands behind the newest checkpoint.
+async fn vouched(causeway: &Causeway) {
+    wait_until("a checkpoint of all of it", Duration::from_secs(30), async || {
+        let info = log(&["info", "--json", "--nats", &causeway.ready().nats]).await.json();
+        (info["checkpoint"]["position"] == info["last"] && info["last"].as_u64() > Some(0)).then_some(())
+    })
+    .await;
+}
+
+struct Done(Finished);
+
+impl Done {
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.0.stdout).unwrap_or_else(|error| panic!("{error}: {:?}", self.0))
+    }
+
+    #[track_caller]
+    fn ok(self) -> Self {
+        assert!(self.0.status.success(), "{:?}", self.0);
+        self
+    }
+
+    /// `(fault, position, last)` of each problem; the command failed if there is one.
+    #[track_caller]
+    fn problems(&self) -> Vec<(String, u64, u64)> {
+        let json = self.json();
+        let findings = json["findings"].as_array().unwrap();
+        let problems: Vec<_> = findings
+            .iter()
+            .filter(|finding| finding["severity"] == "problem")
+            .map(|finding| {
+                let number = |name: &str| finding[name].as_u64().unwrap();
+                (finding["fault"].as_str().unwrap().to_owned(), number("position"), number("last"))
+            })
+            .collect();
+        assert_eq!(self.0.status.code(), Some(i32::from(!problems.is_empty())), "{:?}", self.0);
+        problems
+    }
+}
+
+/// `causeway log ..`
+async fn log(arguments: &[&str]) -> Done {
+    let all: Vec<&str> = ["log"].iter().chain(arguments).copied().collect();
+    Done(Setup::command(&all).run().await.unwrap())
+}
+
+async fn export(nats: &str, file: &Path) -> String {
+    log(&["export", "--nats", nats, "--file", file.to_str().unwrap()]).await.ok();
+    fs::read_to_string(file).unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn public_key(causeway: &Causeway) -> PathBuf {
+    causeway.data().join("signing-key.pub")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_honest_log_verifies_and_its_checkpoints_are_signed() {
+    let causeway = filled(50).await;
+    let nats = causeway.ready().nats.clone();
+    let key = public_key(&causeway);
+    let verified = log(&["verify", "--json", "--nats", &nats, "--public-key", text(&key)]).await.ok();
+    assert_eq!(verified.problems(), []);
+    let summary = verified.json();
+    assert_eq!(summary["warnings"], 0, "{summary}");
+    assert_eq!(summary["signed"], summary["checkpoints"]);
+    let last = summary["position"].as_u64().unwrap();
+    assert_eq!(summary["vouched"].as_u64(), Some(last - 1), "all but the last checkpoint itself");
+    // Whoever kept the head can go on from it; another head is told.
+    let head = summary["head"].as_str().unwrap();
+    append(&causeway, 50..52).await;
+    assert_eq!(log(&["verify", "--json", "--nats", &nats, "--checkpoint", head]).await.problems(), []);
+    let other = format!("{last}:{}", "0".repeat(64));
+    assert_eq!(log(&["verify", "--json", "--nats", &nats, "--checkpoint", &other]).await.problems()[0].0, "kept_head");
+    // To a person it says the same, and the head stands alone on its line.
+    let told = log(&["verify", "--nats", &nats]).await.ok();
+    assert!(told.0.stdout.starts_with("verified"), "{:?}", told.0);
+    let foreign_key = "ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c";
+    let verified = log(&["verify", "--json", "--nats", &nats, "--public-key", foreign_key]).await.ok().json();
+    assert_eq!(verified["vouched"], 0, "nothing is vouched for by a key that is not trusted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_log_gets_no_checkpoints_and_a_busy_one_gets_them_from_one_of_two_gateways() {
+    let causeway = filled(5).await;
+    let nats = causeway.ready().nats.clone();
+    let key = causeway.data().join("signing-key");
+    let setup = CHECKPOINTS.iter().fold(Setup::event_store(&nats), |setup, (name, value)| setup.env(name, *value));
+    let twin = setup.env("CAUSEWAY__EVENT_STORE__INTEGRITY__SIGNING_KEY_FILE", text(&key)).start().await.unwrap();
+    append(&twin, 5..60).await;
+    vouched(&causeway).await;
+    let before = log(&["info", "--json", "--nats", &nats]).await.json();
+    // Several times as long as a checkpoint takes to come.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let info = log(&["info", "--json", "--nats", &nats]).await.json();
+    assert_eq!(info["last"], before["last"], "nothing is new, so nothing is signed");
+    assert_eq!(info["categories"]["custom"], 60);
+    let verified = log(&["verify", "--json", "--nats", &nats, "--public-key", text(&public_key(&causeway))]).await;
+    assert_eq!(verified.problems(), []);
+    assert_eq!(verified.json()["vouched"].as_u64(), info["last"].as_u64().map(|last| last - 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_was_imported_is_exported_to_the_same_bytes() {
+    let causeway = filled(30).await;
+    let folder = causeway.home().to_owned();
+    let client = async_nats::connect(&causeway.ready().nats).await.unwrap();
+    client.request("causeway.ev.x.custom", "garbage".into()).await.unwrap();
+    append(&causeway, 30..40).await;
+    vouched(&causeway).await;
+    let first = export(&causeway.ready().nats, &folder.join("first.ndjson")).await;
+    let head = log(&["verify", "--json", "--nats", &causeway.ready().nats]).await.json()["head"].as_str().unwrap().to_owned();
+
+    let fresh = causeway_testkit::NatsServer::start().await.unwrap();
+    // One that broke off is taken up.
+    let part: String = first.lines().take(10).chain(first.lines().last()).map(|line| format!("{line}\n")).collect();
+    fs::write(folder.join("part.ndjson"), &part).unwrap();
+    let refused = log(&["import", text(&folder.join("part.ndjson")), "--nats", &fresh.url()]).await;
+    assert_eq!(refused.0.status.code(), Some(1), "half an export is none");
+    log(&["import", text(&folder.join("first.ndjson")), "--nats", &fresh.url()]).await.ok();
+    let again = log(&["import", "--json", text(&folder.join("first.ndjson")), "--nats", &fresh.url()]).await.ok();
+    assert_eq!(again.json()["imported"], 0);
+    let second = export(&fresh.url(), &folder.join("second.ndjson")).await;
+    assert!(first == second, "the second export differs");
+    let key = public_key(&causeway);
+    let verified = log(&["verify", "--json", "--nats", &fresh.url(), "--public-key", text(&key), "--checkpoint", &head]).await;
+    assert_eq!(verified.problems(), []);
+    // A gateway on the copy reads the same events with the same times.
+    let gateway = Setup::event_store(&fresh.url()).start().await.unwrap();
+    for position in ["1", "20"] {
+        let path = format!("/events/{position}");
+        assert_eq!(gateway.api().fetch(&path).await.unwrap(), causeway.api().fetch(&path).await.unwrap());
+    }
+    // A log that holds anything else is left alone.
+    append(&gateway, 100..101).await;
+    let refused = log(&["import", text(&folder.join("first.ndjson")), "--nats", &fresh.url()]).await;
+    assert_eq!(refused.0.status.code(), Some(1));
+    // A part from the middle is held against the checkpoints in it.
+    let middle = folder.join("middle.ndjson");
+    log(&["export", "--nats", &fresh.url(), "--after", "7", "--before", "30", "--file", text(&middle)]).await.ok();
+    let lines = fs::read_to_string(&middle).unwrap();
+    assert!(lines.starts_with("{\"start\":{\"position\":\"7\"") && lines.lines().count() == 24, "{lines}");
+    let verified = log(&["verify", "--json", "--from-export", text(&middle), "--public-key", text(&key)]).await;
+    assert_eq!(verified.problems(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_done_to_a_line_of_an_export_is_named_with_its_position() {
+    let causeway = filled(45).await;
+    let folder = causeway.home().to_owned();
+    let file = folder.join("log.ndjson");
+    let honest = export(&causeway.ready().nats, &file).await;
+    let key = public_key(&causeway);
+    let audit = async |lines: &[String]| {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        let file = folder.join("tampered.ndjson");
+        fs::write(&file, text).unwrap();
+        log(&["verify", "--json", "--from-export", self::text(&file), "--public-key", self::text(&key)]).await.problems()
+    };
+    let lines = || honest.lines().map(str::to_owned).collect::<Vec<_>>();
+    let found = |fault: &str, position: u64| (fault.to_owned(), position, position);
+    assert_eq!(audit(&lines()).await, []);
+    // A note that another one follows, somewhere in the middle.
+    let is_note = |line: &String| line.contains("NoteTaken");
+    let at = (5..).find(|at| is_note(&lines()[*at]) && is_note(&lines()[at + 1])).unwrap();
+    let position = at as u64 + 1;
+    let mut altered = lines();
+    altered[at] = altered[at].replace("\"data\":{\"n\":", "\"data\":{\"n\":9");
+    assert_ne!(altered, lines());
+    assert_eq!(audit(&altered).await, [found("altered", position)]);
+    let mut removed = lines();
+    removed.remove(at);
+    assert_eq!(audit(&removed).await, [found("missing", position)]);
+    let mut swapped = lines();
+    swapped.swap(at, at + 1);
+    assert_eq!(audit(&swapped).await, [found("missing", position), found("out_of_order", position)]);
+    let mut inserted = lines();
+    inserted.insert(at, lines()[3].clone());
+    assert_eq!(audit(&inserted).await, [found("out_of_order", 4)]);
+    let mut garbled = lines();
+    garbled[at].truncate(40);
+    assert_eq!(audit(&garbled).await, [found("bad_line", position), found("missing", position)]);
+    // Data that was taken out, with its digest in its place, proves the same.
+    let mut shredded = lines();
+    let (before, rest) = shredded[at].split_once("\"data\":").unwrap();
+    let (data, after) = rest.split_once(",\"hash\"").unwrap();
+    shredded[at] = format!("{before}\"datadigest\":\"{}\",\"hash\"{after}", sha256(data));
+    assert_eq!(audit(&shredded).await, []);
+    let text: String = shredded.iter().map(|line| format!("{line}\n")).collect();
+    fs::write(folder.join("shredded.ndjson"), text).unwrap();
+    let fresh = causeway_testkit::NatsServer::start().await.unwrap();
+    let refused = log(&["import", self::text(&folder.join("shredded.ndjson")), "--nats", &fresh.url()]).await;
+    assert!(refused.0.stderr.contains("only its digest"), "{:?}", refused.0);
+}
+
+fn sha256(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            fs::copy(from, to).unwrap();
+        }
+    }
+}
+
+/// The block of the stream's files that holds this text, and where.
+fn find(folder: &Path, text: &[u8]) -> Option<(PathBuf, usize)> {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        let found = match path.is_dir() {
+            true => find(&path, text),
+            false if path.extension().is_some_and(|extension| extension == "blk") => {
+                let bytes = fs::read(&path).unwrap();
+                bytes.windows(text.len()).position(|window| window == text).map(|at| (path, at))
+            }
+            false => None,
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_that_was_flipped_in_the_streams_files_is_named() {
+    let mut causeway = filled(45).await;
+    let key = public_key(&causeway);
+    let at = position_of(&causeway, 17).await;
+    causeway.terminate().await.unwrap();
+    let data = causeway.home().join("copy");
+    copy(&causeway.data(), &data);
+    let _ = fs::remove_file(data.join("lock"));
+    let verify = async || log(&["verify", "--json", "--data", text(&data), "--public-key", text(&key)]).await;
+    assert_eq!(verify().await.problems(), [], "an honest copy");
+    let (block, offset) = find(&data.join("nats"), b"{\"n\":17}").unwrap();
+    let mut bytes = fs::read(&block).unwrap();
+    bytes[offset + 5] = b'9';
+    fs::write(&block, bytes).unwrap();
+    let problems = verify().await.problems();
+    let names = |(fault, first, last): &(String, u64, u64)| fault == "missing" && *first <= at && at <= *last;
+    assert!(problems.iter().any(names), "{at}: {problems:?}");
+}
+
+/// Alters what stands in a block of the stream's files, and sets the record's own sum right, as a deed with knowledge would.
+fn alter(block: &Path, offset: usize, stream: &str, to: u8) {
+    let mut bytes = fs::read(block).unwrap();
+    // A record: length, sequence, time, length of the subject; subject; length of the headers, headers; payload; sum.
+    let number = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let mut at = 0;
+    let length = loop {
+        let length = (number(&bytes, at) & !(1 << 31)) as usize;
+        if offset < at + length {
+            break length;
+        }
+        at += length;
+    };
+    let index = block.file_stem().unwrap().to_str().unwrap();
+    let key: [u8; 32] = Sha256::digest(format!("{stream}-{index}")).into();
+    let word = |n: usize| u64::from_le_bytes(key[8 * n..8 * n + 8].try_into().unwrap());
+    let sum = |bytes: &[u8]| {
+        let subject = usize::from(u16::from_le_bytes([bytes[at + 20], bytes[at + 21]]));
+        let headers = at + 22 + subject;
+        let mut hasher = HighwayHasher::new(Key([word(0), word(1), word(2), word(3)]));
+        hasher.append(&bytes[at + 4..at + 20]);
+        hasher.append(&bytes[at + 22..headers]);
+        hasher.append(&bytes[headers + 4..at + length - 8]);
+        hasher.finalize64().to_le_bytes()
+    };
+    assert_eq!(sum(&bytes), bytes[at + length - 8..at + length], "the sum is made as the server makes it");
+    bytes[offset] = to;
+    let right = sum(&bytes);
+    bytes[at + length - 8..at + length].copy_from_slice(&right);
+    fs::write(block, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_altered_in_the_streams_files_with_its_sum_is_named() {
+    let mut causeway = filled(45).await;
+    let key = public_key(&causeway);
+    let at = position_of(&causeway, 17).await;
+    let kept = causeway.home().join("kept.ndjson");
+    export(&causeway.ready().nats, &kept).await;
+    causeway.terminate().await.unwrap();
+    let data = causeway.home().join("copy");
+    copy(&causeway.data(), &data);
+    let (block, offset) = find(&data.join("nats"), b"{\"n\":17}").unwrap();
+    alter(&block, offset + 5, "causeway_EVENTS", b'9');
+    let verified = log(&["verify", "--json", "--data", text(&data), "--public-key", text(&key)]).await;
+    let [(fault, first, last)] = &verified.problems()[..] else { panic!("{:?}", verified.0) };
+    assert_eq!(fault, "checkpoint");
+    assert!(*first <= at && at <= *last && last - first < 45, "{at} is between {first} and {last}");
+    let against = log(&["verify", "--json", "--data", text(&data), "--against", text(&kept)]).await;
+    assert!(against.problems().contains(&("altered".to_owned(), at, at)), "{:?}", against.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_that_nats_itself_cut_off_is_seen_by_whoever_kept_a_head() {
+    let mut causeway = filled(45).await;
+    let head = log(&["verify", "--json", "--nats", &causeway.ready().nats]).await.json()["head"].as_str().unwrap().to_owned();
+    causeway.terminate().await.unwrap();
+    let data = causeway.home().join("copy");
+    copy(&causeway.data(), &data);
+    let (block, offset) = find(&data.join("nats"), b"{\"n\":17}").unwrap();
+    let mut bytes = fs::read(&block).unwrap();
+    bytes[offset + 5] = b'9';
+    fs::write(&block, bytes).unwrap();
+    // Without its index the server reads the blocks anew, and cuts each at the first message that is not right.
+    fs::remove_file(block.with_file_name("index.db")).unwrap();
+    let verified = log(&["verify", "--json", "--data", text(&data), "--checkpoint", &head]).await;
+    assert_eq!(verified.problems().last().unwrap().0, "kept_head", "{:?}", verified.0);
+}
+
+async fn position_of(causeway: &Causeway, n: usize) -> u64 {
+    let events = causeway.api().events("type=NoteTaken").await.unwrap();
+    let found = events.iter().find(|event| event["data"]["n"] == n).unwrap();
+    found["position"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_comes_back_whole_and_overwrites_nothing() {
+    let mut causeway = filled(25).await;
+    let nats = causeway.ready().nats.clone();
+    let js = async_nats::jetstream::new(async_nats::connect(&nats).await.unwrap());
+    let config = async_nats::jetstream::object_store::Config { bucket: "causeway_artifacts".into(), ..Default::default() };
+    let bucket = js.create_object_store(config).await.unwrap();
+    bucket.put("note.txt", &mut b"an artifact".as_slice()).await.unwrap();
+    let folder = causeway.home().join("backup");
+    log(&["backup", text(&folder), "--nats", &nats]).await.ok();
+    assert_eq!(log(&["backup", text(&folder), "--nats", &nats]).await.0.status.code(), Some(1), "the folder is in use");
+    let refused = log(&["restore", text(&folder), "--nats", &nats]).await;
+    assert_eq!(refused.0.status.code(), Some(1));
+    assert!(refused.0.stderr.contains("nothing is overwritten"), "{:?}", refused.0);
+    let before = log(&["verify", "--json", "--nats", &nats]).await.json();
+    let event = causeway.api().fetch("/events/3").await.unwrap();
+    causeway.terminate().await.unwrap();
+
+    let setup = Setup::up();
+    let data = setup.data();
+    log(&["restore", text(&folder), "--data", text(&data)]).await.ok();
+    let restored = setup.start().await.unwrap();
+    let nats = restored.ready().nats.clone();
+    assert_eq!(restored.api().fetch("/events/3").await.unwrap(), event);
+    let head = before["head"].as_str().unwrap();
+    let verified = log(&["verify", "--json", "--nats", &nats, "--checkpoint", head]).await;
+    assert_eq!(verified.problems(), []);
+    let js = async_nats::jetstream::new(async_nats::connect(&nats).await.unwrap());
+    let mut object = js.get_object_store("causeway_artifacts").await.unwrap().get("note.txt").await.unwrap();
+    let mut bytes = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut object, &mut bytes).await.unwrap();
+    assert_eq!(bytes, b"an artifact");
+
+    // A file that is not what was backed up is found before anything is restored.
+    let snapshot = folder.join("causeway_EVENTS.snapshot");
+    let mut bytes = fs::read(&snapshot).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&snapshot, bytes).unwrap();
+    let fresh = causeway_testkit::NatsServer::start().await.unwrap();
+    let refused = log(&["restore", text(&folder), "--nats", &fresh.url()]).await;
+    assert!(refused.0.stderr.contains("SHA-256"), "{:?}", refused.0);
+}
+
+#[tokio::test]
+async fn a_log_that_is_not_there_is_told_with_a_way_out() {
+    let unreachable = log(&["info", "--nats", "nats://127.0.0.1:1"]).await;
+    assert_eq!(unreachable.0.status.code(), Some(4));
+    assert!(unreachable.0.stderr.contains("--data"), "{:?}", unreachable.0);
+    let nats = causeway_testkit::NatsServer::start().await.unwrap();
+    let none = log(&["verify", "--nats", &nats.url()]).await;
+    assert_eq!(none.0.status.code(), Some(1));
+    assert!(none.0.stderr.contains("there is no log"), "{:?}", none.0);
+}
