@@ -1,4 +1,4 @@
-//! Appends: one event a call, each client waiting for its acknowledgement before the next.
+//! Appends: one event a call, many a call, and one after the other without waiting; each way in turns with JetStream itself.
 
 use std::time::{Duration, Instant};
 
@@ -7,17 +7,23 @@ use clap::Args;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::process::{Durability, Setup};
+use crate::process::{Causeway, Durability, Setup};
 use crate::stats::{Latency, median, rate, time};
 use crate::table::table;
-use crate::ways::{self, Append, Way};
+use crate::ways::{self, Append, Pipeline, Way};
 use crate::{Outcome, disk};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Clients at once
+    /// Clients at once, each of which appends one event a call
     #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
     clients: Vec<usize>,
+    /// Events of one call, all or none, by one client
+    #[arg(long, value_delimiter = ',', default_value = "10,100,1000")]
+    batches: Vec<usize>,
+    /// Leave out the client that does not wait for its acknowledgements
+    #[arg(long)]
+    no_pipeline: bool,
     /// What an acknowledgement promises
     #[arg(long, value_delimiter = ',', default_value = "synced,relaxed")]
     durability: Vec<Durability>,
@@ -29,10 +35,52 @@ pub(crate) struct Options {
     seconds: f64,
 }
 
+/// What is done, whichever way.
+#[derive(Clone, Copy)]
+enum Load {
+    Singles { clients: usize },
+    Pipeline,
+    Batches { events: usize },
+}
+
+impl Load {
+    fn name(self) -> String {
+        match self {
+            Self::Singles { clients: 1 } => "1 client".to_owned(),
+            Self::Singles { clients } => format!("{clients} clients"),
+            Self::Pipeline => "pipelined".to_owned(),
+            Self::Batches { events } => format!("batches of {events}"),
+        }
+    }
+
+    fn ways(self) -> &'static [Way] {
+        match self {
+            Self::Singles { .. } | Self::Batches { .. } => &Way::ALL,
+            Self::Pipeline => &[Way::Raw, Way::Grpc],
+        }
+    }
+
+    async fn clients(self, causeway: &Causeway, way: Way) -> Result<Clients> {
+        Ok(match self {
+            Self::Singles { clients } => Clients::Calling { clients: ways::clients(causeway, way, clients, 1).await?, events: 1 },
+            Self::Batches { events } => Clients::Calling { clients: ways::clients(causeway, way, 1, events).await?, events },
+            Self::Pipeline => Clients::Pipelined(ways::pipeline(causeway, way).await?),
+        })
+    }
+}
+
+/// Those who do it.
+enum Clients {
+    Calling { clients: Vec<Append>, events: usize },
+    Pipelined(Pipeline),
+}
+
 /// One turn of one way.
 #[derive(Clone, Copy)]
 struct Round {
-    latency: Latency,
+    /// Of a call; a pipeline has none.
+    latency: Option<Latency>,
+    /// Events.
     per_second: f64,
 }
 
@@ -40,27 +88,31 @@ struct Round {
 #[derive(Serialize)]
 struct Row {
     durability: Durability,
-    clients: usize,
+    load: String,
     way: Way,
-    p50_us: f64,
-    p99_us: f64,
+    p50_us: Option<f64>,
+    p99_us: Option<f64>,
     per_second: f64,
     /// p50 and rate by those of the raw way, each turn by its neighbour.
-    p50_to_raw: f64,
+    p50_to_raw: Option<f64>,
     rate_to_raw: f64,
     /// A synced write of the same size on the same disk, before each round.
     fsync_p50_us: f64,
 }
 
 pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
+    let singles = options.clients.iter().map(|&clients| Load::Singles { clients });
+    let pipeline = (!options.no_pipeline).then_some(Load::Pipeline);
+    let batches = options.batches.iter().map(|&events| Load::Batches { events });
+    let loads: Vec<_> = singles.chain(pipeline).chain(batches).collect();
     let mut rows = Vec::new();
     for &durability in &options.durability {
         let home = setup.home()?;
         let causeway = setup.start(home.path(), durability, &[]).await?;
-        for &clients in &options.clients {
+        for &load in &loads {
             let mut ways = Vec::new();
-            for way in Way::ALL {
-                ways.push((way, ways::clients(&causeway, way, clients).await?));
+            for &way in load.ways() {
+                ways.push((way, load.clients(&causeway, way).await?));
             }
             let mut fsync = Vec::with_capacity(options.rounds);
             let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); ways.len()];
@@ -68,12 +120,12 @@ pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
                 fsync.push(disk::probe(home.path()).await?.p50_us);
                 for ((way, clients), rounds) in ways.iter().zip(&mut rounds) {
                     let done = round(clients, Duration::from_secs_f64(options.seconds)).await;
-                    rounds.push(done.with_context(|| format!("{} {}", durability.name(), way.name()))?);
+                    rounds.push(done.with_context(|| format!("{} {} {}", durability.name(), load.name(), way.name()))?);
                 }
             }
             let raw = rounds[0].clone();
             for ((way, _), rounds) in ways.iter().zip(&rounds) {
-                rows.push(row(durability, clients, *way, rounds, &raw, median(fsync.clone())));
+                rows.push(row(durability, load, *way, rounds, &raw, median(fsync.clone())));
             }
         }
         causeway.stop().await?;
@@ -82,7 +134,18 @@ pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
 }
 
 /// All clients, each as fast as it is answered, for a time.
-async fn round(clients: &[Append], length: Duration) -> Result<Round> {
+async fn round(clients: &Clients, length: Duration) -> Result<Round> {
+    match clients {
+        Clients::Calling { clients, events } => calls(clients, *events, length).await,
+        Clients::Pipelined(pipeline) => {
+            let start = Instant::now();
+            let acknowledged = pipeline(start + length).await?;
+            Ok(Round { latency: None, per_second: acknowledged as f64 / start.elapsed().as_secs_f64() })
+        }
+    }
+}
+
+async fn calls(clients: &[Append], events: usize, length: Duration) -> Result<Round> {
     let start = Instant::now();
     let mut tasks = JoinSet::new();
     for append in clients {
@@ -101,40 +164,44 @@ async fn round(clients: &[Append], length: Duration) -> Result<Round> {
     while let Some(done) = tasks.join_next().await {
         taken.extend(done??);
     }
-    let per_second = taken.len() as f64 / start.elapsed().as_secs_f64();
-    Ok(Round { latency: Latency::of(taken), per_second })
+    let per_second = (taken.len() * events) as f64 / start.elapsed().as_secs_f64();
+    Ok(Round { latency: Some(Latency::of(taken)), per_second })
 }
 
-fn row(durability: Durability, clients: usize, way: Way, rounds: &[Round], raw: &[Round], fsync_p50_us: f64) -> Row {
-    let of = |figure: fn(&Round) -> f64| median(rounds.iter().map(figure));
-    let to_raw = |figure: fn(&Round) -> f64| median(rounds.iter().zip(raw).map(|(round, raw)| figure(round) / figure(raw)));
+fn row(durability: Durability, load: Load, way: Way, rounds: &[Round], raw: &[Round], fsync_p50_us: f64) -> Row {
+    let latency = |figure: fn(&Latency) -> f64| -> Option<f64> {
+        let figures: Option<Vec<f64>> = rounds.iter().map(|round| round.latency.as_ref().map(figure)).collect();
+        figures.map(median)
+    };
+    let p50_to_raw = rounds.iter().zip(raw).map(|(round, raw)| Some(round.latency?.p50_us / raw.latency?.p50_us));
     Row {
         durability,
-        clients,
+        load: load.name(),
         way,
-        p50_us: of(|round| round.latency.p50_us),
-        p99_us: of(|round| round.latency.p99_us),
-        per_second: of(|round| round.per_second),
-        p50_to_raw: to_raw(|round| round.latency.p50_us),
-        rate_to_raw: to_raw(|round| round.per_second),
+        p50_us: latency(|latency| latency.p50_us),
+        p99_us: latency(|latency| latency.p99_us),
+        per_second: median(rounds.iter().map(|round| round.per_second)),
+        p50_to_raw: p50_to_raw.collect::<Option<Vec<_>>>().map(median),
+        rate_to_raw: median(rounds.iter().zip(raw).map(|(round, raw)| round.per_second / raw.per_second)),
         fsync_p50_us,
     }
 }
 
 fn text(rows: &[Row]) -> String {
+    let or_nothing = |figure: Option<String>| figure.unwrap_or_default();
     let cells = |row: &Row| {
         vec![
             row.durability.name().to_owned(),
-            row.clients.to_string(),
+            row.load.clone(),
             row.way.name().to_owned(),
-            time(row.p50_us),
-            time(row.p99_us),
+            or_nothing(row.p50_us.map(time)),
+            or_nothing(row.p99_us.map(time)),
             rate(row.per_second),
-            format!("{:.2}", row.p50_to_raw),
+            or_nothing(row.p50_to_raw.map(|ratio| format!("{ratio:.2}"))),
             format!("{:.2}", row.rate_to_raw),
             time(row.fsync_p50_us),
         ]
     };
-    let head = ["durability", "clients", "way", "p50", "p99", "rate", "p50 to raw", "rate to raw", "fsync p50"];
+    let head = ["durability", "load", "way", "p50", "p99", "events", "p50 to raw", "rate to raw", "fsync p50"];
     table(&head, 3, &rows.iter().map(cells).collect::<Vec<_>>())
 }

@@ -7,6 +7,7 @@
 
 mod append;
 mod disk;
+mod fanout;
 mod idle;
 mod machine;
 mod process;
@@ -15,6 +16,7 @@ mod seed;
 mod stats;
 mod table;
 mod turn;
+mod views;
 mod ways;
 
 use std::path::PathBuf;
@@ -55,6 +57,10 @@ enum Measure {
     Append(append::Options),
     /// Reads of the whole log through gRPC and HTTP beside raw consumers
     Read(read::Options),
+    /// A conversation of many messages in a long log: now, in the past, after a start; counts; the read model's size
+    Views(views::Options),
+    /// Many subscribers at once, and one who reads slowly
+    Fanout(fanout::Options),
     /// Turns: from a message to its completed answer, with the demo model
     Turn(turn::Options),
     /// Memory, processor time and size of a `causeway up` that does nothing
@@ -78,6 +84,8 @@ async fn main() -> Result<()> {
         match &measure {
             Measure::Append(options) => append::run(&setup, options).await,
             Measure::Read(options) => read::run(&setup, options).await,
+            Measure::Views(options) => views::run(&setup, options).await,
+            Measure::Fanout(options) => fanout::run(&setup, options).await,
             Measure::Turn(options) => turn::run(&setup, options).await,
             Measure::Idle(options) => idle::run(&setup, options).await,
         }

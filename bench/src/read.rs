@@ -13,13 +13,15 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::process::{Causeway, Durability, Setup};
-use crate::stats::{median, rate, thousands, time};
+use crate::stats::{median, rate, size, thousands, time};
 use crate::table::table;
-use crate::{Outcome, seed, ways};
+use crate::{Outcome, seed, views, ways};
 
 /// As Causeway's own follower of the log pulls.
 const PULL_BATCH: usize = 1000;
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// How long a copy of the read model may take.
+const COPY_LIMIT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -90,7 +92,8 @@ pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
         }
     }
     causeway.stop().await?;
-    let (warm_us, rebuilt_us) = restarts(setup, home.path()).await?;
+    let model_bytes = views::size_of_folder(&home.path().join("data/event-store"))?;
+    let Restarts { warm_us, rebuilt_us, copied_us, peak_bytes } = restarts(setup, home.path(), events).await?;
     let raw = rates[0].clone();
     let rows: Vec<Row> = Way::ALL
         .into_iter()
@@ -105,7 +108,8 @@ pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
     let cells = |row: &Row| vec![row.way.name().to_owned(), rate(row.per_second), format!("{:.2}", row.to_raw)];
     let text = format!(
         "{} events of {} bytes of data\n\n{}\nseeded in atomic appends of 1000 within {} ({})\n\
-         start to ready: {} with the read model, {} without it (made again from the log: {})\n",
+         start to ready: {} with the read model, {} without it (made again from the log: {}), {} from a copy\n\
+         read model: {}, {} bytes an event; most memory of the process that made it again: {}\n",
         thousands(events),
         ways::DATA_BYTES,
         table(&["way", "rate", "to raw"], 1, &rows.iter().map(cells).collect::<Vec<_>>()),
@@ -114,26 +118,69 @@ pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
         time(warm_us),
         time(rebuilt_us),
         rate(rebuild_per_second),
+        time(copied_us),
+        size(model_bytes),
+        model_bytes / events.max(1),
+        size(peak_bytes),
     );
     let json = json!({
         "events": events, "data_bytes": ways::DATA_BYTES, "rows": rows, "seeded_us": seeded_us,
         "start_us": warm_us, "start_without_read_model_us": rebuilt_us, "rebuild_per_second": rebuild_per_second,
+        "start_from_copy_us": copied_us, "read_model_bytes": model_bytes, "rebuild_peak_bytes": peak_bytes,
     });
     Ok(Outcome { text, json })
 }
 
-/// From start to ready: with the read model as it was left, and without it.
-async fn restarts(setup: &Setup, home: &Path) -> Result<(f64, f64)> {
-    let mut started = Vec::new();
-    for rebuild in [false, true] {
-        if rebuild {
-            std::fs::remove_dir_all(home.join("data/event-store")).context("the folder of the read model")?;
+/// From start to ready, and the memory that it took to make the read model again.
+struct Restarts {
+    warm_us: f64,
+    rebuilt_us: f64,
+    copied_us: f64,
+    peak_bytes: u64,
+}
+
+/// Starts with the read model as it was left, without it, and without it but with a copy in the object store.
+async fn restarts(setup: &Setup, home: &Path, events: u64) -> Result<Restarts> {
+    let forget = || std::fs::remove_dir_all(home.join("data/event-store")).context("the folder of the read model");
+    let causeway = setup.start(home, Durability::Relaxed, &[]).await?;
+    let warm_us = micros(causeway.started_in);
+    causeway.stop().await?;
+    forget()?;
+    let every = events.to_string();
+    let copies = [
+        ("CAUSEWAY__EVENT_STORE__READ_MODEL__COPIES__EVERY_EVENTS", every.as_str()),
+        ("CAUSEWAY__EVENT_STORE__READ_MODEL__COPIES__LOOK_EVERY", "1s"),
+    ];
+    let causeway = setup.start(home, Durability::Relaxed, &copies).await?;
+    let rebuilt_us = micros(causeway.started_in);
+    let peak_bytes = views::peak_memory(causeway.pid())?;
+    copy_made(&causeway).await?;
+    causeway.stop().await?;
+    forget()?;
+    let causeway = setup.start(home, Durability::Relaxed, &copies).await?;
+    let copied_us = micros(causeway.started_in);
+    causeway.stop().await?;
+    Ok(Restarts { warm_us, rebuilt_us, copied_us, peak_bytes })
+}
+
+/// Waits until a copy of the read model is complete: its description is what the store gets last.
+async fn copy_made(causeway: &Causeway) -> Result<()> {
+    let js = jetstream::new(async_nats::connect(causeway.nats()).await?);
+    let deadline = Instant::now() + COPY_LIMIT;
+    loop {
+        let stored = match js.get_stream("OBJ_causeway_read-models").await {
+            Ok(stream) => {
+                let described = stream.info_with_subjects("$O.causeway_read-models.M.>").await?.next().await;
+                described.is_some()
+            }
+            Err(_) => false,
+        };
+        if stored {
+            return Ok(());
         }
-        let causeway = setup.start(home, Durability::Relaxed, &[]).await?;
-        started.push(micros(causeway.started_in));
-        causeway.stop().await?;
+        ensure!(Instant::now() < deadline, "no copy of the read model was made");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Ok((started[0], started[1]))
 }
 
 async fn raw_pull(causeway: &Causeway, events: u64) -> Result<()> {
@@ -195,7 +242,7 @@ async fn grpc_subscribe(causeway: &Causeway, events: u64) -> Result<()> {
                 last = event.position;
             }
             Some(Update::CaughtUp(_)) => break,
-            Some(Update::Heartbeat(_) | Update::Delta(_)) | None => {}
+            Some(Update::Heartbeat(_) | Update::Delta(_) | Update::Checkpoint(_)) | None => {}
         }
     }
     ensure!(last == events, "it had caught up at {last}");

@@ -209,6 +209,7 @@ fn event(id: EventId, position: u64, payload: &Payload) -> Event {
             causation_id: None,
             correlation_id: "c".parse().unwrap(),
             labels: causeway_event::Labels::new(),
+            schema_version: None,
             traceparent: None,
         },
     }
