@@ -114,7 +114,7 @@ impl Following {
         let mut marks = 0;
         while let Some(seen) = stream.next().await? {
             if seen.is_event() {
-                ensure!(seen.id == seen.data["position"], "{seen:?}");
+                ensure!(seen.id.parse().ok() == seen.data["position"].as_u64(), "{seen:?}");
                 if self.hear(seen.data)? {
                     return Ok(true);
                 }
