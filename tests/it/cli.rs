@@ -231,6 +231,66 @@ async fn a_view_is_seen_in_the_past_between_two_moments_and_as_it_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn types_are_registered_listed_and_shown() {
+    let house = House::start().await;
+    let folder = TempDir::new().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        format!("@{}", path.display())
+    };
+    let first = file("order.json", r#"{"type": "object", "required": ["amount"], "properties": {"amount": {"minimum": 1}}}"#);
+    let second = r#"{"type": "object", "required": ["total"]}"#;
+    let upcast = file("upcast.json", r#"[{"op": "move", "from": "/amount", "path": "/total"}]"#);
+
+    let register = ["types", "register", "OrderPlaced", "--schema", &first, "--description", "somebody bought something"];
+    let described = [&register[..], &["--version", "1"]].concat();
+    assert_eq!(house.run(&described).await, "registered OrderPlaced version 1\n");
+    assert_eq!(house.run(&described).await, "registered before OrderPlaced version 1\n");
+    house.run(&["events", "append", "OrderPlaced", "order-7", "--data", r#"{"amount": 12}"#]).await;
+    let second = ["types", "register", "OrderPlaced", "--schema", second, "--upcast", &upcast];
+    let registered = house.json(&second).await.remove(0);
+    assert_eq!((&registered["duplicate"], &registered["type"]["name"]), (&false.into(), &"OrderPlaced".into()));
+    let read = house.json(&["events", "read", "--aggregate", "order-7"]).await.remove(0);
+    assert_eq!(read["data"], serde_json::json!({"total": 12}), "in the newest version");
+
+    let list = house.run(&["types", "list"]).await;
+    let of = |name: &str| list.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {list}"));
+    let words = of("OrderPlaced").split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(words, "OrderPlaced custom v2 somebody bought something");
+    assert!(of("MessageReceived").split_whitespace().nth(1) == Some("input"), "{list}");
+    let types = house.json(&["types", "list"]).await.remove(0);
+    let listed = types["types"].as_array().unwrap();
+    assert_eq!(listed.last(), Some(&registered["type"]));
+    let by_http = house.0.api().fetch("/types").await.unwrap();
+    let name = |info: &Value| info["name"].clone();
+    assert_eq!(
+        listed.iter().map(name).collect::<Vec<_>>(),
+        by_http["types"].as_array().unwrap().iter().map(name).collect::<Vec<_>>()
+    );
+
+    let show = house.run(&["types", "show", "OrderPlaced"]).await;
+    assert!(show.starts_with("OrderPlaced (custom)\nsomebody bought something\n"), "{show}");
+    let (one, two) = (show.find("version 1").unwrap(), show.find("version 2").unwrap());
+    assert!(show[one..two].contains("\"minimum\": 1") && !show[one..two].contains("from the version before"), "{show}");
+    assert!(show[two..].contains("from the version before") && show[two..].contains("\"op\": \"move\""), "{show}");
+    let shown = house.json(&["types", "show", "OrderPlaced"]).await.remove(0);
+    assert_eq!(shown, registered["type"]);
+    assert!(shown["versions"][1]["registered_by"].as_str().unwrap().starts_with("evt_"), "{shown}");
+
+    let code = async |arguments: &[&str]| {
+        let finished = house.command(arguments).run().await.unwrap();
+        assert!(!finished.stderr.is_empty() && finished.stdout.is_empty(), "{finished:?}");
+        finished.status.code()
+    };
+    assert_eq!(code(&["types", "register", "OrderPlaced", "--schema", "true", "--version", "1"]).await, Some(3), "it is taken");
+    assert_eq!(code(&["types", "register", "OrderPlaced", "--schema", "{"]).await, Some(2), "no JSON");
+    assert_eq!(code(&["types", "register", "OrderPlaced", "--schema", "@no-such-file"]).await, Some(2), "no such file");
+    assert_eq!(code(&["types", "register", "order", "--schema", "true"]).await, Some(2), "a name that is none");
+    assert_eq!(code(&["types", "show", "Unheard"]).await.map(|code| code == 0), Some(false), "no such type");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn why_something_happened_and_what_it_led_to_are_told() {
     let house = House::start().await;
     let receipt = house.0.api().say("me", "What is 6 * 7?").await.unwrap();

@@ -1,13 +1,14 @@
 //! The read model is disposable: whatever is done to its files, while the gateway runs or not, every answer is that of the log. What
 //! was wrong is said in the gateway's log, and kept for whoever wants to know why.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use causeway_e2e::{Append, Causeway, Client, Dice, Draft, Outcome, PASSING, Receipt, Wire, gateways};
+use causeway_e2e::{Append, Causeway, Client, Dice, Draft, Outcome, PASSING, Receipt, Wire, gateway};
 use causeway_testkit::{NatsServer, wait_until};
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
@@ -17,6 +18,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const SESSIONS: usize = 8;
 /// So much that the file has many pages of every kind.
 const EVENTS: usize = 400;
+const CHECK_BYTES_MAX: &str = "CAUSEWAY__EVENT_STORE__READ_MODEL__CHECK_BYTES_MAX";
 /// What the gateway says when it has thrown its file away.
 const SAID: &str = "set aside";
 
@@ -32,8 +34,20 @@ struct World {
 
 impl World {
     async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// With so large a file that is checked in full before it serves.
+    async fn start_with(check_bytes_max: Option<&str>) -> Self {
         let nats = NatsServer::start().await.unwrap();
-        let started = gateways(2, &nats.url(), 1).await.unwrap();
+        let started = (0..2).map(|_| async {
+            let setup = gateway(&nats.url()).unwrap();
+            let setup = check_bytes_max.into_iter().fold(setup, |setup, bytes| setup.env(CHECK_BYTES_MAX, bytes));
+            let gateway = setup.start().await.unwrap();
+            Client::of(&gateway).unwrap().wait_ready().await;
+            gateway
+        });
+        let started = join_all(started).await;
         let (client, other) = (Client::of(&started[0]).unwrap(), Client::of(&started[1]).unwrap());
         Self { started, client, other, appended: Vec::new(), _nats: nats }
     }
@@ -42,12 +56,18 @@ impl World {
     async fn grow(&mut self, count: usize) {
         let from = self.appended.len();
         let other = &self.other;
+        let roots = self.appended.iter().filter(|(append, _)| append.events[0].causation_id.is_none());
+        let known: Vec<String> = roots.map(|(_, receipt)| receipt.id.clone()).collect();
+        let known = &known;
         let appends = (from..from + count).map(|number| async move {
             let session = format!("session-{}", number % SESSIONS);
             let draft = match number % 3 {
                 0 => Draft::new("MessageReceived", &session, json!({"content": format!("message {number}")})),
                 _ => Draft::new("NoteTaken", &session, json!({"number": number, "padding": "x".repeat(200)})),
             };
+            // Every fifth is caused by one that was there before this call; no effect has effects.
+            let cause = (number % 5 == 4).then(|| known.get(number * 17 % known.len().max(1))).flatten();
+            let draft = Draft { causation_id: cause.cloned(), ..draft };
             let append = Append::one(draft).keyed(format!("key-{number}"));
             let outcome = other.settle(if number % 2 == 0 { Wire::Http } else { Wire::Grpc }, &append).await.unwrap();
             let receipt = outcome.receipts().unwrap()[0].clone();
@@ -78,6 +98,8 @@ impl World {
 
     /// Every sort of answer against what was appended. An error that says to come back is no wrong answer.
     async fn check(&mut self) -> Result<()> {
+        self.check_counts().await?;
+        self.check_aggregates().await?;
         let whole = self.events("").await?;
         same("all", &whole, &self.expected(|_| true))?;
         let backwards: Vec<Value> = self.events("order=desc").await?.into_iter().rev().collect();
@@ -91,6 +113,7 @@ impl World {
             let view = self.fetch(&format!("/projections/conversation/{session}")).await?;
             let texts: Vec<&Value> =
                 view["state"]["messages"].as_array().context("messages")?.iter().map(|m| &m["text"]).collect();
+            self.check_state(&session).await?;
             let spoken = self.appended.iter().filter(|(append, _)| said(append));
             let spoken: Vec<&Value> = spoken.map(|(append, _)| &append.events[0].data["content"]).collect();
             ensure!(texts == spoken, "the conversation of {session}: {texts:?} instead of {spoken:?}");
@@ -101,12 +124,93 @@ impl World {
                 ensure!(event["id"] == receipt.id.as_str() && event["data"] == append.events[0].data, "{event} for {receipt:?}");
             }
             let chain = format!("correlation_id={}", receipt.correlation_id);
-            same(&chain, &self.events(&chain).await?, &self.expected(|other| other == append))?;
+            let of_chain = self.appended.iter().filter(|(_, other)| other.correlation_id == receipt.correlation_id);
+            let of_chain: Vec<&Option<String>> = of_chain.map(|(append, _)| &append.key).collect();
+            same(&chain, &self.events(&chain).await?, &self.expected(|other| of_chain.contains(&&other.key)))?;
+            self.check_effects(receipt).await?;
             let again = self.client.settle(Wire::Http, append).await?;
             let first = Outcome::Appended { receipts: vec![receipt.clone()], duplicate: true };
             ensure!(again == first, "{again:?} for the key of {receipt:?}");
         }
         Ok(())
+    }
+
+    /// Every sort of count: an index alone, several joined, and rows.
+    async fn check_counts(&self) -> Result<()> {
+        let number =
+            |append: &Append| append.events[0].aggregate_id.rsplit('-').next().and_then(|text| text.parse::<usize>().ok());
+        let is = |append: &Append, name: &str| append.events[0].event_type == name;
+        self.count("", |_| true).await?;
+        for name in ["MessageReceived", "NoteTaken"] {
+            self.count(&format!("type={name}"), |append| is(append, name)).await?;
+            self.count(&format!("type={name}&source=test"), |append| is(append, name)).await?;
+        }
+        self.count("source=test", |_| true).await?;
+        self.count("category=input", |append| is(append, "MessageReceived")).await?;
+        for session in 0..SESSIONS {
+            let query = format!("aggregate_id=session-{session}");
+            self.count(&query, |append| number(append) == Some(session)).await?;
+            self.count(&format!("{query}&type=NoteTaken"), |append| number(append) == Some(session) && is(append, "NoteTaken"))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn count(&self, query: &str, right: impl Fn(&Append) -> bool) -> Result<()> {
+        let counted = self.fetch(&format!("/events/count?{query}")).await?;
+        let expected = self.appended.iter().filter(|(append, _)| right(append)).count();
+        ensure!(counted["count"] == expected, "{query}: {counted} instead of {expected}");
+        Ok(())
+    }
+
+    async fn check_aggregates(&self) -> Result<()> {
+        let shown = self.fetch("/aggregates?limit=1000").await?;
+        let shown: Vec<Value> = shown["aggregates"].as_array().context("aggregates")?.clone();
+        let names: BTreeSet<&str> = self.appended.iter().map(|(append, _)| append.events[0].aggregate_id.as_str()).collect();
+        let expected = names.into_iter().map(|name| {
+            let of: Vec<&Receipt> = self
+                .appended
+                .iter()
+                .filter(|(append, _)| append.events[0].aggregate_id == name)
+                .map(|(_, receipt)| receipt)
+                .collect();
+            let (first, last) = (of[0], of[of.len() - 1]);
+            json!({"aggregate_id": name, "first_position": first.position, "last_position": last.position,
+                   "last_timestamp": last.timestamp})
+        });
+        same("the aggregates", &shown, &expected.collect::<Vec<_>>())
+    }
+
+    /// The view `state` of a session, now and as of a moment in its midst.
+    async fn check_state(&self, session: &str) -> Result<()> {
+        let own = |(append, _): &&(Append, Receipt)| {
+            append.events[0].aggregate_id == session && append.events[0].event_type == "NoteTaken"
+        };
+        let notes: Vec<&(Append, Receipt)> = self.appended.iter().filter(own).collect();
+        for (as_of, count) in [("", notes.len()), ("as_of=", notes.len() / 2)] {
+            let Some((append, receipt)) = count.checked_sub(1).map(|last| notes[last]) else { continue };
+            let moment = if as_of.is_empty() { String::new() } else { format!("{as_of}{}", receipt.position) };
+            let view = self.fetch(&format!("/projections/state/{session}?{moment}")).await?;
+            let right = view["state"]["events"] == count && view["state"]["state"] == append.events[0].data;
+            ensure!(right, "the state of {session} {moment}: {view}\ninstead of {count} events, the last {append:?}");
+        }
+        Ok(())
+    }
+
+    /// What an event caused, and its chain.
+    async fn check_effects(&self, receipt: &Receipt) -> Result<()> {
+        let effects = self.expected(|append| append.events[0].causation_id.as_deref() == Some(&receipt.id));
+        for filter in ["caused_by", "descendants_of"] {
+            let query = format!("{filter}={}", receipt.id);
+            same(&query, &self.events(&query).await?, &effects)?;
+            let counted = self.fetch(&format!("/events/count?{query}")).await?;
+            ensure!(counted["count"] == effects.len(), "{query}: {counted} instead of {}", effects.len());
+        }
+        let tree = self.fetch(&format!("/chains/{}", receipt.correlation_id)).await?;
+        let of_chain = self.appended.iter().filter(|(_, other)| other.correlation_id == receipt.correlation_id);
+        let expected: Vec<Value> = of_chain.map(|(_, other)| other.id.as_str().into()).collect();
+        let nodes = tree["nodes"].as_array().context("nodes")?;
+        same("the chain", &nodes.iter().map(|node| node["id"].clone()).collect::<Vec<_>>(), &expected)
     }
 
     async fn events(&self, query: &str) -> Result<Vec<Value>> {
@@ -210,7 +314,15 @@ const WHILE_STOPPED: [Damage; 12] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_done_to_the_files_of_a_stopped_gateway_every_answer_stays_right() {
-    let mut world = World::start().await;
+    damage_while_stopped(World::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_done_to_a_file_too_large_to_be_checked_at_once_every_answer_stays_right() {
+    damage_while_stopped(World::start_with(Some("0B")).await).await;
+}
+
+async fn damage_while_stopped(mut world: World) {
     let mut dice = Dice::new(1);
     world.grow(EVENTS).await;
     world.check().await.unwrap();

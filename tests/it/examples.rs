@@ -107,6 +107,45 @@ async fn a_follower_outlives_its_gateway_and_counts_each_event_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_processor_outlives_its_gateway_and_deals_with_each_order_once_and_in_order() {
+    const CUSTOMERS: usize = 5;
+    const ORDERS: usize = 300;
+    let nats = NatsServer::start().await.unwrap();
+    let mut causeway = Setup::event_store_at(&nats.url(), &free_address()).start().await.unwrap();
+    let api = causeway.api();
+    let order = async |number: usize| {
+        let customer = format!("customer-{}", number % CUSTOMERS);
+        api.append(&json!({"type": "OrderPlaced", "aggregate_id": customer, "data": {"total": number}})).await.unwrap();
+    };
+    for number in 0..ORDERS {
+        order(number).await;
+    }
+    let mut processor = Command::new(example("processor").unwrap());
+    processor.env("CAUSEWAY_SERVER", &causeway.ready().gateway).kill_on_drop(true);
+    let mut processor = processor.spawn().unwrap();
+    let invoices = async || api.events("type=InvoiceWritten").await.unwrap_or_default();
+    let written = async |count: usize| {
+        wait_until("invoices", RUN_LIMIT, async || (count <= invoices().await.len()).then_some(())).await;
+    };
+    written(20).await;
+    causeway.kill();
+    causeway.restart().await.unwrap();
+    assert!(invoices().await.len() < ORDERS, "it is killed under way");
+    order(ORDERS).await;
+    written(ORDERS + 1).await;
+    let mut by_customer = vec![Vec::new(); CUSTOMERS];
+    for invoice in invoices().await {
+        let total = invoice["data"]["total"].as_u64().unwrap() as usize;
+        by_customer[total % CUSTOMERS].push(total);
+    }
+    for (customer, totals) in by_customer.iter().enumerate() {
+        let expected: Vec<usize> = (0..=ORDERS).filter(|number| number % CUSTOMERS == customer).collect();
+        assert_eq!(*totals, expected, "each once, in order");
+    }
+    assert!(processor.try_wait().unwrap().is_none(), "it goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_import_outlives_its_gateway_and_imports_each_line_once() {
     const LINES: usize = 20_000;
     let nats = NatsServer::start().await.unwrap();

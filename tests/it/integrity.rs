@@ -119,8 +119,15 @@ async fn an_honest_log_verifies_and_its_checkpoints_are_signed() {
     let told = log(&["verify", "--nats", &nats]).await.ok();
     assert!(told.0.stdout.starts_with("verified"), "{:?}", told.0);
     let foreign_key = "ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c";
-    let verified = log(&["verify", "--json", "--nats", &nats, "--public-key", foreign_key]).await.ok().json();
-    assert_eq!(verified["vouched"], 0, "nothing is vouched for by a key that is not trusted");
+    let verified = log(&["verify", "--json", "--nats", &nats, "--public-key", foreign_key]).await;
+    assert_eq!(verified.problems()[0].0, "unvouched", "nothing is vouched for by a key that is not trusted");
+    assert_eq!((&verified.json()["verified"], &verified.json()["vouched"]), (&json!(false), &json!(0)));
+    // Without a key nothing is vouched for either, and that is told apart.
+    let verified = log(&["verify", "--json", "--nats", &nats]).await.json();
+    assert_eq!(
+        (&verified["verified"], &verified["vouched"], &verified["unvouched"]),
+        (&json!(true), &json!(0), &verified["seen"])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,8 +190,50 @@ async fn an_export_that_was_imported_is_exported_to_the_same_bytes() {
     log(&["export", "--nats", &fresh.url(), "--after", "7", "--before", "30", "--file", text(&middle)]).await.ok();
     let lines = fs::read_to_string(&middle).unwrap();
     assert!(lines.starts_with("{\"start\":{\"position\":\"7\"") && lines.lines().count() == 24, "{lines}");
-    let verified = log(&["verify", "--json", "--from-export", text(&middle), "--public-key", text(&key)]).await;
+    let tail = folder.join("tail.ndjson");
+    log(&["export", "--nats", &fresh.url(), "--after", "7", "--file", text(&tail)]).await.ok();
+    let verified = log(&["verify", "--json", "--from-export", text(&tail), "--public-key", text(&key)]).await;
     assert_eq!(verified.problems(), []);
+    let summary = verified.json();
+    assert_eq!(summary["start"], 7);
+    assert_eq!(summary["seen"].as_u64().unwrap() + 7, summary["entries"].as_u64().unwrap());
+    let findings = summary["findings"].as_array().unwrap();
+    assert!(findings.iter().any(|finding| finding["fault"] == "unseen" && finding["last"] == 7), "{summary}");
+    let told = log(&["verify", "--from-export", text(&tail), "--public-key", text(&key)]).await.ok();
+    assert!(told.0.stdout.contains(&format!("{} entries behind position 7", summary["seen"])), "{:?}", told.0);
+    // A head of what was left out is not passed over.
+    let lost = format!("5:{}", "0".repeat(64));
+    let verified = log(&["verify", "--json", "--from-export", text(&tail), "--checkpoint", &lost]).await;
+    assert_eq!(verified.problems(), [("kept_head".to_owned(), 5, 5)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_was_written_anew_without_its_checkpoints_does_not_verify_with_the_key() {
+    let causeway = filled(25).await;
+    let file = causeway.home().join("log.ndjson");
+    let honest = export(&causeway.ready().nats, &file).await;
+    let key = public_key(&causeway);
+    let key_id = log(&["info", "--json", "--nats", &causeway.ready().nats]).await.json()["checkpoint"]["key_id"].clone();
+    // Hashes are left out, which a line may do: whoever rewrites one could make them anew.
+    let rewritten: String = honest
+        .lines()
+        .filter_map(|line| {
+            let mut line: Value = serde_json::from_str(line).unwrap();
+            line.as_object_mut().unwrap().remove("hash");
+            line.get("end").is_none().then(|| {
+                line.to_string().replace(key_id.as_str().unwrap(), "0123456789abcdef").replace("{\"n\":9}", "{\"n\":90}") + "\n"
+            })
+        })
+        .collect();
+    fs::write(&file, rewritten).unwrap();
+    let verified = log(&["verify", "--json", "--from-export", text(&file)]).await.json();
+    let head = verified["head"].as_str().unwrap().to_owned();
+    let (position, hash) = head.split_once(':').unwrap();
+    let end = json!({ "end": { "log": "0".repeat(64), "position": position, "entries": verified["entries"].to_string(), "hash": hash } });
+    let text_of_it = fs::read_to_string(&file).unwrap() + &format!("{end}\n");
+    fs::write(&file, text_of_it).unwrap();
+    let verified = log(&["verify", "--json", "--from-export", text(&file), "--public-key", text(&key)]).await;
+    assert_eq!(verified.problems(), [("unvouched".to_owned(), 1, position.parse::<u64>().unwrap())], "{:?}", verified.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,6 +390,70 @@ async fn an_event_that_was_altered_in_the_streams_files_with_its_sum_is_named() 
     assert!(*first <= at && at <= *last && last - first < 45, "{at} is between {first} and {last}");
     let against = log(&["verify", "--json", "--data", text(&data), "--against", text(&kept)]).await;
     assert!(against.problems().contains(&("altered".to_owned(), at, at)), "{:?}", against.0);
+}
+
+/// The folder of a stream that holds its description.
+fn described(folder: &Path, stream: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    let mut found = entries.filter_map(|path| match path.ends_with(stream) && path.join("meta.inf").is_file() {
+        true => Some(path),
+        false => described(&path, stream),
+    });
+    found.next()
+}
+
+/// Lets messages of a stream be deleted, in the files of a server that is not running: one that runs refuses to.
+fn permit_deletes(store: &Path, stream: &str) {
+    let folder = described(store, stream).unwrap();
+    let sum = |description: &str| {
+        let key: [u8; 32] = Sha256::digest(stream).into();
+        let word = |n: usize| u64::from_le_bytes(key[8 * n..8 * n + 8].try_into().unwrap());
+        let hash = HighwayHasher::new(Key([word(0), word(1), word(2), word(3)])).hash64(description.as_bytes());
+        hash.to_le_bytes().map(|byte| format!("{byte:02x}")).concat()
+    };
+    let description = fs::read_to_string(folder.join("meta.inf")).unwrap();
+    assert_eq!(sum(&description), fs::read_to_string(folder.join("meta.sum")).unwrap(), "the sum is made as the server makes it");
+    let permitted = description.replace("\"deny_delete\":true", "\"deny_delete\":false");
+    assert_ne!(permitted, description);
+    fs::write(folder.join("meta.inf"), &permitted).unwrap();
+    fs::write(folder.join("meta.sum"), sum(&permitted)).unwrap();
+}
+
+/// Has a server of its own delete a message, without a trace in its text.
+async fn remove(store: &Path, stream: &str, position: u64) {
+    let port = causeway_testkit::free_port().unwrap();
+    let arguments = ["-js", "-sd", text(store), "-a", "127.0.0.1", "-p", &port.to_string()];
+    let mut server = tokio::process::Command::new(causeway_testkit::binary().unwrap())
+        .args(arguments)
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let answer = wait_until("the message to be deleted", Duration::from_secs(30), async || {
+        let client = async_nats::connect(format!("127.0.0.1:{port}")).await.ok()?;
+        let request = json!({ "seq": position }).to_string();
+        let answer = client.request(format!("$JS.API.STREAM.MSG.DELETE.{stream}"), request.into()).await.ok()?;
+        serde_json::from_slice::<Value>(&answer.payload).ok()
+    })
+    .await;
+    assert_eq!(answer["success"], true, "{answer}");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server.id().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    tokio::time::timeout(Duration::from_secs(30), server.wait()).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_removed_from_a_copy_of_the_streams_files_is_named() {
+    let mut causeway = filled(45).await;
+    let key = public_key(&causeway);
+    let at = position_of(&causeway, 17).await;
+    causeway.terminate().await.unwrap();
+    let data = causeway.home().join("copy");
+    copy(&causeway.data(), &data);
+    permit_deletes(&data.join("nats"), "causeway_EVENTS");
+    remove(&data.join("nats"), "causeway_EVENTS", at).await;
+    let verified = log(&["verify", "--json", "--data", text(&data), "--public-key", text(&key)]).await;
+    assert!(verified.problems().contains(&("missing".to_owned(), at, at)), "{at}: {:?}", verified.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

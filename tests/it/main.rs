@@ -24,3 +24,4 @@ mod races;
 mod sequence;
 mod twins;
 mod up;
+mod whole_log;

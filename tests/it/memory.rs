@@ -1,19 +1,23 @@
-//! The gateway's memory while one client streams a long log slowly and others append.
+//! The gateway's memory while two clients stream a long log slowly, over gRPC and as server-sent events, and others append.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use causeway_e2e::{Api, Setup};
-use causeway_testkit::NatsServer;
+use causeway_e2e::grpc::v1;
+use causeway_e2e::{Api, Client, Plant, gateway, plant};
+use causeway_testkit::{NatsServer, wait_until};
 use futures::StreamExt as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// A log that would be seen in the memory of whoever held it: about 130 MB as JSON.
-const EVENTS: usize = 40_000;
-const BATCH: usize = 250;
-const DATA_BYTES: usize = 3_000;
-/// How long the slow reader takes its time.
+/// So many in a debug build, which takes them ten times as slowly as a release: `CAUSEWAY_MEMORY_EVENTS=1000000` asks for the whole. Held
+/// in memory by two streams they would be seen.
+const EVENTS: u64 = 100_000;
+const AGGREGATES: u64 = 10_000;
+/// How long the gateway may take to read it, and each client.
+const LIMIT: Duration = Duration::from_secs(300);
+/// How long the readers take their time.
 const SLOWLY: Duration = Duration::from_secs(6);
 /// What the gateway may take on top of what it had: caches of its database, and the newest events.
 const GROWTH_MAX_MIB: u64 = 64;
@@ -25,34 +29,116 @@ fn resident_mib(pid: u32) -> u64 {
 }
 
 async fn append(api: &Api, count: usize) {
-    let event = json!({"type": "Counted", "aggregate_id": "a", "data": {"text": "x".repeat(DATA_BYTES)}});
+    let event = json!({"type": "Counted", "aggregate_id": "a", "data": {"text": "x".repeat(1000)}});
     let (status, answer) = api.post("/events", &Value::Array(vec![event; count])).await.unwrap();
     assert_eq!(status, 201, "{answer}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn memory_stays_bounded_while_one_reads_slowly_and_others_append() {
-    let nats = NatsServer::start().await.unwrap();
-    let gateway = Setup::event_store(&nats.url()).start().await.unwrap();
-    let (api, pid) = (gateway.api(), gateway.pid());
-    for _ in 0..EVENTS / BATCH {
-        append(&api, BATCH).await;
+fn small(number: u64) -> Plant {
+    Plant {
+        number,
+        event_type: "Counted",
+        category: "custom",
+        aggregate_id: format!("counter-{}", number % AGGREGATES),
+        source: "test",
+        correlation_id: format!("{number:032x}"),
+        cause: None,
+        labels: None,
+        data: format!("{{\"n\":{number}}}"),
     }
-    let before = resident_mib(pid);
-    let mut readers = Vec::new();
-    for (path, accept) in [("/events/stream", "text/event-stream"), ("/events", "application/x-ndjson")] {
-        let request = api.request(Method::GET, path).timeout(Duration::from_secs(100)).header("accept", accept);
-        readers.push(request.send().await.unwrap().bytes_stream());
-    }
-    let (start, mut most, mut read) = (Instant::now(), before, 0);
-    while start.elapsed() < SLOWLY {
-        for reader in &mut readers {
-            read += reader.next().await.unwrap().unwrap().len();
+}
+
+/// What the readers share: whether they take their time.
+struct Pace(AtomicBool);
+
+impl Pace {
+    async fn keep(&self) {
+        if self.0.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        append(&api, 10).await;
-        most = most.max(resident_mib(pid));
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(0 < read && read < EVENTS * DATA_BYTES, "{read} bytes: slowly");
+}
+
+/// Reads until the log's end. Returns where that was: nothing was left out.
+async fn over_grpc(client: Client, pace: &Pace) -> u64 {
+    let mut events = client.grpc.client().read(v1::ReadRequest::default()).await.unwrap().into_inner();
+    let mut last = 0;
+    while let Some(response) = events.message().await.unwrap() {
+        let position = response.event.unwrap().position;
+        assert_eq!(position, last + 1, "a gap, or an event twice");
+        last = position;
+        if last.is_multiple_of(100) {
+            pace.keep().await;
+        }
+    }
+    last
+}
+
+/// Reads until the end that is named then, of a stream that goes on.
+async fn over_sse(api: Api, pace: &Pace, end: tokio::sync::watch::Receiver<Option<u64>>) {
+    let request = api.request(Method::GET, "/events/stream").timeout(LIMIT).header("accept", "text/event-stream");
+    let mut chunks = request.send().await.unwrap().bytes_stream();
+    let (mut rest, mut last) = (Vec::new(), 0);
+    while end.borrow().is_none_or(|end| last < end) {
+        let chunk = chunks.next().await.unwrap().unwrap();
+        rest.extend_from_slice(&chunk);
+        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let (mut id, mut of_the_log) = (None, true);
+        // A chunk may end within a message: that one is looked at with the next chunk.
+        let messages = rest[..whole].windows(2).rposition(|two| two == b"\n\n").map_or(0, |at| at + 2);
+        for line in rest[..messages].split(|byte| *byte == b'\n') {
+            if let Some(text) = line.strip_prefix(b"id:") {
+                id = std::str::from_utf8(text).unwrap().trim().parse::<u64>().ok();
+            } else if let Some(name) = line.strip_prefix(b"event:") {
+                of_the_log = name.trim_ascii().first().is_some_and(u8::is_ascii_uppercase);
+            } else if line.is_empty() {
+                if let (Some(position), true) = (id, of_the_log) {
+                    assert_eq!(position, last + 1, "a gap, or an event twice");
+                    last = position;
+                }
+                (id, of_the_log) = (None, true);
+            }
+        }
+        rest.drain(..messages);
+        pace.keep().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_stays_bounded_while_two_read_a_long_log_slowly_and_others_append() {
+    let count = std::env::var("CAUSEWAY_MEMORY_EVENTS").map_or(EVENTS, |text| text.parse().unwrap());
+    let nats = NatsServer::start().await.unwrap();
+    let gateway = gateway(&nats.url()).unwrap().start().await.unwrap();
+    let (client, pid) = (Client::of(&gateway).unwrap(), gateway.pid());
+    assert_eq!(plant(nats.port(), (0..count).map(small)).await.unwrap(), count);
+    wait_until("the gateway to have all of it", LIMIT, async || client.ready().await.then_some(())).await;
+    let before = resident_mib(pid);
+
+    let pace = Pace(AtomicBool::new(true));
+    let (ends, end) = tokio::sync::watch::channel(None);
+    let read = AtomicBool::new(false);
+    let readers = async {
+        let (last, ()) = tokio::join!(over_grpc(client.clone(), &pace), over_sse(client.http.clone(), &pace, end));
+        read.store(true, Ordering::Relaxed);
+        last
+    };
+    let others = async {
+        let (start, mut most) = (Instant::now(), before);
+        while start.elapsed() < SLOWLY {
+            append(&client.http, 10).await;
+            most = most.max(resident_mib(pid));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(!read.load(Ordering::Relaxed), "they read slowly");
+        ends.send_replace(Some(client.http.last_position().await.unwrap()));
+        pace.0.store(false, Ordering::Relaxed);
+        while !read.load(Ordering::Relaxed) {
+            most = most.max(resident_mib(pid));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        most
+    };
+    let (last, most) = tokio::join!(readers, others);
+    assert!(count <= last, "gRPC ended at {last}");
     assert!(most <= before + GROWTH_MAX_MIB, "{before} MiB before, {most} MiB meanwhile");
 }

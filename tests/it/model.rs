@@ -8,6 +8,8 @@ mod memory;
 mod ops;
 mod world;
 
+use std::cell::Cell;
+
 use anyhow::{Context, Result};
 use ops::Op;
 use proptest::collection::vec;
@@ -33,14 +35,20 @@ fn the_store_answers_as_a_list_in_memory_would() {
     let bytes: [u8; 32] = std::array::from_fn(|n| seed.to_le_bytes()[n % 4]);
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let checked = runner
-        .run(&vec(ops::op(), OPS), |ops| runtime.block_on(run(&ops)).map_err(|wrong| TestCaseError::fail(format!("{wrong:#}"))));
+    let conflicts = Cell::new(0);
+    let checked = runner.run(&vec(ops::op(), OPS), |ops| {
+        let told = runtime.block_on(run(&ops)).map_err(|wrong| TestCaseError::fail(format!("{wrong:#}")))?;
+        conflicts.set(conflicts.get() + told);
+        Ok(())
+    });
     if let Err(wrong) = checked {
         panic!("with CAUSEWAY_MODEL_SEED={seed}: {wrong}");
     }
+    assert!(conflicts.get() > 0, "no conflict told its events: nothing of that was tested");
 }
 
-async fn run(ops: &[Op]) -> Result<()> {
+/// How many conflicts told their events, while nothing was down.
+async fn run(ops: &[Op]) -> Result<usize> {
     let mut world = World::start().await?;
     let mut done = Ok(());
     for op in ops {
@@ -52,5 +60,5 @@ async fn run(ops: &[Op]) -> Result<()> {
     if done.is_ok() {
         done = world.check_everything().await;
     }
-    done.with_context(|| format!("\n{}\n", world.story.join("\n")))
+    done.map(|()| world.conflicts).with_context(|| format!("\n{}\n", world.story.join("\n")))
 }

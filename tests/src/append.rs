@@ -16,6 +16,8 @@ pub enum Wire {
     Http,
     /// `EventStore/Append`.
     Grpc,
+    /// `EventStore/AppendStream`, a stream for each append. What is no append goes as over gRPC.
+    Stream,
 }
 
 /// An event to be.

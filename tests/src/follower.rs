@@ -75,7 +75,7 @@ impl Follower {
             loop {
                 let done = match wire {
                     Wire::Http => following.over_http().await?,
-                    Wire::Grpc => following.over_grpc().await?,
+                    Wire::Grpc | Wire::Stream => following.over_grpc().await?,
                 };
                 if done {
                     return Ok(following.told);

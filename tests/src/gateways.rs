@@ -56,6 +56,7 @@ impl Client {
         match wire {
             Wire::Http => self.http.try_append(append).await,
             Wire::Grpc => self.grpc.try_append(append).await,
+            Wire::Stream => self.grpc.try_append_streamed(append).await,
         }
     }
 

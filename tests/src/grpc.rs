@@ -72,6 +72,21 @@ impl Grpc {
         }
     }
 
+    /// Appends once, in a stream of its own.
+    pub async fn try_append_streamed(&self, append: &Append) -> Result<Outcome> {
+        let request = v1::AppendStreamRequest { request_id: "one".into(), append: Some(request_of(append)) };
+        let answer =
+            async { self.client().append_stream(within(futures::stream::iter([request]))).await?.into_inner().message().await };
+        match answer.await {
+            Ok(Some(answer)) => {
+                ensure!(answer.request_id == "one", "{answer:?}");
+                Self::streamed(answer)
+            }
+            Ok(None) => Ok(Outcome::Unknown("the stream ended without an answer".into())),
+            Err(status) => outcome(&status),
+        }
+    }
+
     /// The answer to one append in a stream of appends.
     pub fn streamed(answer: v1::AppendStreamResponse) -> Result<Outcome> {
         use v1::append_stream_response::Result as Answer;

@@ -146,8 +146,13 @@ impl Setup {
 
     /// Runs it to its end, which must come within the usual limits.
     pub async fn run(self) -> Result<Finished> {
+        self.run_within(STOP_LIMIT).await
+    }
+
+    /// The same for what has much to do.
+    pub async fn run_within(self, limit: Duration) -> Result<Finished> {
         let mut causeway = self.spawn()?;
-        let status = causeway.wait_end().await;
+        let status = causeway.wait_end_within(limit).await;
         Ok(Finished { status, stdout: causeway.stdout(), stderr: causeway.stderr() })
     }
 
@@ -274,16 +279,20 @@ impl Causeway {
 
     /// Waits until the process has ended by itself.
     pub async fn wait_end(&mut self) -> ExitStatus {
+        self.wait_end_within(STOP_LIMIT).await
+    }
+
+    async fn wait_end_within(&mut self, limit: Duration) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");
         let mut ended = None;
-        let deadline = Instant::now() + STOP_LIMIT;
+        let deadline = Instant::now() + limit;
         while ended.is_none() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
             ended = child.try_wait().expect("our own child");
         }
         let Some(status) = ended else {
             self.child = Some(child);
-            panic!("causeway did not end within {STOP_LIMIT:?}");
+            panic!("causeway did not end within {limit:?}");
         };
         status
     }

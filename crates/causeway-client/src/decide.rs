@@ -91,11 +91,10 @@ impl Client {
     ) -> Result<Decided<S>, DecideError<R>> {
         let Decide { aggregate_id, category, state, position, idempotency_key, attempts_max } = about;
         let key = idempotency_key.unwrap_or_else(|| Uuid::now_v7().to_string());
-        let mut known = Known { aggregate_id, category, state: Some(state), position };
-        self.read_on(&mut known, &fold).await?;
+        let mut known = self.read_on(Known { aggregate_id, category, state, position }, &fold).await?;
         let mut attempt = 1;
         loop {
-            let events = decide(known.state()).map_err(DecideError::Refused)?;
+            let events = decide(&known.state).map_err(DecideError::Refused)?;
             if events.is_empty() {
                 return Ok(known.decided(None));
             }
@@ -106,10 +105,10 @@ impl Client {
             };
             match error.conflict() {
                 Some(conflict) if attempt < attempts_max && known.is_fenced_by(conflict) => {
-                    conflict.events.iter().for_each(|event| known.fold(event, &fold));
+                    known = conflict.events.iter().fold(known, |known, event| known.fold(event, &fold));
                     // What did not fit into the answer, or the whole of it from a gateway that gives none.
                     if known.position < conflict.actual {
-                        self.read_on(&mut known, &fold).await?;
+                        known = self.read_on(known, &fold).await?;
                     }
                 }
                 _ => return Err(error.into()),
@@ -119,15 +118,15 @@ impl Client {
     }
 
     /// Folds what stands behind the known position.
-    async fn read_on<S>(&self, known: &mut Known<S>, fold: &impl Fn(S, &Event) -> S) -> Result<(), ClientError> {
+    async fn read_on<S>(&self, mut known: Known<S>, fold: &impl Fn(S, &Event) -> S) -> Result<Known<S>, ClientError> {
         let filter =
             Filter { aggregate_id: Some(known.aggregate_id.clone()), category: Some(known.category), ..Filter::default() };
         let after = Some(known.position.to_string()).filter(|_| known.position > Position::START);
         let mut events = self.read(Read { filter, after, ..Read::default() }).await?;
         while let Some(event) = events.next().await.transpose()? {
-            known.fold(&event, fold);
+            known = known.fold(&event, fold);
         }
-        Ok(())
+        Ok(known)
     }
 }
 
@@ -135,21 +134,16 @@ impl Client {
 struct Known<S> {
     aggregate_id: AggregateId,
     category: Category,
-    /// Taken only while it is folded.
-    state: Option<S>,
+    state: S,
     position: Position,
 }
 
 impl<S> Known<S> {
-    fn fold(&mut self, event: &Event, fold: &impl Fn(S, &Event) -> S) {
-        if event.position > self.position {
-            self.state = self.state.take().map(|state| fold(state, event));
-            self.position = event.position;
+    fn fold(self, event: &Event, fold: &impl Fn(S, &Event) -> S) -> Self {
+        if event.position <= self.position {
+            return self;
         }
-    }
-
-    fn state(&self) -> &S {
-        self.state.as_ref().expect("it is there between two folds")
+        Self { state: fold(self.state, event), position: event.position, ..self }
     }
 
     fn fence(&self) -> Expected {
@@ -162,7 +156,6 @@ impl<S> Known<S> {
     }
 
     fn decided(self, appended: Option<Appended>) -> Decided<S> {
-        let state = self.state.expect("it is there between two folds");
-        Decided { state, position: self.position, appended }
+        Decided { state: self.state, position: self.position, appended }
     }
 }

@@ -16,16 +16,18 @@ use causeway_proto::{timestamp_from, v1};
 use futures::stream;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
-use tonic::Streaming;
+use tonic::{Response, Status, Streaming};
 use tracing::{info, warn};
 
-use crate::client::event;
+use crate::client::{Effect, event};
 use crate::{Client, ClientError, Filter, Kind, Start};
 
 /// Without a word for so long (heartbeats come far more often), a connection is given up and made anew.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Answers that may wait to be sent.
 const ANSWERS_MAX: usize = 1024;
+/// A longer reason is refused by the gateway.
+const REASON_CHARS_MAX: usize = 2000;
 
 /// Which group to work for, and how. Of what the group is, its first start decides; joining it with something else is refused.
 #[derive(Clone, Debug, Default)]
@@ -141,7 +143,12 @@ impl Client {
     /// Ends a group: its place in the log is forgotten. What it gave up stays listed.
     pub async fn delete_group(&self, group: &str) -> Result<(), ClientError> {
         let request = v1::DeleteGroupRequest { group: group.to_owned() };
-        self.ask(request, |mut grpc, request| async move { grpc.delete_group(request).await }).await.map(drop)
+        self.change(|| {
+            let (mut grpc, request) = (self.grpc.clone(), self.request(request.clone()));
+            async move { grpc.delete_group(request).await }
+        })
+        .await
+        .map(drop)
     }
 
     /// Events that a group or processor gave up on, or all did; those behind the letter `after`, at most `limit`. The oldest first.
@@ -162,11 +169,36 @@ impl Client {
         response.parked.into_iter().map(parked).collect()
     }
 
-    /// Delivers to their group again what it gave up: these letters, or all of the group's without any. Says how many.
+    /// Delivers to their group again what it gave up: these letters, or all of the group's without any. Says how many. After
+    /// [`Kind::OutcomeUnknown`] some may be on their way; the same again does the rest.
     pub async fn replay_parked(&self, group: &str, letters: &[u64]) -> Result<u32, ClientError> {
-        let request = v1::ReplayParkedRequest { group: group.to_owned(), letters: letters.to_vec() };
-        let response = self.ask(request, |mut grpc, request| async move { grpc.replay_parked(request).await }).await?;
-        Ok(response.replayed)
+        let mut request = v1::ReplayParkedRequest { group: group.to_owned(), letters: letters.to_vec(), up_to: 0 };
+        let mut replayed = 0;
+        loop {
+            let response = self
+                .change(|| {
+                    let (mut grpc, request) = (self.grpc.clone(), self.request(request.clone()));
+                    async move { grpc.replay_parked(request).await }
+                })
+                .await?;
+            replayed += response.replayed;
+            match response.more_up_to {
+                0 => return Ok(replayed),
+                up_to => request.up_to = up_to,
+            }
+        }
+    }
+
+    /// Makes a call that changes something; again only while nothing was changed.
+    async fn change<A, F>(&self, call: impl Fn() -> F) -> Result<A, ClientError>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let again = |error: &ClientError| match error.kind() {
+            Some(kind) => matches!(kind, Kind::Unavailable | Kind::Overloaded),
+            None => error.is_transient(),
+        };
+        self.retried(|| self.answer(call(), Effect::Write), again).await
     }
 }
 
@@ -247,10 +279,10 @@ impl Delivery {
     }
 
     /// Not now: deliver it again after this long, or after a while that grows with the deliveries. Later events of its aggregate
-    /// wait for it.
+    /// wait for it. Of the reason the first 2000 characters are told.
     pub async fn nak(self, delay: Option<Duration>, reason: &str) {
         let delay = delay.and_then(|delay| delay.try_into().ok());
-        let answer = Say::Nak(v1::ConsumeNak { delivery_id: self.id.clone(), delay, reason: reason.to_owned() });
+        let answer = Say::Nak(v1::ConsumeNak { delivery_id: self.id.clone(), delay, reason: shortened(reason) });
         self.answer(answer).await;
     }
 
@@ -261,7 +293,7 @@ impl Delivery {
 
     /// Give it up: it is parked with the reason.
     pub async fn park(self, reason: &str) {
-        let answer = Say::Park(v1::ConsumePark { delivery_id: self.id.clone(), reason: reason.to_owned() });
+        let answer = Say::Park(v1::ConsumePark { delivery_id: self.id.clone(), reason: shortened(reason) });
         self.answer(answer).await;
     }
 
@@ -270,4 +302,8 @@ impl Delivery {
             tracing::debug!(id = self.id, "the connection of a delivery is gone; it is delivered again");
         }
     }
+}
+
+fn shortened(reason: &str) -> String {
+    reason.chars().take(REASON_CHARS_MAX).collect()
 }

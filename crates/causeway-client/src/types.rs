@@ -75,10 +75,14 @@ impl Client {
             version: register.version.unwrap_or_default(),
             description: register.description,
         };
+        let call = || async {
+            let mut grpc = self.grpc.clone();
+            self.answer(grpc.register_type(self.request(request.clone())), Effect::Write).await
+        };
         let response = match repeatable {
-            true => self.ask(request, |mut grpc, request| async move { grpc.register_type(request).await }).await?,
+            true => self.retried(call, ClientError::is_interruption).await?,
             // Done twice, another's registration between, it would be another version.
-            false => self.answer(self.grpc.clone().register_type(self.request(request)), Effect::Write).await?,
+            false => call().await?,
         };
         let info = EventTypeInfo::try_from(response.r#type.unwrap_or_default()).map_err(ClientError::Unreadable)?;
         Ok(RegisteredType { info, duplicate: response.duplicate })

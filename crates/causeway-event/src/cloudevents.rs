@@ -59,9 +59,9 @@ pub fn headers(event: &NewEvent, id: EventId, correlation: &CorrelationId) -> Ve
 }
 
 /// Reads what [`headers`] wrote. Unknown headers are left alone; the error's field is the header's name.
-pub fn read<'h>(header: impl Fn(&str) -> Option<&'h str>, payload: &[u8]) -> Result<Stored, Invalid> {
-    let optional = |name: &str| header(name).map(decode).transpose().map_err(|error| at(name, error));
-    let required = |name: &str| optional(name)?.ok_or_else(|| Invalid::new(name, "is missing"));
+pub fn read<'h>(header: impl Fn(&'static str) -> Option<&'h str>, payload: &[u8]) -> Result<Stored, Invalid> {
+    let optional = |name: &'static str| header(name).map(decode).transpose().map_err(|error| at(name, error));
+    let required = |name: &'static str| optional(name)?.ok_or_else(|| Invalid::new(name, "is missing"));
     if required("ce-specversion")? != "1.0" {
         return Err(Invalid::new("ce-specversion", "is not 1.0"));
     }
@@ -104,13 +104,16 @@ fn at(name: &str, invalid: Invalid) -> Invalid {
 }
 
 fn parse<'a, T: std::str::FromStr<Err = Invalid>>(
-    required: &impl Fn(&str) -> Result<Cow<'a, str>, Invalid>,
-    name: &str,
+    required: &impl Fn(&'static str) -> Result<Cow<'a, str>, Invalid>,
+    name: &'static str,
 ) -> Result<T, Invalid> {
     required(name)?.parse().map_err(|error| at(name, error))
 }
 
 fn encode(text: &str) -> String {
+    if text.bytes().all(|byte| matches!(byte, 0x21..=0x7e) && !matches!(byte, b'"' | b'%')) {
+        return text.to_owned();
+    }
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

@@ -366,6 +366,8 @@ pub struct TypeRegistered {
 /// Whoever holds the signing key vouches for the log up to a position.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogCheckpointed {
+    /// Which log it is: the hash of what stands first on it, SHA-256 as hex digits.
+    pub log: String,
     /// The last position that the hash takes account of.
     pub position: u64,
     /// How many events stand up to there.

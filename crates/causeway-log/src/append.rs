@@ -13,6 +13,7 @@
 
 mod answer;
 mod batch;
+mod fence;
 mod group;
 mod prepare;
 mod publisher;
@@ -25,7 +26,9 @@ use futures::future::BoxFuture;
 
 pub(crate) use self::group::Group;
 pub use self::group::GroupCommit;
-pub(crate) use self::publisher::Publisher;
+pub(crate) use self::publisher::{Publisher, Way};
+use self::answer::Patience;
+use crate::leader::Placed;
 use crate::{Log, LogError};
 
 /// The most events of one append: what the server takes in one atomic batch.
@@ -56,7 +59,7 @@ pub struct Fence {
 /// What an append did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Appended {
-    /// One for each event, in order.
+    /// One for each event, in order. Of a duplicate, one for each event of the earlier append: at most one more than this has.
     pub receipts: Vec<Receipt>,
     /// Whether an earlier append under the same key did it.
     pub duplicate: bool,
@@ -73,10 +76,15 @@ pub struct Receipt {
     pub correlation_id: CorrelationId,
 }
 
-/// An append that is on its way; resolves once it is settled. Dropping it does not take it back.
+/// An append that has its place behind those begun before it; resolves once it is settled. Dropping it does not take it back.
+///
+/// When the connection breaks, what was on its way may have arrived or not, and may arrive shortly after the next connection to
+/// NATS has been made. What had been written to the socket of a server that is frozen arrives when it goes on, however late: only
+/// a fence, or a key within the server's duplicate window, keeps that from standing beside its own repetition.
 pub type Begun = BoxFuture<'static, Result<Appended, LogError>>;
 
-/// Appends that go out in the order in which they are begun, without waiting for each other's acknowledgements.
+/// Appends that go out in the order in which they are begun, without waiting for each other's acknowledgements. Dropping
+/// [`begin`](Sequence::begin) before it is done may take the append back.
 ///
 /// So they stand on the log in that order, with one exception: an append whose acknowledgement is lost is sent again, and may
 /// then stand behind others that began after it.
@@ -109,7 +117,7 @@ impl Sequence {
         let prepared = Arc::new(prepare::prepare(&log.inner.names, append)?);
         log.require_connection()?;
         if prepared.may_be_grouped() {
-            let (begun, ticket) = log.inner.group.begin(log, prepared);
+            let (begun, ticket) = log.inner.group.begin(log, prepared).await;
             self.queued = ticket.or(self.queued.take());
             return Ok(begun);
         }
@@ -117,25 +125,46 @@ impl Sequence {
             log.inner.group.handed_over(ticket).await;
         }
         match prepared.messages.len() {
-            1 => Ok(log.begin_single(prepared)),
+            1 => Ok(log.begin_single(prepared).await),
             _ => log.begin_batch(prepared).await,
         }
     }
 }
 
 impl Log {
-    /// What an earlier append of the same key left at `first`, or our own if it is ours.
-    async fn found_at(&self, first: Position, prepared: &prepare::Prepared) -> Result<Appended, LogError> {
-        let mut receipts = Vec::with_capacity(prepared.messages.len());
-        let mut position = first;
-        for _ in &prepared.messages {
-            // It is on the log; a replica that has not got it yet is no reason to say otherwise.
-            let stored = self.get(position).await.map_err(after_sending)?.ok_or(LogError::Unknown)?;
-            receipts.push(Receipt { id: stored.event.id, position, correlation_id: stored.event.metadata.correlation_id });
-            position = position.next();
+    /// What an earlier append of the same key left at `first`, or our own if it is ours. It stands there: a leader that does not
+    /// know it yet is asked again.
+    async fn found_at(&self, first: Position, prepared: &prepare::Prepared, patience: &Patience) -> Result<Appended, LogError> {
+        let head = self.stored_at(first, patience).await?;
+        let ours = head.receipt.id == prepared.messages[0].id;
+        let mut receipts = vec![head.receipt];
+        // It goes on as long as the messages are of the same batch and have no message id: each member of a group has its own.
+        // One more than ours has is enough to see that it is another.
+        let enough = prepared.messages.len() + usize::from(!ours);
+        while let Some(batch) = &head.batch
+            && !head.is_last
+            && receipts.len() < enough
+        {
+            let next = self.stored_at(Position::new(first.get() + receipts.len() as u64), patience).await?;
+            if next.begins_append || next.batch.as_ref() != Some(batch) {
+                break;
+            }
+            receipts.push(next.receipt);
+            if next.is_last {
+                break;
+            }
         }
-        let ours = receipts.first().is_some_and(|receipt| receipt.id == prepared.messages[0].id);
         Ok(Appended { receipts, duplicate: !ours })
+    }
+
+    async fn stored_at(&self, position: Position, patience: &Patience) -> Result<Placed, LogError> {
+        loop {
+            match self.placed_at(position).await {
+                Ok(Some(placed)) => return Ok(placed),
+                Err(error) if !error.is_transient() => return Err(error),
+                Ok(None) | Err(_) => patience.pause_or(LogError::Unknown).await?,
+            }
+        }
     }
 }
 

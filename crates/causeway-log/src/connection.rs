@@ -9,7 +9,7 @@ use async_nats::{Client, ConnectOptions};
 use causeway_event::Position;
 use tokio::sync::watch;
 
-use crate::append::{Group, Publisher};
+use crate::append::{Group, Publisher, Way};
 use crate::config::Login;
 use crate::names::Names;
 use crate::{Config, LogError};
@@ -23,7 +23,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// The longest pause between two attempts to reconnect.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
 
-/// The log. Cloning is cheap; all clones share one connection.
+/// The log. Cloning is cheap; all clones share its connections: one for appends, one for all else.
 #[derive(Clone)]
 pub struct Log {
     pub(crate) inner: Arc<Inner>,
@@ -77,14 +77,6 @@ impl Log {
             .reconnect_delay_callback(|attempts| {
                 let exponent = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(6);
                 (Duration::from_millis(25) * 2_u32.pow(exponent)).min(RECONNECT_DELAY_MAX)
-            })
-            .event_callback(move |event| {
-                match event {
-                    async_nats::Event::Connected => connected.send_modify(|count| *count += 1),
-                    async_nats::Event::Disconnected => tracing::warn!("the connection to NATS is lost"),
-                    ref other => tracing::debug!(event = %other, "NATS connection event"),
-                }
-                async {}
             });
         if let Some(path) = &config.credentials {
             let unreadable =
@@ -97,6 +89,15 @@ impl Log {
             None => options,
         };
         let servers: Vec<String> = config.url.servers().collect();
+        let way = Way { servers: servers.clone(), options: options.clone(), request_timeout: config.request_timeout };
+        let options = options.event_callback(move |event| {
+            match event {
+                async_nats::Event::Connected => connected.send_modify(|count| *count += 1),
+                async_nats::Event::Disconnected => tracing::warn!("the connection to NATS is lost"),
+                ref other => tracing::debug!(event = %other, "NATS connection event"),
+            }
+            async {}
+        });
         let client = tokio::time::timeout(config.request_timeout, options.connect(servers))
             .await
             .map_err(|_| LogError::unavailable(format!("no answer from {} within {:?}", config.url, config.request_timeout)))?
@@ -108,7 +109,7 @@ impl Log {
         }
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(config.request_timeout);
-        let publisher = Publisher::new(client.clone(), connections.clone(), config.request_timeout);
+        let publisher = Publisher::connect(way).await?;
         let group = Group::start(publisher.clone(), config.group_commit);
         let config = config.clone();
         let log = Self { inner: Arc::new(Inner { client, jetstream, names, config, connections, publisher, group }) };
@@ -123,9 +124,9 @@ impl Log {
         }
     }
 
-    /// Whether the connection is up at this moment.
+    /// Whether the connections, the one for appends and the one for all else, are up at this moment.
     pub fn is_connected(&self) -> bool {
-        self.inner.client.connection_state() == State::Connected
+        self.inner.client.connection_state() == State::Connected && self.inner.publisher.is_connected()
     }
 
     /// The last position of the log, never older than any append acknowledged before the call: the stream's leader answers.

@@ -4,9 +4,14 @@
 //! the group's dispatcher reads, in the same stream, and is deleted when the group is done with it. Between the two steps of
 //! the move a crash leaves both: the event is delivered again, which a member must bear anyway.
 
+use std::time::{Duration, Instant};
+
 use async_nats::HeaderMap;
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
+use async_nats::jetstream::stream::{
+    DeleteMessageError, DeleteMessageErrorKind, LastRawMessageErrorKind, RawMessageError, Stream,
+};
 use bytes::Bytes;
 use causeway_event::{AggregateId, Event, Invalid, Position};
 use futures::TryStreamExt as _;
@@ -21,6 +26,8 @@ const REASON: &str = "Causeway-Reason";
 const DELIVERIES: &str = "Causeway-Deliveries";
 /// A reason is cut to this length: all headers together may have 64 KiB.
 const REASON_CHARS_MAX: usize = 2000;
+/// How a server says that what is to be deleted is not there: any more, or because its stream does not reach that far.
+const NO_SUCH_MESSAGE: [&str; 2] = ["no message found", "stream store EOF"];
 
 /// Why a processor gave up on an event.
 #[derive(Clone, Debug)]
@@ -109,41 +116,73 @@ impl Log {
         Ok(counts.into_iter().map(|(_, count)| count as u64).sum())
     }
 
-    /// Sends letters back to their group; says how many there were.
+    /// The number of the newest letter or replay, of whomever; 0 if there never was one.
+    pub async fn last_letter(&self) -> Result<u64, LogError> {
+        let info = self.letters_stream().await?.get_info().await.map_err(LogError::unavailable)?;
+        Ok(info.state.last_sequence)
+    }
+
+    /// Sends these letters back to their group; says how many there were. [`LogError::Unknown`] if it broke off when some of them
+    /// may have been moved: the same again does the rest.
     pub async fn replay_letters(&self, group: &GroupName, numbers: &[u64]) -> Result<u32, LogError> {
         let stream = self.letters_stream().await?;
         let mut replayed = 0;
         for number in numbers {
-            let Some(message) = found(stream.get_raw_message(*number).await)? else { continue };
-            if Names::processor_of(&message.subject) != Some(&group.as_processor()) {
-                continue;
+            let message = found(stream.get_raw_message(*number).await).map_err(|error| broke_off(replayed, error))?;
+            let Some(message) = message else { continue };
+            if Names::processor_of(&message.subject) == Some(&group.as_processor()) {
+                replayed += self.send_back(group, &message).await?;
             }
-            let Some(letter) = letter(&message) else { continue };
-            let mut headers = message.headers.clone();
-            headers.insert("Nats-Msg-Id", format!("replay:{number}"));
-            let subject = self.inner.names.replay(group.as_str(), &letter.event.aggregate_id);
-            self.store_letter(subject, headers, message.payload.clone()).await?;
-            self.end_replay(*number).await?;
-            replayed += 1;
         }
         Ok(replayed)
     }
 
-    /// What is on its way back to a group.
-    pub async fn replays(&self, group: &GroupName) -> Result<Vec<Replay>, LogError> {
-        let subject = self.inner.names.replays(group.as_str());
-        Ok(self.letters_on(&subject, 0, usize::MAX, replay).await?.0)
+    /// Sends back all letters of the group up to this number, the oldest first, until `time` is over. How many there were, and
+    /// whether there are more. Breaks off as [`Log::replay_letters`] does.
+    pub async fn replay_all(&self, group: &GroupName, up_to: u64, time: Duration) -> Result<(u32, bool), LogError> {
+        let stream = self.letters_stream().await?;
+        let subject = self.inner.names.dead_letters_of(&group.as_processor());
+        let (begun, mut replayed, mut next) = (Instant::now(), 0, 1);
+        loop {
+            let message = found(stream.get_first_raw_message_by_subject(&subject, next).await);
+            let message = message.map_err(|error| broke_off(replayed, error))?.filter(|message| message.sequence <= up_to);
+            let Some(message) = message else { return Ok((replayed, false)) };
+            // At least one, so that asking again and again comes to an end.
+            if next > 1 && time < begun.elapsed() {
+                return Ok((replayed, true));
+            }
+            next = message.sequence + 1;
+            replayed += self.send_back(group, &message).await?;
+        }
+    }
+
+    /// What is on its way back to a group behind this number, the oldest first, at most `limit`; and whether there is more.
+    pub async fn replays(&self, group: &GroupName, after: u64, limit: usize) -> Result<(Vec<Replay>, bool), LogError> {
+        self.letters_on(&self.inner.names.replays(group.as_str()), after, limit, replay).await
     }
 
     /// The group is done with a replay.
     pub async fn end_replay(&self, number: u64) -> Result<(), LogError> {
-        use async_nats::jetstream::stream::DeleteMessageErrorKind as Kind;
-        match self.letters_stream().await?.delete_message(number).await {
-            Ok(_) => Ok(()),
-            // It is gone already.
-            Err(error) if matches!(error.kind(), Kind::JetStream(_)) => Ok(()),
-            Err(error) => Err(LogError::unavailable(error)),
-        }
+        is_deleted(self.letters_stream().await?.delete_message(number).await)
+    }
+
+    /// Nobody waits for what is on its way back to the group.
+    pub(crate) async fn drop_replays(&self, group: &GroupName) -> Result<(), LogError> {
+        let stream = self.letters_stream().await?;
+        stream.purge().filter(self.inner.names.replays(group.as_str())).await.map(drop).map_err(LogError::unavailable)
+    }
+
+    /// Moves a letter of the group; 0 if it cannot be read. Nothing less than its end is certain.
+    async fn send_back(&self, group: &GroupName, message: &StreamMessage) -> Result<u32, LogError> {
+        let Some(letter) = letter(message) else { return Ok(0) };
+        let mut headers = message.headers.clone();
+        headers.insert("Nats-Msg-Id", format!("replay:{}", letter.number));
+        let subject = self.inner.names.replay(group.as_str(), &letter.event.aggregate_id);
+        let moved = async {
+            self.store_letter(subject, headers, message.payload.clone()).await?;
+            self.end_replay(letter.number).await
+        };
+        moved.await.map(|()| 1).map_err(|error| broke_off(1, error))
     }
 
     async fn write_letter(
@@ -215,6 +254,33 @@ fn letter(message: &StreamMessage) -> Option<Letter> {
 fn replay(message: &StreamMessage) -> Option<Replay> {
     let event: Event = serde_json::from_slice(&message.payload).ok()?;
     Some(Replay { number: message.sequence, position: event.position, aggregate_id: event.aggregate_id })
+}
+
+/// What it means that something failed when so many letters were, or may have been, moved before.
+fn broke_off(moved: u32, error: LogError) -> LogError {
+    if moved == 0 {
+        return error;
+    }
+    tracing::warn!(%error, "sending dead letters back broke off; the same again does the rest");
+    LogError::Unknown
+}
+
+/// Whether nothing stands there any more. A server that refuses to delete, or cannot at the moment, has not deleted.
+fn is_deleted(result: Result<bool, DeleteMessageError>) -> Result<(), LogError> {
+    let error = match result {
+        Ok(_) => return Ok(()),
+        Err(error) => error,
+    };
+    match error.kind() {
+        DeleteMessageErrorKind::JetStream(refused) => match refused.error_code() {
+            ErrorCode::SEQUENCE_NOT_FOUND | ErrorCode::NO_MESSAGE_FOUND => Ok(()),
+            // One code for whatever is in the way of a deletion: only the text tells.
+            _ if NO_SUCH_MESSAGE.iter().any(|text| refused.to_string().starts_with(text)) => Ok(()),
+            _ if refused.code() == 503 => Err(LogError::unavailable(error)),
+            code => Err(LogError::Refused { code: code.0, reason: format!("to delete a dead letter: {refused}") }),
+        },
+        DeleteMessageErrorKind::Request | DeleteMessageErrorKind::TimedOut => Err(LogError::unavailable(error)),
+    }
 }
 
 fn found(result: Result<StreamMessage, RawMessageError>) -> Result<Option<StreamMessage>, LogError> {

@@ -25,7 +25,7 @@ use futures::TryStreamExt as _;
 
 pub use lease::{Claim, Lease};
 pub use mail::{Mail, Post};
-pub use pull::{GroupPull, Hold, Pulled};
+pub use pull::{GroupPull, Hold, Pull, Pulled};
 
 use crate::{Log, LogError};
 
@@ -97,18 +97,26 @@ impl Log {
     }
 
     /// Ends a group; says whether it was there. Its letters stay, those that are on their way back to it do not.
+    /// [`LogError::Unknown`] if it broke off when it may have been ended: the same again does the rest.
     pub async fn delete_group(&self, name: &GroupName) -> Result<bool, LogError> {
-        self.require_connection()?;
         let stream = self.inner.names.events_stream();
-        if self.group_info(name).await?.is_none() {
-            return Ok(false);
+        let is_there = self.group_info(name).await?.is_some();
+        let ended = async {
+            if is_there {
+                let deleted = self.inner.jetstream.delete_consumer_from_stream(name.consumer(self), stream).await;
+                deleted.map_err(LogError::unavailable)?;
+            }
+            // Also of a group that is gone: its end may have broken off here, and the next of its name must not get them.
+            self.drop_replays(name).await
+        };
+        match ended.await {
+            Ok(()) => Ok(is_there),
+            Err(error) if is_there => {
+                tracing::warn!(%error, group = %name, "ending a group broke off; the same again does the rest");
+                Err(LogError::Unknown)
+            }
+            Err(error) => Err(error),
         }
-        let deleted = self.inner.jetstream.delete_consumer_from_stream(name.consumer(self), stream).await;
-        deleted.map_err(|error| LogError::unavailable(format!("group {name}: {error}")))?;
-        for replay in self.replays(name).await? {
-            self.end_replay(replay.number).await?;
-        }
-        Ok(true)
     }
 
     async fn group_info(&self, name: &GroupName) -> Result<Option<Info>, LogError> {
@@ -150,6 +158,8 @@ pub struct GroupState {
     pub terms: String,
     /// Everything up to here is acknowledged.
     pub acknowledged: Position,
+    /// Nothing behind this one was ever given to a dispatcher.
+    pub delivered: Position,
     /// Events that its dispatcher got and that are not acknowledged.
     pub unacknowledged: u64,
     /// Events that its dispatcher has not got yet.
@@ -210,6 +220,7 @@ fn state(log: &Log, info: &Info) -> Option<GroupState> {
         name,
         terms: terms(info),
         acknowledged: Position::new(info.ack_floor.stream_sequence),
+        delivered: Position::new(info.delivered.stream_sequence),
         unacknowledged: u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX),
         undelivered: info.num_pending,
     })

@@ -9,9 +9,9 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
 use bytes::Bytes;
 use causeway_event::{Category, Data, Lineage, NewEvent, Position, cloudevents, format_timestamp};
-use causeway_proof::{Content, Entry, Payload, Recorded};
+use causeway_proof::{Content, Entry, Payload, Recorded, is_of_nats};
 
-use crate::message::imported;
+use crate::message::{self, Place, Record, imported};
 use crate::names::Names;
 use crate::{Log, LogError};
 
@@ -51,7 +51,7 @@ impl Import {
             );
             return Err(LogError::Mismatch { what });
         }
-        let (subject, mut headers, payload) = message(&self.log.inner.names, entry)?;
+        let (subject, mut headers, payload) = message_of(&self.log.inner.names, entry)?;
         headers.insert("Nats-Expected-Last-Sequence", self.sent.to_string());
         let bytes = payload.len() + subject.len();
         while self.window.len() >= WINDOW_MESSAGES_MAX
@@ -101,7 +101,7 @@ fn refusal(error: &PublishError) -> Option<LogError> {
 }
 
 /// The message that an entry was, with the name, time and fence of its first life in headers that NATS does not act upon.
-fn message(names: &Names, entry: &Entry) -> Result<(String, HeaderMap, Bytes), LogError> {
+fn message_of(names: &Names, entry: &Entry) -> Result<(String, HeaderMap, Bytes), LogError> {
     match &entry.content {
         Content::Event(event) => {
             let Payload::Bytes(payload) = &event.payload else {
@@ -115,11 +115,20 @@ fn message(names: &Names, entry: &Entry) -> Result<(String, HeaderMap, Bytes), L
             Ok((subject, event_headers(event, payload)?, payload.clone()))
         }
         Content::Foreign(foreign) => {
+            let refused = |why: &str| Err(LogError::Mismatch { what: format!("position {} {why}", entry.position) });
+            if foreign.headers.iter().any(|(name, _)| is_of_nats(name)) {
+                return refused("has a header that NATS would act upon");
+            }
             let mut headers = HeaderMap::new();
             for (name, value) in &foreign.headers {
                 headers.append(name.as_str(), value.as_str());
             }
-            Ok((names.absolute(&foreign.subject), headers, foreign.payload.clone()))
+            let subject = names.absolute(&foreign.subject);
+            let place = Place { subject: &subject, sequence: entry.position.get(), time_ns: 0 };
+            match message::record(names, &place, Some(&headers), &foreign.payload) {
+                Record::Event(_) => refused("is said to be no event, and would be one"),
+                Record::Unreadable { .. } => Ok((subject, headers, foreign.payload.clone())),
+            }
         }
     }
 }

@@ -33,7 +33,7 @@ pub use copies::{Copies, Copy, CopyLabel};
 pub use dead_letter::{DeadLetter, Letter, Replay};
 pub use error::LogError;
 pub use fold::Folded;
-pub use group::{Claim, Group, GroupName, GroupPull, GroupState, Hold, Lease, Mail, Post, Pulled};
+pub use group::{Claim, Group, GroupName, GroupPull, GroupState, Hold, Lease, Mail, Post, Pull, Pulled};
 pub use import::Import;
 pub use info::{ConsumerInfo, LogInfo};
 pub use message::{Record, Stored};

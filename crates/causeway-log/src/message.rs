@@ -67,7 +67,10 @@ pub(crate) fn record(names: &Names, place: &Place<'_>, headers: Option<&HeaderMa
 }
 
 fn read(names: &Names, place: &Place<'_>, headers: Option<&HeaderMap>, payload: &[u8]) -> Result<Stored, Invalid> {
-    let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(async_nats::HeaderValue::as_str);
+    // No allocation for a name that is known at compile time, here and below: an append passes both.
+    let header = |name: &'static str| {
+        headers.and_then(|headers| headers.get(HeaderName::from_static(name))).map(async_nats::HeaderValue::as_str)
+    };
     let stored = cloudevents::read(header, payload)?;
     // A fold reads by subject: an event under a foreign one would be in some views and not in others.
     if place.subject != names.event(&stored.aggregate_id, Category::of(&stored.event_type)) {
@@ -100,7 +103,6 @@ fn read(names: &Names, place: &Place<'_>, headers: Option<&HeaderMap>, payload: 
 pub(crate) fn headers(event: &NewEvent, id: EventId, correlation: &CorrelationId) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in cloudevents::headers(event, id, correlation) {
-        // No allocation for a name that is known at compile time: this is the hot path of an append.
         headers.insert(HeaderName::from_static(name), value);
     }
     headers

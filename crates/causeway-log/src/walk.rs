@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use causeway_event::Position;
-use causeway_proof::{Content, Entry, Foreign, Payload, Recorded};
+use causeway_proof::{Content, Entry, Foreign, Payload, Recorded, is_of_nats};
 use serde_json::json;
 
 use crate::direct;
@@ -16,7 +16,7 @@ use crate::message::{self, Place, Record, imported};
 use crate::{Log, LogError};
 
 /// What one page has at most: bounds what is held in memory.
-const PAGE_MESSAGES_MAX: usize = 1000;
+const PAGE_MESSAGES_MAX: u64 = 1000;
 const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Pause before a replica that has not got everything yet is asked again.
 const LAG_PAUSE: Duration = Duration::from_millis(50);
@@ -74,7 +74,7 @@ impl Walk {
             let request = json!({
                 "seq": self.seen.next().get(),
                 "next_by_subj": self.log.inner.names.all_events(),
-                "batch": PAGE_MESSAGES_MAX,
+                "batch": (self.up_to.get() - self.seen.get()).min(PAGE_MESSAGES_MAX),
                 "max_bytes": PAGE_BYTES_MAX,
             });
             self.log
@@ -83,15 +83,19 @@ impl Walk {
                     Ok(())
                 })
                 .await?;
+            let goes_on = page.last().is_some_and(|entry| self.up_to < entry.position);
             page.retain(|entry| entry.position <= self.up_to);
             if let Some(last) = page.last() {
                 self.seen = last.position;
                 return Ok(page);
             }
-            if give_up < tokio::time::Instant::now() {
+            if goes_on {
+                self.seen = self.up_to;
+            } else if give_up < tokio::time::Instant::now() {
                 return self.nothing_more().await;
+            } else {
+                tokio::time::sleep(LAG_PAUSE).await;
             }
-            tokio::time::sleep(LAG_PAUSE).await;
         }
         Ok(Vec::new())
     }
@@ -118,13 +122,11 @@ impl Walk {
     }
 }
 
-/// Sorted by name. What NATS itself reads or adds is not part of what somebody put on the log: it differs with the way that a
-/// message is read, and would be acted upon once more when it is imported.
+/// Sorted by name, without what is of NATS itself.
 fn foreign_headers(headers: &HeaderMap) -> Vec<(String, String)> {
-    let is_nats = |name: &str| name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
     let mut all: Vec<(String, String)> = headers
         .iter()
-        .filter(|(name, _)| !is_nats(name.as_ref()))
+        .filter(|(name, _)| !is_of_nats(name.as_ref()))
         .flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.as_str().to_owned())))
         .collect();
     all.sort_by(|(a, _), (b, _)| a.cmp(b));

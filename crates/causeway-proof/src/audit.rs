@@ -6,6 +6,9 @@
 //!
 //! A gap, and what is no event, may have been there from the start or be the trace of a deed. A checkpoint that agrees says
 //! that it stood so when it was signed: only then is it a mere warning.
+//!
+//! That nothing is wrong and that somebody vouches for it are two things: whoever can write to a log can take its checkpoints out.
+//! So the summary names both, and with trusted keys a log that none of them vouches for fails.
 
 mod checks;
 
@@ -20,8 +23,8 @@ use crate::entry::{Content, Entry, Payload, Recorded};
 use crate::hash::Hash;
 use crate::{LOG_AGGREGATE, Line};
 
-/// How far behind its own place a checkpoint may vouch, in entries.
-const RECENT_MAX: usize = 100_000;
+/// How far behind its own place a checkpoint can vouch, in entries, and still be compared.
+const RECENT_MAX: usize = if cfg!(test) { 1000 } else { 100_000 };
 
 /// What is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +69,10 @@ pub enum Fault {
     Checkpoint,
     /// Not signed by who should have.
     Signature,
+    /// Nobody who is trusted vouches for any of it.
+    Unvouched,
+    /// An export that begins behind the log's beginning.
+    Unseen,
     /// Not what somebody kept.
     KeptHead,
     /// An id that another event has.
@@ -90,6 +97,8 @@ impl Fault {
             Self::Altered => "altered",
             Self::Checkpoint => "checkpoint",
             Self::Signature => "signature",
+            Self::Unvouched => "unvouched",
+            Self::Unseen => "unseen",
             Self::KeptHead => "kept_head",
             Self::DuplicateId => "duplicate_id",
             Self::DuplicateKey => "duplicate_key",
@@ -113,16 +122,22 @@ pub struct Trust {
 /// What was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
+    /// What it began behind: nothing was seen of what stands before.
+    pub start: Chain,
     /// The chain over what stands here.
     pub chain: Chain,
+    /// Entries that were seen.
+    pub seen: u64,
     /// Events among the entries.
     pub events: u64,
     /// Checkpoints that agree with what they vouch for.
     pub checkpoints: u64,
     /// Of those, how many were signed by one of the given keys.
     pub signed: u64,
-    /// The last position that a checkpoint or a kept head vouches for.
+    /// The last position up to which a checkpoint of a trusted key, or a kept head, vouches for what was seen.
     pub vouched: Position,
+    /// Entries that were seen behind it: for those nobody vouches.
+    pub unvouched: u64,
     /// Findings that fail the audit.
     pub problems: u64,
     /// The other findings.
@@ -135,14 +150,22 @@ pub struct Audit {
     keys: Vec<PublicKey>,
     heads: BTreeMap<Position, Vec<Hash>>,
     leaves: BTreeMap<Position, Hash>,
-    /// What it began behind; nothing is known of what stands before.
-    start: Position,
+    /// Whether somebody kept the head that it began behind.
+    start_is_kept: bool,
     seen: Position,
     truth: Chain,
     /// The chain as checkpoints see it.
     expected: Chain,
     /// The chain as an export's own hashes have it.
     stated: Chain,
+    /// Whether the chain that checkpoints see has never been set right: then what they agree with is what stands here.
+    unbroken: bool,
+    /// Up to here a checkpoint of whatever key was compared.
+    compared: Position,
+    /// Entries up to what is vouched for, by the chain.
+    vouched_entries: u64,
+    /// Whether anything was seen but checkpoints.
+    has_content: bool,
     /// The leaves of the last entries, and the expected chain with each.
     recent: VecDeque<(Hash, Chain)>,
     ids: HashSet<EventId>,
@@ -166,11 +189,15 @@ impl Audit {
             keys: trust.keys,
             heads,
             leaves: trust.leaves,
-            start: Position::START,
+            start_is_kept: false,
             seen: Position::START,
             truth: Chain::START,
             expected: Chain::START,
             stated: Chain::START,
+            unbroken: true,
+            compared: Position::START,
+            vouched_entries: 0,
+            has_content: false,
             recent: VecDeque::new(),
             ids: HashSet::new(),
             used_keys: HashSet::new(),
@@ -178,11 +205,14 @@ impl Audit {
             pending: Vec::new(),
             found: Vec::new(),
             summary: Summary {
+                start,
                 chain: start,
+                seen: 0,
                 events: 0,
                 checkpoints: 0,
                 signed: 0,
                 vouched: Position::START,
+                unvouched: 0,
                 problems: 0,
                 warnings: 0,
             },
@@ -193,9 +223,22 @@ impl Audit {
     }
 
     fn begin(&mut self, start: Chain) {
-        (self.start, self.seen, self.summary.vouched) = (start.position, start.position, start.position);
+        (self.summary.start, self.seen, self.compared) = (start, start.position, start.position);
         (self.truth, self.expected, self.stated) = (start, start, start);
+        self.vouched_entries = start.entries;
         self.recent = VecDeque::from([(Hash::ZERO, start)]);
+        self.compare_heads();
+        self.start_is_kept = self.summary.vouched == start.position;
+    }
+
+    /// What it began behind.
+    fn start(&self) -> Position {
+        self.summary.start.position
+    }
+
+    /// A leaf that somebody kept, of a position that has not been seen yet: as [`Trust::leaves`], for whoever reads them in step.
+    pub fn keep(&mut self, position: Position, leaf: Hash) {
+        self.leaves.insert(position, leaf);
     }
 
     /// The next entry of a log.
@@ -211,7 +254,7 @@ impl Audit {
             self.ended = false;
         }
         match line {
-            Line::Start(chain) if self.seen == Position::START => self.begin(*chain),
+            Line::Start(chain) if self.seen == Position::START && chain.position != Position::START => self.begin(*chain),
             Line::Start(_) => {
                 self.problem(Fault::OutOfOrder, self.seen.next(), self.seen.next(), "the export begins a second time".to_owned());
             }
@@ -259,14 +302,23 @@ impl Audit {
     /// There is nothing more. The last findings and the whole.
     pub fn finish(mut self) -> (Vec<Finding>, Summary) {
         self.settle(Position::new(u64::MAX), Severity::Problem);
+        self.say_what_was_not_seen();
         for (position, _) in std::mem::take(&mut self.heads) {
-            if position != Position::START && self.start < position {
-                let what = match self.seen < position {
-                    true => format!("the log ends at position {}, before the kept head at {position}", self.seen),
-                    false => format!("nothing stands at position {position}, of which a head was kept"),
-                };
-                self.problem(Fault::KeptHead, position, position, what);
-            }
+            let what = if self.seen < position {
+                format!("the log ends at position {}, before the kept head at {position}", self.seen)
+            } else if position < self.start() {
+                format!("the kept head at {position} cannot be compared: the export begins behind position {}", self.start())
+            } else {
+                format!("nothing stands at position {position}, of which a head was kept")
+            };
+            self.problem(Fault::KeptHead, position, position, what);
+        }
+        if let Some((&first, _)) = self.leaves.first_key_value()
+            && first <= self.start()
+        {
+            let last = self.start();
+            let what = format!("positions {first} to {last} of what was kept cannot be compared: the export begins behind them");
+            self.problem(Fault::Unseen, first, last, what);
         }
         if let Some((&position, _)) = self.leaves.last_key_value()
             && self.seen < position
@@ -275,6 +327,8 @@ impl Audit {
             self.problem(Fault::CutOff, self.seen.next(), position, what);
         }
         self.summary.chain = self.truth;
+        self.summary.unvouched = self.truth.entries.saturating_sub(self.vouched_entries).min(self.summary.seen);
+        self.say_whether_anybody_vouches();
         (self.found, self.summary)
     }
 }

@@ -15,6 +15,8 @@ const LINK: &[u8] = b"causeway/chain/1";
 /// How far the chain goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chain {
+    /// Which log it is of: the leaf of the first entry. It stays what it was when the log is copied. Zero before the first.
+    pub log: Hash,
     /// The last position that it takes account of.
     pub position: Position,
     /// How many entries stand up to there.
@@ -25,7 +27,7 @@ pub struct Chain {
 
 impl Chain {
     /// Before the first entry.
-    pub const START: Self = Self { position: Position::START, entries: 0, hash: Hash::ZERO };
+    pub const START: Self = Self { log: Hash::ZERO, position: Position::START, entries: 0, hash: Hash::ZERO };
 
     /// Takes account of the next entry.
     pub fn push(&mut self, entry: &Entry) {
@@ -33,9 +35,10 @@ impl Chain {
     }
 
     /// The same with a leaf that is known.
-    pub(crate) fn link(&mut self, position: Position, leaf: &Hash) {
+    pub fn link(&mut self, position: Position, leaf: &Hash) {
         let link = Sha256::new().chain_update(LINK).chain_update(self.hash.as_bytes()).chain_update(leaf.as_bytes());
-        *self = Self { position, entries: self.entries + 1, hash: Hash::new(link.finalize().into()) };
+        let log = if self.entries == 0 { *leaf } else { self.log };
+        *self = Self { log, position, entries: self.entries + 1, hash: Hash::new(link.finalize().into()) };
     }
 
     /// What one can keep, to compare with later.

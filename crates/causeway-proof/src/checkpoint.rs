@@ -1,6 +1,6 @@
 //! Checkpoints: whoever holds the signing key vouches for the log up to a position.
 //!
-//! What is signed is four lines of text, so that any Ed25519 tool can check it.
+//! What is signed is five lines of text, so that any Ed25519 tool can check it.
 
 use std::fmt;
 
@@ -48,6 +48,7 @@ impl Signer {
     pub fn sign(&self, chain: &Chain) -> LogCheckpointed {
         let signature = self.0.sign(statement(chain).as_bytes());
         LogCheckpointed {
+            log: chain.log.to_string(),
             position: chain.position.get(),
             events: chain.entries,
             hash: chain.hash.to_string(),
@@ -103,10 +104,11 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Reads the data of a `LogCheckpointed`. The error's field is the path in it.
     pub fn read(data: &LogCheckpointed) -> Result<Self, Invalid> {
+        let log = data.log.parse().map_err(|invalid: Invalid| invalid.within("/log"))?;
         let hash = data.hash.parse().map_err(|invalid: Invalid| invalid.within("/hash"))?;
         let signature = from_hex(&data.signature).ok_or_else(|| Invalid::new("/signature", "is not 128 hex digits"))?;
         Ok(Self {
-            chain: Chain { position: Position::new(data.position), entries: data.events, hash },
+            chain: Chain { log, position: Position::new(data.position), entries: data.events, hash },
             key_id: data.key_id.clone(),
             signature: Signature::from_bytes(&signature),
         })
@@ -115,5 +117,5 @@ impl Checkpoint {
 
 /// What is signed.
 fn statement(chain: &Chain) -> String {
-    format!("causeway checkpoint 1\n{}\n{}\n{}\n", chain.position, chain.entries, chain.hash)
+    format!("causeway checkpoint 1\n{}\n{}\n{}\n{}\n", chain.log, chain.position, chain.entries, chain.hash)
 }

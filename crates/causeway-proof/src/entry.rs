@@ -62,12 +62,18 @@ pub enum Payload {
 pub struct Foreign {
     /// Its subject, without the log's namespace.
     pub subject: String,
-    /// Its headers, sorted by name; of NATS's own only `Nats-Msg-Id`.
+    /// Its headers, sorted by name, without those that NATS itself acts upon.
     pub headers: Vec<(String, String)>,
     /// Its payload.
     pub payload: Bytes,
     /// Why it cannot be read. No part of the proof.
     pub reason: Invalid,
+}
+
+/// Whether NATS itself reads or adds this header. Those are no part of what somebody put on the log: they differ with the way that
+/// a message is read, and would be acted upon once more if they were published again.
+pub fn is_of_nats(header: &str) -> bool {
+    header.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
 }
 
 impl Payload {

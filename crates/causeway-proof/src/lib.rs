@@ -20,7 +20,7 @@ mod line;
 pub use audit::{Audit, Fault, Finding, Severity, Summary, Trust};
 pub use chain::{Chain, Head};
 pub use checkpoint::{Checkpoint, KeyError, PublicKey, Signer, key_bytes};
-pub use entry::{Content, Entry, Foreign, Payload, Recorded};
+pub use entry::{Content, Entry, Foreign, Payload, Recorded, is_of_nats};
 pub use hash::Hash;
 pub use line::{Line, LineError};
 

@@ -4,6 +4,8 @@
 //! CloudEvents has 32 bits. Three sorts of line are no CloudEvents, and have one member that says which: `foreign` (what stood
 //! on the log and was no event), `gap` (where nothing stood), and `start` and `end` (how far the chain goes there).
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -11,11 +13,12 @@ use causeway_event::{
     AggregateId, CorrelationId, EventId, EventType, IdempotencyKey, Invalid, Labels, Metadata, Position, Source, TraceParent,
     cloudevents, format_timestamp, parse_timestamp,
 };
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::chain::Chain;
-use crate::entry::{Content, Entry, Foreign, Payload, Recorded};
+use crate::entry::{Content, Entry, Foreign, Payload, Recorded, is_of_nats};
 use crate::hash::Hash;
 
 /// What a line says.
@@ -101,6 +104,7 @@ struct Raw {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Mark {
+    log: Hash,
     position: String,
     entries: String,
     hash: Hash,
@@ -140,6 +144,7 @@ impl Line {
     /// Reads what [`write`](Self::write) wrote.
     pub fn read(line: &[u8]) -> Result<Self, LineError> {
         let raw: Raw = serde_json::from_slice(line).map_err(|error| LineError(error.to_string()))?;
+        raw.stands_alone(line)?;
         match &raw {
             Raw { start: Some(mark), .. } => mark.chain().map(Self::Start),
             Raw { end: Some(mark), .. } => mark.chain().map(Self::End),
@@ -154,18 +159,52 @@ impl Line {
     }
 }
 
+impl RawForeign {
+    /// Only what a walk of a log writes: an import publishes it as it is.
+    fn read(self) -> Result<Foreign, LineError> {
+        if !self.subject.starts_with("ev.") {
+            return Err(LineError("foreign/subject: is no subject of the log".to_owned()));
+        }
+        if let Some((name, _)) = self.headers.iter().find(|(name, _)| is_of_nats(name)) {
+            return Err(LineError(format!("foreign/headers: {name:?} is a header that NATS acts upon")));
+        }
+        Ok(Foreign {
+            subject: self.subject,
+            headers: self.headers,
+            payload: base64(&self.payload_base64, "foreign/payload_base64")?,
+            reason: Invalid::new("", self.reason),
+        })
+    }
+}
+
 impl Mark {
     fn of(chain: &Chain) -> Self {
-        Self { position: chain.position.to_string(), entries: chain.entries.to_string(), hash: chain.hash }
+        Self { log: chain.log, position: chain.position.to_string(), entries: chain.entries.to_string(), hash: chain.hash }
     }
 
     fn chain(&self) -> Result<Chain, LineError> {
         let entries = self.entries.parse().map_err(|_| LineError("entries is no number".to_owned()))?;
-        Ok(Chain { position: position(&self.position, "position")?, entries, hash: self.hash })
+        Ok(Chain { log: self.log, position: position(&self.position, "position")?, entries, hash: self.hash })
     }
 }
 
 impl Raw {
+    /// What is no event has no member of one: another reader would take the line for an event where an audit sees none.
+    fn stands_alone(&self, line: &[u8]) -> Result<(), LineError> {
+        let allowed: &[&str] = match self {
+            Self { start: Some(_), .. } => &["start"],
+            Self { end: Some(_), .. } => &["end"],
+            Self { gap: Some(_), .. } => &["gap"],
+            Self { foreign: Some(_), .. } => &["foreign", "position", "hash"],
+            _ => return Ok(()),
+        };
+        let members: BTreeMap<&str, IgnoredAny> = serde_json::from_slice(line).map_err(|error| LineError(error.to_string()))?;
+        match members.keys().find(|name| !allowed.contains(*name)) {
+            Some(name) => Err(LineError(format!("{} and {name} cannot stand on one line", allowed[0]))),
+            None => Ok(()),
+        }
+    }
+
     fn of(entry: &Entry) -> Self {
         let position = Some(entry.position.to_string());
         match &entry.content {
@@ -214,12 +253,7 @@ impl Raw {
     fn entry(self) -> Result<Entry, LineError> {
         let position = position(self.position.as_deref().unwrap_or_default(), "position")?;
         let content = match self.foreign {
-            Some(foreign) => Content::Foreign(Foreign {
-                subject: foreign.subject,
-                headers: foreign.headers,
-                payload: base64(&foreign.payload_base64, "foreign/payload_base64")?,
-                reason: Invalid::new("", foreign.reason),
-            }),
+            Some(foreign) => Content::Foreign(foreign.read()?),
             None => Content::Event(Box::new(self.event()?)),
         };
         Ok(Entry { position, content })
@@ -227,6 +261,13 @@ impl Raw {
 
     fn event(self) -> Result<Recorded, LineError> {
         let invalid = |name: &str, error: &dyn std::fmt::Display| LineError(format!("{name}: {error}"));
+        // Neither is part of the proof, since neither is ever anything else.
+        if self.specversion.as_deref() != Some("1.0") {
+            return Err(invalid("specversion", &"is not 1.0"));
+        }
+        if self.datacontenttype.as_deref().is_some_and(|content_type| content_type != cloudevents::CONTENT_TYPE) {
+            return Err(invalid("datacontenttype", &format!("is not {}", cloudevents::CONTENT_TYPE)));
+        }
         let labels: Labels = match &self.labels {
             Some(json) => serde_json::from_str(json).map_err(|error| invalid("labels", &error))?,
             None => Labels::new(),

@@ -7,7 +7,9 @@
 //! is an orphan: a root with a mark. So there are no cycles, whatever the log holds. Chains may be very deep; the tree is
 //! therefore a flat list in depth-first order (nested JSON of that depth is read by nobody), and nothing here recurses.
 
+mod index;
 mod mermaid;
+mod parts;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -19,11 +21,12 @@ use serde::{Deserialize, Serialize};
 
 pub use tree::{Node, Tree};
 
-use crate::view::{IdKind, View};
-use crate::{Prices, Time};
+use crate::Time;
+use index::Index;
 
 /// The events of one correlation id up to and including the one at `position`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Kept")]
 pub struct Chain {
     /// The last event folded; 0 before the first. Events up to here change nothing more.
     pub position: Position,
@@ -32,6 +35,24 @@ pub struct Chain {
     pub correlation_id: Option<CorrelationId>,
     /// Its events in the order of the log.
     pub links: Vec<Link>,
+    #[serde(skip)]
+    index: Index,
+}
+
+/// A chain as it was written.
+#[derive(Deserialize)]
+struct Kept {
+    position: Position,
+    #[serde(default)]
+    correlation_id: Option<CorrelationId>,
+    links: Vec<Link>,
+}
+
+impl From<Kept> for Chain {
+    fn from(kept: Kept) -> Self {
+        let index = Index::of(&kept.links);
+        Self { position: kept.position, correlation_id: kept.correlation_id, links: kept.links, index }
+    }
 }
 
 /// What a chain keeps of an event.
@@ -82,22 +103,6 @@ pub struct Link {
     pub error: Option<String>,
 }
 
-impl View for Chain {
-    const NAME: &'static str = "chain";
-    const VERSION: u32 = 1;
-    const DESCRIPTION: &'static str =
-        "A chain of cause and effect as a tree: the time between, durations, models, tokens and cost, what is unfinished.";
-    const ID: IdKind = IdKind::Correlation;
-
-    fn with(self, event: &Event) -> Self {
-        fold(self, event)
-    }
-
-    fn shown(&self, prices: &Prices) -> serde_json::Result<Option<String>> {
-        serde_json::to_string(&self.tree(prices)).map(Some)
-    }
-}
-
 /// The chain with `event`. Events up to `chain.position` are known already and change nothing. The caller gives the events
 /// in the order of the log: those of one correlation id, or those that one event follows from or led to.
 #[must_use]
@@ -109,6 +114,7 @@ pub fn fold(mut chain: Chain, event: &Event) -> Chain {
     let first = chain.correlation_id.get_or_insert_with(|| event.metadata.correlation_id.clone());
     let correlation_id = Some(&event.metadata.correlation_id).filter(|own| *own != first).cloned();
     chain.links.push(Link { correlation_id, ..link(event) });
+    chain.index.add(&chain.links);
     chain
 }
 

@@ -17,4 +17,4 @@ mod view;
 
 pub use price::{Price, Prices};
 pub use time::Time;
-pub use view::{IdKind, View};
+pub use view::{IdKind, Part, View};

@@ -14,8 +14,13 @@ use std::collections::BTreeMap;
 use causeway_event::{AggregateId, Category, Data, Event, EventId, EventType, Position};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::Time;
-use crate::view::{IdKind, View};
+use crate::view::{IdKind, Part, View};
+use crate::{Prices, Time};
+
+/// Where the document stands.
+const DOCUMENT: &str = "/state";
+/// What every event changes beside it.
+const HEAD: [&str; 5] = ["/aggregate_id", "/position", "/updated_at", "/last", "/events"];
 
 /// An aggregate's state up to and including the event at `position`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -77,6 +82,31 @@ impl Document {
         }
     }
 
+    /// Pointers, behind `at`, to what laying `patch` over it can change.
+    fn touched(&self, patch: &Data, at: &str, pointers: &mut Vec<String>) {
+        let (Self::Object(object), Some(members)) = (self, members(patch)) else {
+            pointers.push(at.to_owned());
+            return;
+        };
+        for (name, value) in members {
+            let at = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+            match object.get(&name) {
+                Some(member) => member.touched(&value, &at, pointers),
+                None => pointers.push(at),
+            }
+        }
+    }
+
+    /// What a pointer leads to.
+    fn at(&self, pointer: &str) -> Option<&Self> {
+        let mut found = self;
+        for name in pointer.split('/').skip(1) {
+            let Self::Object(object) = found else { return None };
+            found = object.get(&name.replace("~1", "/").replace("~0", "~"))?;
+        }
+        Some(found)
+    }
+
     /// JSON as it is, its nulls included.
     fn of(data: Data) -> Self {
         match members(&data) {
@@ -124,6 +154,30 @@ impl View for State {
     fn with(self, event: &Event) -> Self {
         fold(self, event)
     }
+
+    fn parts(&mut self, event: &Event) -> Vec<Part> {
+        if event.position <= self.position || event.category() != Category::Custom {
+            return Vec::new();
+        }
+        let mut pointers = HEAD.map(str::to_owned).into();
+        self.state.touched(&event.data, DOCUMENT, &mut pointers);
+        pointers.into_iter().map(Part::at).collect()
+    }
+
+    fn part(&self, pointer: &str, _prices: &Prices) -> serde_json::Result<Option<String>> {
+        match pointer {
+            "/aggregate_id" => json(self.aggregate_id.as_ref()),
+            "/position" => json(Some(&self.position)),
+            "/updated_at" => json(self.updated_at.as_ref()),
+            "/last" => json(self.last.as_ref()),
+            "/events" => json(Some(&self.events)),
+            _ => json(pointer.strip_prefix(DOCUMENT).and_then(|pointer| self.state.at(pointer))),
+        }
+    }
+}
+
+fn json<T: Serialize>(part: Option<&T>) -> serde_json::Result<Option<String>> {
+    part.map(serde_json::to_string).transpose()
 }
 
 /// The state with `event`. Events up to `state.position` are known already and change nothing; only custom ones count.

@@ -33,15 +33,32 @@ pub trait View: Clone + Default + Serialize + DeserializeOwned + Send + 'static 
         Ok(None)
     }
 
-    /// JSON Pointers to all that `event` can change in what is shown, or none where that may be anything. A long view that says
-    /// so is watched at the cost of what changes.
-    fn parts(&mut self, _event: &Event) -> Option<Vec<String>> {
-        None
+    /// All that `event` can change in what is shown, before it is folded: the order is that of the changes. A view that says so
+    /// is watched at the cost of what changes; of any other all of it is looked at for each event.
+    fn parts(&mut self, _event: &Event) -> Vec<Part> {
+        vec![Part::at(String::new())]
     }
 
-    /// The JSON at a pointer that [`Self::parts`] gave; `None` where there is nothing.
-    fn part(&self, _pointer: &str) -> serde_json::Result<Option<String>> {
-        Ok(None)
+    /// The JSON of a part by its name; `None` where it is not there. A part whose name begins with that of another and a slash
+    /// is a part of it.
+    fn part(&self, _name: &str, prices: &Prices) -> serde_json::Result<Option<String>> {
+        self.shown(prices)?.map_or_else(|| serde_json::to_string(self), Ok).map(Some)
+    }
+}
+
+/// A part of what a view shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Where it stands or will stand, as a JSON Pointer, once the parts before it in the list have been changed.
+    pub pointer: String,
+    /// What the view calls it, wherever it stands later.
+    pub name: String,
+}
+
+impl Part {
+    /// One that always stands at the same place.
+    pub fn at(pointer: String) -> Self {
+        Self { name: pointer.clone(), pointer }
     }
 }
 

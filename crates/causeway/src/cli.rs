@@ -500,6 +500,8 @@ mod tests {
         insta::assert_snapshot!("help_events_tail", help(&["events", "tail"]));
         insta::assert_snapshot!("help_view", help(&["view"]));
         insta::assert_snapshot!("help_trace", help(&["trace"]));
+        insta::assert_snapshot!("help_types", help(&["types"]));
+        insta::assert_snapshot!("help_types_register", help(&["types", "register"]));
         insta::assert_snapshot!("help_log", help(&["log"]));
         insta::assert_snapshot!("help_log_verify", help(&["log", "verify"]));
         insta::assert_snapshot!("help_groups", help(&["groups"]));

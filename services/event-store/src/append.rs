@@ -17,6 +17,7 @@ pub(crate) mod stream;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use causeway_event::{
     AggregateId, Category, CorrelationId, Event, EventType, IdempotencyKey, Lineage, NewEvent, Source, TraceParent,
@@ -29,6 +30,9 @@ use uuid::Uuid;
 
 use crate::gateway::Gateway;
 use crate::{problem, trace};
+
+/// How long a key that was looked up counts as unused. The server itself remembers those that are used from then on, for longer.
+const LOOKUP_VALID: Duration = Duration::from_secs(30);
 
 /// What a client wants to append.
 #[derive(Clone, Debug)]
@@ -61,6 +65,8 @@ struct New {
     append: Append,
     shape: Shape,
     span: Span,
+    /// When its key was looked up.
+    looked_up: Instant,
 }
 
 /// Reads what an append needs to know. Appends may be prepared at the same time, and in any order.
@@ -72,17 +78,33 @@ async fn prepare(gateway: &Gateway, request: Request) -> Result<Prepared, Proble
     refuse_system_events(&drafts)?;
     let expected = fences(&drafts, &expected)?;
     let shape = Shape::of(&drafts);
-    if let Some(key) = &idempotency_key {
-        // The server remembers recent keys itself; only a read model that may lack older ones must catch up first.
-        if !gateway.ready.is_recent() {
-            gateway.store.fresh().await?;
-        }
-        if let Some(earlier) = earlier(gateway, &shape, key).await? {
-            return Ok(Prepared::Done(earlier));
-        }
+    let looked_up = Instant::now();
+    if let Some(earlier) = used(gateway, &shape, idempotency_key.as_ref()).await? {
+        return Ok(Prepared::Done(earlier));
     }
     let (events, span) = events(gateway, drafts, &source, traceparent).await?;
-    Ok(Prepared::New(Box::new(New { append: Append { events, expected, idempotency_key }, shape, span })))
+    Ok(Prepared::New(Box::new(New { append: Append { events, expected, idempotency_key }, shape, span, looked_up })))
+}
+
+/// What was prepared, its key looked up again if that was long ago: another append may have used it since.
+async fn renewed(gateway: &Gateway, prepared: Prepared) -> Result<Prepared, Problem> {
+    let Prepared::New(new) = prepared else { return Ok(prepared) };
+    if new.looked_up.elapsed() > LOOKUP_VALID
+        && let Some(earlier) = used(gateway, &new.shape, new.append.idempotency_key.as_ref()).await?
+    {
+        return Ok(Prepared::Done(earlier));
+    }
+    Ok(Prepared::New(new))
+}
+
+/// What an earlier append under this key did, if there was one that the server may have forgotten.
+async fn used(gateway: &Gateway, shape: &Shape, key: Option<&IdempotencyKey>) -> Result<Option<Appended>, Problem> {
+    let Some(key) = key else { return Ok(None) };
+    // The server remembers recent keys itself; only a read model that may lack older ones must catch up first.
+    if !gateway.ready.is_recent() {
+        gateway.store.fresh().await?;
+    }
+    earlier(gateway, shape, key).await
 }
 
 /// An append on its way.
@@ -93,7 +115,7 @@ enum UnderWay {
 
 /// Sends an append, behind those that began before it.
 async fn begin(sequence: &mut Sequence, prepared: Prepared) -> UnderWay {
-    let New { append, shape, span } = match prepared {
+    let New { append, shape, span, .. } = match prepared {
         Prepared::Done(appended) => return UnderWay::Done(appended),
         Prepared::New(new) => *new,
     };

@@ -6,13 +6,16 @@
 //!
 //! Several gateways may do so with the same key. A checkpoint is fenced on the one before it, so that one of them wins, and
 //! all of them go on from what the winner signed. A checkpoint alone is nothing new: an idle log stays idle.
+//!
+//! What is known is never taken for what stands there: a log can be restored from a backup, or another put in its place, under a
+//! gateway that lives on. To sign what was there before would make an honest log fail every audit.
 
 use std::time::Duration;
 
 use causeway_event::payload::LogCheckpointed;
 use causeway_event::{AggregateId, Category, Lineage, NewEvent, Payload, Position, Source};
 use causeway_log::{Append, Fence, Log, LogError};
-use causeway_proof::{Chain, Checkpoint, Content, Entry, LOG_AGGREGATE, Signer};
+use causeway_proof::{Chain, Checkpoint, Content, Entry, Hash, LOG_AGGREGATE, Signer};
 use causeway_runtime::config::{Secret, duration};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -25,6 +28,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PAGE_PAUSE: Duration = Duration::from_millis(2);
 /// Pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// So many entries may have come while the chain was made, of those that an audit remembers (ten times as many): a checkpoint
+/// that stands too far behind what it vouches for cannot be compared.
+const BEHIND_MAX: u64 = 10_000;
+/// So often it is tried to come that near. Where appends are faster than the walk, what was walked is signed all the same, for
+/// the next start to go on from.
+const ROUNDS_MAX: u32 = 10;
 
 /// Signed checkpoints of the log. Without a key there are none.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -89,6 +98,8 @@ struct Signing {
     aggregate: AggregateId,
     source: Source,
     chain: Chain,
+    /// The leaf of the chain's last entry, if that was read here.
+    tip: Option<Hash>,
     /// Where the newest checkpoint stands: what the next one is fenced on.
     newest: Position,
     /// How far the newest checkpoint of this key vouches.
@@ -108,6 +119,7 @@ impl Signing {
             aggregate: LOG_AGGREGATE.parse().map_err(named)?,
             source: "event-store".parse().map_err(named)?,
             chain: Chain::START,
+            tip: None,
             newest: Position::START,
             vouched: Position::START,
             content: Position::START,
@@ -116,20 +128,58 @@ impl Signing {
     }
 
     async fn is_due(&self, every_events: u64, due_at: Instant) -> Result<bool, LogError> {
-        let new = self.log.last_position().await?.get().saturating_sub(self.looked.get());
+        // A log that has become shorter is another one.
+        let new = self.log.last_position().await?.get().abs_diff(self.looked.get());
         let anything = new > 0 || self.vouched < self.content;
         Ok(anything && (every_events <= new || due_at <= Instant::now()))
     }
 
     /// Chains what is new and signs it, unless there is nothing but checkpoints.
     async fn advance(&mut self) -> Result<(), LogError> {
-        let last = self.log.last_position().await?;
-        if last < self.chain.position {
-            tracing::error!(position = %self.chain.position, %last, "the log has lost its end; `causeway log verify` says more");
-            *self = Self::new(self.log.clone(), self.signer.clone())
-                .map_err(|error| LogError::Mismatch { what: error.to_string() })?;
+        if !self.still_stands().await? {
+            tracing::error!(position = %self.chain.position, "the log is not what it was; `causeway log verify` says more");
+            self.tip = None;
+        }
+        if self.tip.is_none() {
+            self.forget();
         }
         self.adopt_newest().await?;
+        self.catch_up().await?;
+        self.looked = self.chain.position;
+        match self.vouched < self.content {
+            true => self.append().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Whether what was read last still stands where it stood.
+    async fn still_stands(&self) -> Result<bool, LogError> {
+        let Some(tip) = self.tip else { return Ok(true) };
+        let position = self.chain.position;
+        let page = self.log.walk(position.previous(), position).page().await?;
+        Ok(page.last().is_some_and(|entry| entry.leaf() == tip))
+    }
+
+    fn forget(&mut self) {
+        (self.chain, self.tip) = (Chain::START, None);
+        (self.newest, self.vouched) = (Position::START, Position::START);
+        (self.content, self.looked) = (Position::START, Position::START);
+    }
+
+    /// Chains what stands on the log, as near to its end as it comes.
+    async fn catch_up(&mut self) -> Result<(), LogError> {
+        let mut last = self.log.last_position().await?;
+        for _ in 0..ROUNDS_MAX {
+            self.walk_to(last).await?;
+            last = self.log.last_position().await?;
+            if last.get().saturating_sub(self.chain.position.get()) <= BEHIND_MAX {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn walk_to(&mut self, last: Position) -> Result<(), LogError> {
         let mut walk = self.log.walk(self.chain.position, last);
         loop {
             let page = walk.page().await?;
@@ -137,7 +187,9 @@ impl Signing {
                 break;
             }
             for entry in &page {
-                self.chain.push(entry);
+                let leaf = entry.leaf();
+                self.chain.link(entry.position, &leaf);
+                self.tip = Some(leaf);
                 match self.is_checkpoint(entry) {
                     true => self.newest = entry.position,
                     false => self.content = entry.position,
@@ -145,11 +197,7 @@ impl Signing {
             }
             tokio::time::sleep(PAGE_PAUSE).await;
         }
-        self.looked = self.chain.position;
-        match self.vouched < self.content {
-            true => self.append().await,
-            false => Ok(()),
-        }
+        Ok(())
     }
 
     /// Goes on from the newest checkpoint, if it is one of this key and ahead of what is known here.
@@ -161,11 +209,25 @@ impl Signing {
             tracing::debug!(position = %stored.event.position, "the newest checkpoint is of another key");
             return Ok(());
         };
+        // Whoever may publish can put a checkpoint where it does not belong: one of another log, or one of what is to come.
+        if stored.event.position <= checkpoint.chain.position || checkpoint.chain.log != self.log_identity().await? {
+            tracing::warn!(position = %stored.event.position, "a checkpoint is out of place; `causeway log verify` says more");
+            return Ok(());
+        }
         self.vouched = self.vouched.max(checkpoint.chain.position);
         if self.chain.position < checkpoint.chain.position {
-            self.chain = checkpoint.chain;
+            (self.chain, self.tip) = (checkpoint.chain, None);
         }
         Ok(())
+    }
+
+    /// The leaf of what stands first on the log.
+    async fn log_identity(&self) -> Result<Hash, LogError> {
+        if self.chain.log != Hash::ZERO {
+            return Ok(self.chain.log);
+        }
+        let page = self.log.walk(Position::START, self.log.last_position().await?).page().await?;
+        Ok(page.first().map_or(Hash::ZERO, Entry::leaf))
     }
 
     fn read_own(&self, data: &LogCheckpointed) -> Option<Checkpoint> {
@@ -204,3 +266,6 @@ impl Signing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,6 +64,9 @@ pub struct Limits {
     /// Memory for views that were looked at: the next look costs only what is new.
     #[serde(with = "bytes")]
     pub views_bytes_max: usize,
+    /// Memory for views that are watched, which stay there as long as somebody watches; a further one is refused.
+    #[serde(with = "bytes")]
+    pub watched_bytes_max: usize,
 }
 
 /// The address of a trace in a tracing tool: a URL with `{trace_id}` in it.
@@ -131,6 +134,7 @@ impl Default for Limits {
             streams_max: 4096,
             connections_max: 8192,
             views_bytes_max: 128 * 1024 * 1024,
+            watched_bytes_max: 256 * 1024 * 1024,
         }
     }
 }

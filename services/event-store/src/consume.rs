@@ -10,9 +10,11 @@
 //! One gateway at a time dispatches a group for the members of all gateways: `dispatch.rs` decides, `dispatcher.rs` acts,
 //! `member.rs` stands between a client and the dispatcher. What must outlive all of them is on the server.
 
+mod census;
 mod dispatch;
 mod dispatcher;
 mod member;
+mod notes;
 mod words;
 
 use std::collections::HashMap;
@@ -20,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use causeway_event::{Category, EventType};
-use causeway_log::{Group, GroupName, GroupState, Letter};
+use causeway_log::{Group, GroupName, GroupState, Letter, LogError};
 use causeway_proto::{Kind, Problem};
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -43,8 +45,6 @@ pub(crate) use member::{Answered, DeliveryId, Said, Told};
 const UNREAD_MAX: usize = 8;
 /// How long somebody who asks how a group does waits for its dispatcher.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
-/// Letters that one replay takes at most without being told which.
-const REPLAY_MAX: usize = 10_000;
 
 /// What a client wants to be a member of, and how.
 #[derive(Clone, Debug)]
@@ -168,12 +168,15 @@ pub(crate) async fn list(gateway: &Gateway) -> Result<Vec<Report>, Problem> {
     Ok(reports)
 }
 
-/// Ends a group and its members' streams.
+/// Ends a group and its members' streams. No limit of time around it: what breaks off under way is not "nothing was changed".
 pub(crate) async fn delete(gateway: &Gateway, group: &GroupName) -> Result<(), Problem> {
     if !gateway.log.delete_group(group).await.map_err(of_log)? {
         return Err(no_group(group));
     }
-    gateway.log.tell_members(group, words::write(&ToMember::Deleted)).await.map_err(of_log)
+    if let Err(error) = gateway.log.tell_members(group, words::write(&ToMember::Deleted)).await {
+        tracing::debug!(%error, %group, "its members were not told of the end of a group; its dispatcher tells them");
+    }
+    Ok(())
 }
 
 /// Parked events behind a letter, and whether there are more.
@@ -186,23 +189,28 @@ pub(crate) async fn parked(
     gateway.log.letters(of.map(GroupName::as_str), after, limit).await.map_err(of_log)
 }
 
-/// Delivers parked events again: these, or all of the group.
-pub(crate) async fn replay(gateway: &Gateway, group: &GroupName, letters: Vec<u64>) -> Result<u32, Problem> {
+/// Delivers parked events again: these, or without any all of the group up to one of them, as many as there is time for. How many,
+/// and if not all up to where there are more. As with [`delete`], no limit of time stands around what moves them.
+pub(crate) async fn replay(gateway: &Gateway, group: &GroupName, letters: &[u64], up_to: u64) -> Result<(u32, u64), Problem> {
     if gateway.log.group(group).await.map_err(of_log)?.is_none() {
         return Err(no_group(group));
     }
-    let letters = match letters.is_empty() {
-        true => {
-            let (all, _) = parked(gateway, Some(group), 0, REPLAY_MAX).await?;
-            all.into_iter().map(|letter| letter.number).collect()
-        }
-        false => letters,
+    let replayed = match letters {
+        [] => replay_all(gateway, group, up_to).await,
+        letters => gateway.log.replay_letters(group, letters).await.map(|replayed| (replayed, 0)),
     };
-    let replayed = gateway.log.replay_letters(group, &letters).await.map_err(of_log)?;
+    // Also of those before something went wrong.
     if gateway.log.tell_dispatcher(group, words::write(&ToDispatcher::Replays)).await.is_err() {
         tracing::debug!(%group, "the dispatcher was not told of a replay; it looks by itself");
     }
-    Ok(replayed)
+    replayed.map_err(of_log)
+}
+
+async fn replay_all(gateway: &Gateway, group: &GroupName, up_to: u64) -> Result<(u32, u64), LogError> {
+    // What is parked again meanwhile has a higher number: going on ends.
+    let up_to = if up_to == 0 { gateway.log.last_letter().await? } else { up_to };
+    let (replayed, more) = gateway.log.replay_all(group, up_to, gateway.config.request_timeout / 2).await?;
+    Ok((replayed, if more { up_to } else { 0 }))
 }
 
 fn no_group(group: &GroupName) -> Problem {

@@ -20,7 +20,7 @@ mod haste;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,10 @@ pub(crate) struct Shared {
     pub(crate) closed: CancellationToken,
     /// How catching up goes, while the model is behind the log.
     pub(crate) catching_up: watch::Sender<Option<CatchingUp>>,
+    /// The last registration of a type that came from the log.
+    registered: AtomicU64,
+    /// The database that was found was not left in order, and its check has not ended.
+    doubted: AtomicBool,
     haste: Haste,
     commands: SyncSender<Command>,
     lookups: Lookups,
@@ -98,6 +102,8 @@ impl Shared {
             files: Arc::new(files),
             closed: CancellationToken::new(),
             catching_up: watch::Sender::new(None),
+            registered: AtomicU64::new(0),
+            doubted: AtomicBool::new(loaded.doubted),
             haste: Haste::default(),
             commands: sender,
             lookups: Lookups::default(),
@@ -110,13 +116,26 @@ impl Shared {
         Ok((Arc::new(shared), work))
     }
 
-    /// Queues a snapshot and waits until it is written.
-    pub(crate) async fn keep(&self, snapshot: Snapshot) -> Result<(), ModelError> {
+    /// Queues a snapshot that was folded from the database of this epoch, and waits until it is written.
+    pub(crate) async fn keep(&self, of: u64, snapshot: Snapshot) -> Result<(), ModelError> {
         let (done, written) = oneshot::channel();
         // A snapshot is a cache: with so many waiting, this one is not missed.
-        match self.commands.try_send(Command::Keep(Box::new(snapshot), done)) {
+        match self.commands.try_send(Command::Keep { of, snapshot: Box::new(snapshot), done }) {
             Ok(()) => written.await.unwrap_or(Ok(())),
             Err(_) => Ok(()),
+        }
+    }
+
+    /// The last registration of a type that came from the log since the start.
+    pub(crate) fn registered(&self) -> Position {
+        Position::new(self.registered.load(Ordering::Acquire))
+    }
+
+    /// Before anybody can read them, so that whoever can knows of them.
+    fn note_registrations(&self, arrived: &[Arrived]) {
+        let registrations = arrived.iter().filter(|arrived| arrived.event.event_type.as_str() == "TypeRegistered");
+        if let Some(last) = registrations.last() {
+            self.registered.fetch_max(last.event.position.get(), Ordering::AcqRel);
         }
     }
 
@@ -136,6 +155,11 @@ impl Shared {
             tracing::warn!(reason, "the read model cannot be believed; it is set aside and made again from the log");
             self.wake();
         }
+    }
+
+    /// Whether the database of this epoch must be checked before it answers anything. Only the first one was found.
+    fn is_doubted(&self, epoch: u64) -> bool {
+        epoch == 0 && self.doubted.load(Ordering::SeqCst)
     }
 
     /// Somebody waits for what is written, for as long as the answer is held: the writer does not linger.
@@ -221,6 +245,7 @@ async fn feed(shared: &Shared) {
                 chunk = records.next(), if !shared.tail.is_full() => {
                     let (Some(chunk), true) = (chunk, shared.tail.epoch() == epoch) else { break };
                     let (arrived, end) = arrived(chunk);
+                    shared.note_registrations(&arrived);
                     if shared.tail.push(epoch, arrived, end) == Pushed::Stale {
                         break;
                     }
@@ -304,11 +329,17 @@ impl Progress {
     }
 }
 
-/// Checks a file that was too large to be checked before it served.
+/// Checks a file that was too large to be checked when it was opened. One that was left in order serves meanwhile; any other one
+/// waits for this.
 async fn check(shared: &Shared) {
     let epoch = shared.tail.epoch();
     let Some(permit) = shared.pool.permit(Duration::MAX).await else { return };
-    if let Err(ModelError::Corrupt(reason)) = shared.pool.run(shared.files.clone(), permit, |reader| reader.check()).await {
-        shared.give_up(epoch, &reason);
+    match shared.pool.run(shared.files.clone(), permit, |reader| reader.check()).await {
+        Ok(()) => {
+            shared.doubted.store(false, Ordering::SeqCst);
+            shared.wake();
+        }
+        Err(ModelError::Corrupt(reason)) => shared.give_up(epoch, &reason),
+        Err(error) => tracing::warn!(%error, "the read model could not be checked"),
     }
 }

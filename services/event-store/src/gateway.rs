@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use causeway_event::Position;
 use causeway_log::Log;
 use causeway_proto::{Kind, Problem};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Config;
 use crate::consume::Groups;
-use crate::problem::COME_BACK;
+use crate::problem::{self, COME_BACK};
 use crate::project::Views;
 use crate::ready::Readiness;
 use crate::store::Store;
@@ -46,6 +47,14 @@ impl Gateway {
             config,
             stop,
         }
+    }
+
+    /// Waits until all is readable that the log had when this was called, and until it is shown in the versions of types that
+    /// stand before it.
+    pub(crate) async fn fresh(&self) -> Result<Position, Problem> {
+        let last = self.store.fresh().await?;
+        self.types.fresh(&self.log, self.store.registered()).await.map_err(problem::of_log)?;
+        Ok(last)
     }
 
     /// A place among the streams, held until it is dropped.

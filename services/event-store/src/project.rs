@@ -13,6 +13,7 @@
 mod diff;
 mod fold;
 mod held;
+mod pace;
 mod pages;
 mod past;
 mod patch;
@@ -35,7 +36,7 @@ use crate::Config;
 use crate::cursor::Moment;
 use crate::gateway::Gateway;
 use crate::read_model::Filter;
-use held::{Held, Key};
+use held::{Budget, Held, Key};
 
 /// What to look at, and when.
 #[derive(Clone, Debug)]
@@ -65,10 +66,18 @@ pub(crate) struct Change {
     pub(crate) patch: Bytes,
 }
 
+impl Change {
+    fn bytes(&self) -> usize {
+        self.patch.len() + self.event.data.as_bytes().len()
+    }
+}
+
 /// The views in memory: folded states with their JSON, and states of the past. Bounded by bytes.
 pub(crate) struct Views {
     prices: Arc<Prices>,
     held: moka::sync::Cache<Key, Arc<Held>>,
+    /// Those that somebody watches, which stay in memory whatever the cache drops.
+    watched: Arc<Budget>,
     past: moka::sync::Cache<(Key, Position), Bytes>,
 }
 
@@ -84,6 +93,7 @@ impl Views {
                 .max_capacity(bytes_max - past_bytes_max)
                 .weigher(move |_, held: &Arc<Held>| size(held.bytes()))
                 .build(),
+            watched: Arc::new(Budget::new(config.limits.watched_bytes_max)),
             past: moka::sync::Cache::builder()
                 .max_capacity(past_bytes_max)
                 .weigher(move |(key, _): &(Key, Position), json: &Bytes| size(json.len() + key.id.len()))
@@ -133,7 +143,7 @@ pub(crate) async fn project(gateway: &Gateway, request: Request) -> Result<Proje
     if let Some(position) = request.min_position {
         gateway.store.wait_for(position).await?;
     }
-    let last = gateway.store.fresh().await?;
+    let last = gateway.fresh().await?;
     let (position, state) = match request.as_of {
         Some(moment) => {
             let at = moment.resolve(&gateway.store, "/as_of", last).await?;

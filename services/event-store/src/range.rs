@@ -40,7 +40,7 @@ impl Wanted {
     /// The query as of now, and where the log ends as of now. What is appended later is not part of it.
     pub(crate) async fn resolve(self, gateway: &Gateway) -> Result<(Query, Position), Problem> {
         let store = &gateway.store;
-        let last = store.fresh().await?;
+        let last = gateway.fresh().await?;
         let end = Position::new(last.get().saturating_add(1));
         let mut query = Query { filter: self.filter, order: self.order, limit: PAGE_EVENTS, ..Query::default() };
         for (named, side) in
@@ -172,7 +172,7 @@ pub(crate) async fn one(gateway: &Gateway, cursor: Cursor, raw: bool) -> Result<
     };
     let mut found = find().await?;
     if found.is_none() {
-        gateway.store.fresh().await?;
+        gateway.fresh().await?;
         found = find().await?;
     }
     Ok(show(gateway, raw, found.into_iter().collect()).pop())

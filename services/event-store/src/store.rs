@@ -143,6 +143,11 @@ impl Store {
         self.shared.tail.epoch()
     }
 
+    /// The last registration of a type among what is, or is about to be, readable.
+    pub(crate) fn registered(&self) -> Position {
+        self.shared.registered()
+    }
+
     /// Waits until all is readable that the log had when this was called.
     pub(crate) async fn fresh(&self) -> Result<Position, StoreError> {
         let last = timeout(self.shared.config.read_timeout, self.shared.last_position());
@@ -170,10 +175,15 @@ impl Store {
         }
     }
 
+    /// How far the log has been read, readable or not.
+    pub(crate) fn fed(&self) -> Position {
+        self.shared.tail.feed_from().1
+    }
+
     /// The events from `first` to `last`, as soon as they have come from the log: that is before they are readable otherwise. None
     /// if they are no longer, or not all, among the newest.
     pub(crate) async fn arrived(&self, first: Position, last: Position) -> Option<Vec<Arc<Event>>> {
-        if self.shared.tail.feed_from().1 < last {
+        if self.fed() < last {
             self.shared.arrivals.wait(last).await;
         }
         (first.get()..=last.get()).map(|position| self.shared.tail.get(Position::new(position))).collect()
@@ -265,6 +275,7 @@ impl Store {
     /// Keeps a snapshot of a view, which is a cache: it may be gone at any time.
     pub(crate) async fn keep_snapshot(
         &self,
+        epoch: u64,
         view: &str,
         version: u32,
         id: &str,
@@ -272,7 +283,7 @@ impl Store {
         state: Vec<u8>,
     ) -> Result<(), StoreError> {
         let snapshot = Snapshot { view: view.to_owned(), version, id: id.to_owned(), position, state };
-        match timeout(self.shared.config.read_timeout, self.shared.keep(snapshot)).await {
+        match timeout(self.shared.config.read_timeout, self.shared.keep(epoch, snapshot)).await {
             Ok(Err(ModelError::Corrupt(_))) | Err(_) => Ok(()),
             Ok(kept) => Ok(kept?),
         }
@@ -344,7 +355,7 @@ async fn belongs(meta: &Meta, last: Option<(Position, EventId)>, log: &Log, iden
     } else if log.last_position().await? < meta.position {
         "the log is shorter"
     } else if let Some((position, id)) = last
-        && log.get(position).await?.is_none_or(|stored| stored.event.id != id)
+        && log.event_id_at(position).await? != Some(id)
     {
         "the log has another event in the place of its last one"
     } else {

@@ -14,6 +14,7 @@ mod upcast;
 mod visits;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use causeway_event::{
@@ -49,6 +50,8 @@ pub(crate) struct Types {
     /// Only one folds or registers at a time; whoever reads does not wait for it.
     folded: Mutex<Folded<Registry>>,
     current: watch::Sender<Arc<Registry>>,
+    /// All registrations up to here are in it.
+    seen: AtomicU64,
 }
 
 /// A type as clients see it.
@@ -86,6 +89,7 @@ impl Types {
             source: SOURCE.parse()?,
             folded: Mutex::new(Folded::default()),
             current: watch::Sender::new(Arc::default()),
+            seen: AtomicU64::new(0),
         };
         types.refresh(log, Position::START).await?;
         Ok(types)
@@ -102,6 +106,14 @@ impl Types {
     /// The last registration that [`Self::show`] takes account of: what was made from shown events is as old as this.
     pub(crate) fn revision(&self) -> Position {
         self.current.borrow().position()
+    }
+
+    /// Takes account of all registrations up to this one. Mostly it does already.
+    pub(crate) async fn fresh(&self, log: &Log, registered: Position) -> Result<(), LogError> {
+        match registered.get() <= self.seen.load(Ordering::Acquire) {
+            true => Ok(()),
+            false => self.refresh(log, registered).await.map(drop),
+        }
     }
 
     fn current(&self) -> Arc<Registry> {
@@ -189,6 +201,7 @@ impl Types {
         let tip = folded.tip(Category::System);
         // Compared with what is in use, since whoever folded it may have been dropped before it was.
         if folded.state().position() == self.revision() {
+            self.seen.fetch_max(tip.get(), Ordering::AcqRel);
             return Ok((self.current(), tip));
         }
         let registry = Arc::new(folded.state().clone());
@@ -197,6 +210,7 @@ impl Types {
             tracing::error!(error = %error, "the schemas of registered types were not compiled ahead");
         }
         self.current.send_replace(registry.clone());
+        self.seen.fetch_max(tip.get(), Ordering::AcqRel);
         Ok((registry, tip))
     }
 }

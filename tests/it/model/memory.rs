@@ -90,6 +90,8 @@ impl Memory {
         let behind = self.subject(&fence.aggregate_id, &fence.category).filter(|event| fence.position < position(event));
         let behind: Vec<Value> = behind.cloned().collect();
         let told = conflict.events.as_ref().with_context(|| format!("{conflict:?} tells no events"))?;
+        // Nothing is down, so there is something to decide by, if there is anything.
+        ensure!(behind.is_empty() || !told.is_empty(), "{conflict:?} tells none of {behind:#?}");
         let whole = if conflict.more { behind.starts_with(told) && told.len() < behind.len() } else { *told == behind };
         ensure!(whole, "{conflict:?} instead of the events {behind:#?}");
         Ok(())
@@ -97,6 +99,42 @@ impl Memory {
 
     fn remembered(&self, append: &Append) -> Option<&(Append, Vec<Receipt>)> {
         self.keys.get(&(append.events[0].aggregate_id.clone(), append.key.clone()?))
+    }
+
+    /// Takes what came of appends that were made at the same time, with whatever happened meanwhile.
+    pub(super) fn accept_all(&mut self, settled: &[(Append, Outcome)]) -> Result<()> {
+        let mut stored = Vec::new();
+        let mut conflicts = Vec::new();
+        for (append, outcome) in settled {
+            match outcome {
+                Outcome::Appended { receipts, .. } => stored.push((append, receipts)),
+                Outcome::Conflict(conflict) => conflicts.push((append, conflict, vec![self.head_of(&conflict.fence)])),
+                other => bail!("{append:?} -> {other:?}"),
+            }
+        }
+        stored.sort_unstable_by_key(|(_, receipts)| receipts[0].position);
+        for (append, receipts) in stored {
+            let broken = append.expected.iter().find(|fence| self.head_of(fence) != fence.position);
+            ensure!(broken.is_none(), "{append:?} stands at {receipts:?}, where {broken:?} does not hold");
+            self.accept(append, receipts)?;
+            conflicts.iter_mut().for_each(|(_, conflict, heads)| heads.push(self.head_of(&conflict.fence)));
+        }
+        for (append, conflict, heads) in conflicts {
+            let fence = &conflict.fence;
+            let right = append.expected.contains(fence) && conflict.actual != fence.position && heads.contains(&conflict.actual);
+            ensure!(right, "{append:?} -> {conflict:?}, while the subject went over {heads:?}");
+            let known = |told: &Value| self.subject(&fence.aggregate_id, &fence.category).any(|event| event == told);
+            let told = conflict.events.as_deref().unwrap_or_default();
+            ensure!(
+                told.iter().all(|told| known(told) && fence.position < position(told)),
+                "{conflict:?} tells what is not there"
+            );
+        }
+        Ok(())
+    }
+
+    fn head_of(&self, fence: &Fence) -> u64 {
+        self.head(&fence.aggregate_id, &fence.category)
     }
 
     /// Takes an append that was acknowledged for the first time.
@@ -224,6 +262,29 @@ impl Memory {
             event["aggregate_id"] == aggregate && (own || !own_only) && from < position(event) && position(event) <= to
         };
         self.events.iter().filter(right).map(position).collect()
+    }
+
+    /// The nodes of a chain, depth first: ids, their depth, and the ids of what they caused.
+    pub(super) fn chain(&self, chain: &str, as_of: Option<&At>) -> Result<Vec<Value>> {
+        let mut events = Vec::new();
+        for event in self.events.iter().filter(|event| event["metadata"]["correlation_id"] == chain) {
+            if as_of.map_or(Ok(true), |at| self.side(at, event).map(std::cmp::Ordering::is_ge))? {
+                events.push(event);
+            }
+        }
+        let effects = |cause: &Value| -> Vec<&Value> {
+            events.iter().copied().filter(|event| event["metadata"]["causation_id"] == *cause).collect()
+        };
+        let mut nodes = Vec::new();
+        let mut open: Vec<(usize, &Value)> = effects(&Value::Null).into_iter().map(|root| (0, root)).collect();
+        open.reverse();
+        while let Some((depth, event)) = open.pop() {
+            let children = effects(&event["id"]);
+            let ids: Vec<&Value> = children.iter().map(|child| &child["id"]).collect();
+            nodes.push(json!([event["id"], position(event), event["timestamp"], depth, ids]));
+            open.extend(children.iter().rev().map(|child| (depth + 1, *child)));
+        }
+        Ok(nodes)
     }
 
     /// What the conversation view must show: its position, and of its messages what this model knows.

@@ -121,13 +121,19 @@ pub(super) enum Op {
         as_of: Option<Moment>,
         via: Via,
     },
+    /// The chain of an event.
+    Chain {
+        event: usize,
+        as_of: Option<Moment>,
+        via: Via,
+    },
     /// What changed in every view of an aggregate from the earlier of two moments to the later.
     Diff {
         aggregate: usize,
         between: (usize, usize),
         via: Via,
     },
-    /// Appends (unfenced, keyed) all at once, and a kill in the midst of them.
+    /// Appends (keyed, some of them fenced) all at once, and a kill in the midst of them.
     Storm {
         appends: Vec<DrawnAppend>,
         crash: Crash,
@@ -143,7 +149,7 @@ pub(super) enum Change {
 }
 
 fn via() -> impl Strategy<Value = Via> {
-    let wire = prop_oneof![Just(Wire::Http), Just(Wire::Grpc)];
+    let wire = prop_oneof![Just(Wire::Http), Just(Wire::Grpc), Just(Wire::Stream)];
     (0..2_usize, wire).prop_map(|(gateway, wire)| Via { gateway, wire })
 }
 
@@ -247,6 +253,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         2 => (any(), any_bool(), via()).prop_map(|(event, by_id, via)| Op::Get { event, by_id, via }),
         6 => (0..AGGREGATES.len(), proptest::option::of(moment()), via())
             .prop_map(|(aggregate, as_of, via)| Op::Project { aggregate, as_of, via }),
+        3 => (any(), proptest::option::of(moment()), via()).prop_map(|(event, as_of, via)| Op::Chain { event, as_of, via }),
         2 => (0..AGGREGATES.len(), (any(), any()), via())
             .prop_map(|(aggregate, between, via)| Op::Diff { aggregate, between, via }),
         1 => storm(),

@@ -23,6 +23,8 @@ pub(super) struct World {
     clients: Vec<Client>,
     memory: Memory,
     keys: usize,
+    /// Conflicts that told what stands behind the fence, while nothing was down.
+    pub(super) conflicts: usize,
     /// What was done, for whoever has to find out.
     pub(super) story: Vec<String>,
 }
@@ -32,7 +34,7 @@ impl World {
         let nats = NatsServer::start().await?;
         let gateways = gateways(2, &nats.url(), 1).await?;
         let clients = gateways.iter().map(Client::of).collect::<Result<_>>()?;
-        Ok(Self { nats, gateways, clients, memory: Memory::default(), keys: 0, story: Vec::new() })
+        Ok(Self { nats, gateways, clients, memory: Memory::default(), keys: 0, conflicts: 0, story: Vec::new() })
     }
 
     pub(super) async fn perform(&mut self, op: &Op) -> Result<()> {
@@ -45,6 +47,7 @@ impl World {
             Op::Read(drawn) => self.read(drawn).await,
             Op::Get { event, by_id, via } => self.get(*event, *by_id, *via).await,
             Op::Project { aggregate, as_of, via } => self.project(AGGREGATES[*aggregate], *as_of, *via).await,
+            Op::Chain { event, as_of, via } => self.chain(*event, *as_of, *via).await,
             Op::Diff { aggregate, between, via } => self.diff(AGGREGATES[*aggregate], *between, *via).await,
             Op::Storm { appends, crash, after_ms } => self.storm(appends, *crash, Duration::from_millis(*after_ms)).await,
         }
@@ -98,6 +101,10 @@ impl World {
         self.memory.check(append, &outcome)?;
         match &outcome {
             Outcome::Appended { receipts, duplicate: false } => self.memory.accept(append, receipts),
+            Outcome::Conflict(conflict) => {
+                self.conflicts += usize::from(conflict.events.as_ref().is_some_and(|events| !events.is_empty()));
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -161,7 +168,7 @@ impl World {
                 let counted = client.http.fetch(&format!("/events/count?{}", count_query(&question))).await?;
                 ensure!(counted["count"] == all.len(), "{counted} instead of {}", all.len());
             }
-            Wire::Grpc => {
+            Wire::Grpc | Wire::Stream => {
                 let request = read_request(&question, 0)?;
                 let counted = v1::CountRequest {
                     filter: request.filter.clone(),
@@ -185,7 +192,7 @@ impl World {
         let client = &self.clients[via.gateway];
         let got = match via.wire {
             Wire::Http => client.http.fetch(&format!("/events/{id}")).await?,
-            Wire::Grpc => {
+            Wire::Grpc | Wire::Stream => {
                 let answer = client.grpc.client().get(v1::GetRequest { id, raw: false }).await?.into_inner();
                 causeway_e2e::grpc::json_of(answer.event.context("an event")?)?
             }
@@ -223,17 +230,43 @@ impl World {
     async fn view(&self, view: &str, aggregate: &str, as_of: Option<&At>, via: Via) -> Result<Value> {
         let client = &self.clients[via.gateway];
         let as_of = as_of.map(At::text).unwrap_or_default();
+        // Whoever looks at the present has seen the last append, wherever that was made.
+        let min_position = if as_of.is_empty() { self.memory.events.last().map_or(0, position) } else { 0 };
         match via.wire {
-            Wire::Grpc => {
+            Wire::Grpc | Wire::Stream => {
                 let (view, id) = (view.to_owned(), aggregate.to_owned());
-                client.grpc.project(v1::ProjectRequest { view, id, as_of, min_position: 0 }).await
+                client.grpc.project(v1::ProjectRequest { view, id, as_of, min_position }).await
             }
             Wire::Http => {
                 let path = format!("/projections/{view}/{}?", encoded(aggregate));
-                let path = if as_of.is_empty() { path } else { format!("{path}as_of={}", encoded(&as_of)) };
+                let path = match as_of.is_empty() {
+                    true => format!("{path}min_position={min_position}"),
+                    false => format!("{path}as_of={}", encoded(&as_of)),
+                };
                 client.http.fetch(&path).await
             }
         }
+    }
+
+    async fn chain(&mut self, event: usize, moment: Option<Moment>, via: Via) -> Result<()> {
+        let Some(event) = self.memory.nth(event) else { return Ok(()) };
+        let chain = event["metadata"]["correlation_id"].as_str().context("a chain")?.to_owned();
+        let as_of = moment.and_then(|moment| self.at(moment));
+        self.story.push(format!("{via:?} chain {chain} as of {as_of:?}"));
+        self.check_chain(&chain, as_of.as_ref(), via).await
+    }
+
+    async fn check_chain(&self, chain: &str, as_of: Option<&At>, via: Via) -> Result<()> {
+        let nodes = self.memory.chain(chain, as_of)?;
+        let tree = self.view("chain", chain, as_of, via).await?["state"].take();
+        let shown = tree["nodes"]
+            .as_array()
+            .context("nodes")?
+            .iter()
+            .map(|node| json!([node["id"], node["position"], node["timestamp"], node["depth"], node["children"]]));
+        same_nodes(&shown.collect::<Vec<_>>(), &nodes)?;
+        ensure!(tree["events"] == nodes.len() && tree["orphans"] == 0, "{tree:#}\ninstead of {nodes:#?}");
+        Ok(())
     }
 
     /// A diff leads from the one state to the other, as a whole and event by event.
@@ -279,13 +312,14 @@ impl World {
         Ok(json!({"patch": patch(&answer.patch)?, "changes": changes.collect::<Result<Vec<_>>>()?}))
     }
 
-    /// Everything at once, and a kill in the midst of it; each append is asked again under its key until its outcome is known.
+    /// Everything at once, fences included, and a kill in the midst of it; each append is asked again under its key until its outcome is
+    /// known.
     async fn storm(&mut self, drawn: &[DrawnAppend], crash: Crash, after: Duration) -> Result<()> {
         let appends: Vec<(Append, Via)> = drawn
             .iter()
             .map(|drawn| {
-                let unfenced = DrawnAppend { fence: DrawnFence::Nothing, keyed: true, ..drawn.clone() };
-                (self.append(&unfenced), drawn.via)
+                let keyed = DrawnAppend { keyed: true, ..drawn.clone() };
+                (self.append(&keyed), drawn.via)
             })
             .collect();
         self.story.push(format!("{appends:?}, and {crash:?} after {after:?}"));
@@ -298,14 +332,9 @@ impl World {
         };
         let (settled, crashed) = tokio::join!(settled, crashed);
         crashed?;
-        let mut done = Vec::new();
-        for ((append, _), outcome) in appends.into_iter().zip(settled?) {
-            let Outcome::Appended { receipts, .. } = outcome else { bail!("{append:?} -> {outcome:?}") };
-            done.push((append, receipts));
-        }
-        done.sort_unstable_by_key(|(_, receipts)| receipts[0].position);
-        self.story.push(format!("settled as {done:?}"));
-        done.iter().try_for_each(|(append, receipts)| self.memory.accept(append, receipts))?;
+        let settled: Vec<(Append, Outcome)> = appends.into_iter().map(|(append, _)| append).zip(settled?).collect();
+        self.story.push(format!("settled as {settled:?}"));
+        self.memory.accept_all(&settled)?;
         self.back().await;
         Ok(())
     }
@@ -352,9 +381,16 @@ impl World {
             for aggregate in AGGREGATES {
                 self.check_views(aggregate, Some(&At::Position(position(event))), vias[n % 2]).await?;
             }
+            let chain = event["metadata"]["correlation_id"].as_str().context("a chain")?;
+            self.check_chain(chain, Some(&At::Position(position(event))), vias[n % 2]).await?;
         }
         Ok(())
     }
+}
+
+fn same_nodes(shown: &[Value], expected: &[Value]) -> Result<()> {
+    ensure!(shown == expected, "the chain is {shown:#?}\ninstead of {expected:#?}");
+    Ok(())
 }
 
 /// Asserts that both say the same, and shows where they differ.

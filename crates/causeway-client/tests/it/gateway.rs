@@ -28,6 +28,13 @@ pub(crate) struct Script {
     /// One for each read: its events, and how it ends. Without any, a read gives as many events as it asks for.
     pub(crate) reads: Vec<(Vec<u64>, Option<Status>)>,
     pub(crate) subscriptions: Vec<Vec<Result<Wire, Status>>>,
+    /// One for each watch: what it tells before its connection ends.
+    pub(crate) watches: Vec<Vec<Result<v1::WatchResponse, Status>>>,
+    pub(crate) diffs: Vec<Result<v1::DiffResponse, Status>>,
+    pub(crate) traces: Vec<Result<v1::TraceResponse, Status>>,
+    pub(crate) views: Vec<Result<v1::ListViewsResponse, Status>>,
+    pub(crate) types: Vec<Result<v1::ListTypesResponse, Status>>,
+    pub(crate) registrations: Vec<Result<v1::RegisterTypeResponse, Status>>,
     asked: Vec<String>,
 }
 
@@ -96,12 +103,6 @@ impl EventStore for Gateway {
         delete_group(v1::DeleteGroupRequest) -> v1::DeleteGroupResponse,
         list_parked(v1::ListParkedRequest) -> v1::ListParkedResponse,
         replay_parked(v1::ReplayParkedRequest) -> v1::ReplayParkedResponse,
-        diff(v1::DiffRequest) -> v1::DiffResponse,
-        watch(v1::WatchRequest) -> Self::WatchStream,
-        list_views(v1::ListViewsRequest) -> v1::ListViewsResponse,
-        trace(v1::TraceRequest) -> v1::TraceResponse,
-        list_types(v1::ListTypesRequest) -> v1::ListTypesResponse,
-        register_type(v1::RegisterTypeRequest) -> v1::RegisterTypeResponse,
     }
 
     type ReadStream = BoxStream<'static, Result<v1::ReadResponse, Status>>;
@@ -194,6 +195,46 @@ impl EventStore for Gateway {
             }
             _ => Err(Problem::invalid("/view", "is not a view").into()),
         }
+    }
+
+    async fn diff(&self, request: Request<v1::DiffRequest>) -> Result<Response<v1::DiffResponse>, Status> {
+        let v1::DiffRequest { view, id, from, to } = request.into_inner();
+        self.tell(format!("diff {view} {id} from={from} to={to}"));
+        self.0.lock().unwrap().diffs.remove(0).map(Response::new)
+    }
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let v1::WatchRequest { view, id, min_position, states } = request.into_inner();
+        self.tell(format!("watch {view} {id} min={min_position} states={states}"));
+        let told = self.0.lock().unwrap().watches.remove(0);
+        Ok(Response::new(futures::stream::iter(told).boxed()))
+    }
+
+    async fn list_views(&self, _request: Request<v1::ListViewsRequest>) -> Result<Response<v1::ListViewsResponse>, Status> {
+        self.tell("views".to_owned());
+        self.0.lock().unwrap().views.remove(0).map(Response::new)
+    }
+
+    async fn trace(&self, request: Request<v1::TraceRequest>) -> Result<Response<v1::TraceResponse>, Status> {
+        let request = request.into_inner();
+        let scope = request.scope().as_str_name().trim_start_matches("TRACE_SCOPE_");
+        self.tell(format!("trace {} {scope} as_of={}", request.id, request.as_of));
+        self.0.lock().unwrap().traces.remove(0).map(Response::new)
+    }
+
+    async fn list_types(&self, _request: Request<v1::ListTypesRequest>) -> Result<Response<v1::ListTypesResponse>, Status> {
+        self.tell("types".to_owned());
+        self.0.lock().unwrap().types.remove(0).map(Response::new)
+    }
+
+    async fn register_type(
+        &self,
+        request: Request<v1::RegisterTypeRequest>,
+    ) -> Result<Response<v1::RegisterTypeResponse>, Status> {
+        let v1::RegisterTypeRequest { name, schema, upcast, version, description } = request.into_inner();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        self.tell(format!("register {name} {version} {} {} {description}", text(schema), text(upcast)));
+        self.0.lock().unwrap().registrations.remove(0).map(Response::new)
     }
 }
 

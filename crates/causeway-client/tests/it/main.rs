@@ -6,6 +6,8 @@ mod appender;
 mod decide;
 mod gateway;
 mod read;
+mod types;
+mod views;
 
 use std::time::{Duration, Instant};
 

@@ -11,13 +11,24 @@ use futures::FutureExt as _;
 use futures::future;
 
 use super::answer::{Answer, Patience};
+use super::fence::{Behind, Standing, standing};
 use super::prepare::Prepared;
 use super::publisher::Sent;
+use super::single::Attempt;
 use super::{Appended, Begun, Fence, Receipt, after_sending};
 use crate::{Log, LogError};
 
 /// How many messages of one subject are looked through for a batch whose acknowledgement was lost.
 const SEARCH_MAX: usize = 1000;
+
+/// What the log says of a batch's fences.
+enum Fences {
+    Hold,
+    /// They do not, since this very batch begins here, stored before.
+    Ours(Position),
+    /// The log's leader knows less than another did before.
+    Unsure,
+}
 
 impl Log {
     pub(super) async fn begin_batch(&self, prepared: Arc<Prepared>) -> Result<Begun, LogError> {
@@ -25,8 +36,13 @@ impl Log {
             Some(expected) => expected,
             None => self.last_position().await?,
         };
-        if let Some(appended) = self.check_fences(&prepared).await? {
-            return Ok(future::ready(Ok(appended)).boxed());
+        let patience = Patience::of(self);
+        loop {
+            match self.check_fences(&prepared, Attempt::First).await? {
+                Fences::Hold => break,
+                Fences::Ours(first) => return Ok(future::ready(self.found_at(first, &prepared, &patience).await).boxed()),
+                Fences::Unsure => patience.pause_or(LogError::unavailable("the log has a leader that is not ready")).await?,
+            }
         }
         let sent = self.send_batch(&prepared).await;
         let log = self.clone();
@@ -35,30 +51,32 @@ impl Log {
 
     async fn settle_batch(&self, prepared: &Prepared, mut sent: Sent, earliest: Position) -> Result<Appended, LogError> {
         let patience = Patience::of(self);
-        let mut unsettled = false;
+        let mut attempt = Attempt::First;
         loop {
             match sent.await {
                 Answer::Stored { last, .. } => return Ok(done(prepared, last)),
-                Answer::WrongLast { .. } => match self.check_fences(prepared).await.map_err(after_sending)? {
-                    Some(appended) => return Ok(appended),
-                    None => patience.pause_or(LogError::Unknown).await?,
+                Answer::WrongLast { .. } => match self.check_fences(prepared, attempt).await.map_err(after_sending)? {
+                    Fences::Ours(first) => return self.found_at(first, prepared, &patience).await,
+                    Fences::Hold | Fences::Unsure => patience.pause_or(LogError::Unknown).await?,
                 },
                 Answer::DuplicateInBatch => {
                     return match self.find_ours(prepared, earliest).await.map_err(after_sending)? {
-                        Some(position) => self.found_at(position, prepared).await,
+                        Some(position) => self.found_at(position, prepared, &patience).await,
                         None => Err(LogError::AlreadyAppended),
                     };
                 }
                 // Lost messages, or an answer lost: the same again; the id tells a second copy from the first.
-                Answer::Incomplete => patience.pause_or(if unsettled { LogError::Unknown } else { incomplete() }).await?,
+                Answer::Incomplete if attempt == Attempt::First => patience.pause_or(incomplete()).await?,
+                Answer::Incomplete => patience.pause_or(LogError::Unknown).await?,
                 Answer::Silence => {
-                    unsettled = true;
+                    attempt = Attempt::AfterSilence;
                     patience.pause_or(LogError::Unknown).await?;
                 }
-                Answer::Unavailable(_) if unsettled => patience.pause_or(LogError::Unknown).await?,
+                Answer::Unavailable(_) if attempt == Attempt::AfterSilence => patience.pause_or(LogError::Unknown).await?,
                 Answer::Unavailable(reason) => return Err(LogError::Unavailable { reason }),
                 Answer::Refused { code, reason } => return Err(LogError::Refused { code, reason }),
             }
+            // Without a connection this sends nothing, and says so at once.
             sent = self.send_batch(prepared).await;
         }
     }
@@ -67,32 +85,41 @@ impl Log {
         self.inner.publisher.send_batch(prepared.messages.iter()).await
     }
 
-    /// Fails with the conflict if a fence does not hold, unless the cause is this very batch, stored before.
-    async fn check_fences(&self, prepared: &Prepared) -> Result<Option<Appended>, LogError> {
+    /// Fails with the conflict if a fence does not hold, unless the cause is this very batch.
+    async fn check_fences(&self, prepared: &Prepared, attempt: Attempt) -> Result<Fences, LogError> {
         for fence in &prepared.fences {
             let actual = self.last_of(&fence.aggregate_id, fence.category).await?;
-            if actual == fence.position {
-                continue;
-            }
-            if let Some(first) = self.ours_behind(prepared, fence).await? {
-                return self.found_at(first, prepared).await.map(Some);
+            match standing(fence.position, actual, attempt) {
+                Standing::Holds => continue,
+                Standing::Unsure => return Ok(Fences::Unsure),
+                Standing::Passed => match self.behind(prepared, fence).await? {
+                    Behind::Ours(first) => return Ok(Fences::Ours(first)),
+                    // The leader has changed since it said that something is there.
+                    Behind::NotKnown => return Ok(Fences::Unsure),
+                    Behind::Theirs => {}
+                },
+                Standing::Ahead => {}
             }
             let (aggregate_id, category) = (fence.aggregate_id.clone(), fence.category);
             return Err(LogError::Conflict { aggregate_id, category, expected: fence.position, actual });
         }
-        Ok(None)
+        Ok(Fences::Hold)
     }
 
-    /// Where our batch begins, if the message behind this fence belongs to it.
-    async fn ours_behind(&self, prepared: &Prepared, fence: &Fence) -> Result<Option<Position>, LogError> {
+    /// Whose the message behind this fence is.
+    async fn behind(&self, prepared: &Prepared, fence: &Fence) -> Result<Behind, LogError> {
         let subject = self.inner.names.event(&fence.aggregate_id, fence.category);
-        let Some(index) = prepared.messages.iter().position(|message| message.subject == subject) else { return Ok(None) };
-        let Some((position, _)) = self.next_id(&subject, fence.position).await? else { return Ok(None) };
+        let Some(index) = prepared.messages.iter().position(|message| message.subject == subject) else {
+            return Ok(Behind::Theirs);
+        };
+        let Some((position, _)) = self.next_id(&subject, fence.position).await? else { return Ok(Behind::NotKnown) };
         // What stands nearer to the log's beginning than the batch is long is somebody else's.
         let first = position.get().checked_sub(index as u64).filter(|first| 0 < *first).map(Position::new);
-        let Some(first) = first else { return Ok(None) };
-        let ours = self.id_at(first).await?.is_some_and(|id| id == prepared.message_id);
-        Ok(ours.then_some(first))
+        let Some(first) = first else { return Ok(Behind::Theirs) };
+        match self.id_at(first).await? {
+            Some(id) if id == prepared.message_id => Ok(Behind::Ours(first)),
+            _ => Ok(Behind::Theirs),
+        }
     }
 
     /// Where our first message stands, looking from `earliest` on.

@@ -123,11 +123,11 @@ impl Group {
     }
 
     /// Sends an append that may be grouped, or queues it: then it has a ticket.
-    pub(super) fn begin(&self, log: &Log, prepared: Arc<Prepared>) -> (Begun, Option<Ticket>) {
+    pub(super) async fn begin(&self, log: &Log, prepared: Arc<Prepared>) -> (Begun, Option<Ticket>) {
         let log = log.clone();
         match self.shared.enter(&prepared) {
             Entered::Alone(flight) => {
-                let sent = flight.measured(self.shared.publisher.send(&prepared.messages[0]));
+                let sent = flight.measured(self.shared.publisher.send(&prepared.messages[0]).await);
                 (async move { log.settle_single(&prepared, sent, Attempt::First).await }.boxed(), None)
             }
             Entered::Queued(handed, ticket) => {
@@ -137,7 +137,7 @@ impl Group {
                         Ok(Handed::Alone(sent, attempt)) => log.settle_single(&prepared, sent, attempt).await,
                         // The task is gone in the middle of it.
                         Err(_) => {
-                            let sent = log.inner.publisher.send(&prepared.messages[0]);
+                            let sent = log.inner.publisher.send(&prepared.messages[0]).await;
                             log.settle_single(&prepared, sent, Attempt::AfterSilence).await
                         }
                     }
@@ -229,7 +229,7 @@ impl Shared {
         let together = self.pays(&self.lock(), count);
         match together && count > 1 {
             true => self.send_group(waiting).await,
-            false => self.send_singles(waiting, Attempt::First),
+            false => self.send_singles(waiting, Attempt::First).await,
         }
         self.handed_over.send_modify(|handed_over| *handed_over += count as u64);
     }
@@ -258,13 +258,13 @@ impl Shared {
         };
         tracing::debug!(?answer, count = waiting.len(), "a group was not stored; each of it goes alone");
         self.lock().pace.group_failed(Instant::now());
-        self.send_singles(waiting, attempt);
+        self.send_singles(waiting, attempt).await;
     }
 
-    fn send_singles(self: &Arc<Self>, waiting: Vec<Waiting>, attempt: Attempt) {
+    async fn send_singles(self: &Arc<Self>, waiting: Vec<Waiting>, attempt: Attempt) {
         for one in waiting {
             let flight = self.flight(&mut self.lock());
-            let sent = flight.measured(self.publisher.send(one.message()));
+            let sent = flight.measured(self.publisher.send(one.message()).await);
             // Whoever does not wait any more has its event on the log all the same.
             let _ = one.handed.send(Handed::Alone(sent, attempt));
         }

@@ -1,90 +1,123 @@
-//! Handing messages to the connection. Knows no event: what an answer means to an append is decided elsewhere.
+//! Handing messages to NATS. Knows no event: what an answer means to an append is decided elsewhere.
+//!
+//! Appends have a connection of their own, so that a break ends what waits on it (`publisher/line.rs`), and so that they do not
+//! queue up with what readers are sent. Handing a message over is a step of its own, which is waited for: once it is done the
+//! message has its place, and nothing that is handed over later comes before it.
 
+mod line;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::client::RequestErrorKind;
-use async_nats::{Client, HeaderMap, Request};
-use bytes::Bytes;
+use async_nats::HeaderMap;
 use futures::FutureExt as _;
 use futures::future::{self, BoxFuture};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::answer::{Answer, parse};
+pub(crate) use self::line::Way;
+use self::line::{Answers, Line, Reply, not_connected};
+use super::answer::Answer;
 use super::prepare::Message;
+use crate::LogError;
 
-/// A message that has its place in the connection's order; resolves with the server's answer.
+/// A message that has been handed over, or could not be; resolves with the server's answer.
 pub(super) type Sent = BoxFuture<'static, Answer>;
+
+/// The shortest pause before connecting is tried again ...
+const PAUSE_MIN: Duration = Duration::from_millis(25);
+/// ... and the longest.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The way out. Cloning is cheap.
 #[derive(Clone)]
 pub(crate) struct Publisher {
-    client: Client,
-    /// Grows with each connection.
-    connections: watch::Receiver<u64>,
-    request_timeout: Duration,
+    line: watch::Receiver<Option<Arc<Line>>>,
 }
 
 impl Publisher {
-    pub(crate) fn new(client: Client, connections: watch::Receiver<u64>, request_timeout: Duration) -> Self {
-        Self { client, connections, request_timeout }
+    /// Connects, and from then on again after each break, as long as anybody has this.
+    pub(crate) async fn connect(way: Way) -> Result<Self, LogError> {
+        let (line, answers) = Line::open(&way).await?;
+        let (lines, watched) = watch::channel(Some(line.clone()));
+        tokio::spawn(keep(way, lines, line, answers));
+        Ok(Self { line: watched })
     }
 
-    /// Sends one message, behind all that were sent before this call.
-    pub(super) fn send(&self, message: &Message) -> Sent {
-        self.send_with(message, message.headers.clone())
+    /// Whether a message would be taken at this moment.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.line().is_ok()
     }
 
-    fn send_with(&self, message: &Message, headers: HeaderMap) -> Sent {
-        let request = publish(self.clone(), message.subject.clone(), headers, message.payload.clone());
-        // The first poll puts the message into the client's queue, or, when that is full, into the line before it: both are
-        // first in, first out. Without a budget, which could have run out just before.
-        let mut request = tokio::task::unconstrained(request).boxed();
-        match request.as_mut().now_or_never() {
-            Some(answer) => future::ready(answer).boxed(),
-            None => request,
+    /// Hands one message over, behind all that were handed over before. Without a connection nothing is sent or kept. Dropping
+    /// this before it is done takes the message back; dropping what it returns does not.
+    pub(super) async fn send(&self, message: &Message) -> Sent {
+        match self.line() {
+            Ok(line) => resolve(ask(&line, message, message.headers.clone()).await),
+            Err(answer) => future::ready(answer).boxed(),
         }
     }
 
-    /// Sends an atomic batch; the answer to its last message is the batch's.
+    /// Hands an atomic batch over; the answer to its last message is the batch's.
     pub(super) async fn send_batch<'m>(&self, messages: impl ExactSizeIterator<Item = &'m Message>) -> Sent {
-        let batch_id = Uuid::now_v7().simple().to_string();
-        let count = messages.len();
-        for (index, message) in messages.enumerate() {
-            let mut headers = message.headers.clone();
-            headers.insert("Nats-Batch-Id", batch_id.as_str());
-            headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
-            if index + 1 == count {
-                headers.insert("Nats-Batch-Commit", "1");
-                return self.send_with(message, headers);
-            }
-            let sent = self.client.publish_with_headers(message.subject.clone(), headers, message.payload.clone()).await;
-            if let Err(error) = sent {
-                return future::ready(Answer::Unavailable(error.to_string())).boxed();
-            }
+        match self.line() {
+            Ok(line) => resolve(batch(&line, messages).await),
+            Err(answer) => future::ready(answer).boxed(),
         }
-        future::ready(Answer::Incomplete).boxed()
+    }
+
+    fn line(&self) -> Result<Arc<Line>, Answer> {
+        self.line.borrow().as_ref().filter(|line| line.is_connected()).cloned().ok_or_else(not_connected)
     }
 }
 
-/// Publishes one message and waits for the answer; gives up early when the connection was replaced meanwhile, since what was in
-/// flight on the old one is never answered.
-async fn publish(mut publisher: Publisher, subject: String, headers: HeaderMap, payload: Bytes) -> Answer {
-    publisher.connections.mark_unchanged();
-    let request = Request::new().headers(headers).payload(payload).timeout(Some(publisher.request_timeout));
-    let answer = tokio::select! {
-        answer = publisher.client.send_request(subject, request) => answer,
-        _ = publisher.connections.changed() => return Answer::Silence,
-    };
-    match answer {
-        Ok(message) => parse(&message.payload),
-        Err(error) => match error.kind() {
-            RequestErrorKind::TimedOut | RequestErrorKind::Other => Answer::Silence,
-            RequestErrorKind::NoResponders => Answer::Unavailable("the stream has no leader".into()),
-            RequestErrorKind::MaxPayloadExceeded => {
-                Answer::Refused { code: 10054, reason: "the message is larger than the server takes".into() }
+async fn batch<'m>(line: &Arc<Line>, messages: impl ExactSizeIterator<Item = &'m Message>) -> Result<Reply, Answer> {
+    let batch_id = Uuid::now_v7().simple().to_string();
+    let count = messages.len();
+    for (index, message) in messages.enumerate() {
+        let mut headers = message.headers.clone();
+        headers.insert("Nats-Batch-Id", batch_id.as_str());
+        headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
+        if index + 1 == count {
+            headers.insert("Nats-Batch-Commit", "1");
+            return ask(line, message, headers).await;
+        }
+        line.tell(message.subject.clone(), headers, message.payload.clone()).await?;
+    }
+    Err(Answer::Incomplete)
+}
+
+async fn ask(line: &Arc<Line>, message: &Message, headers: HeaderMap) -> Result<Reply, Answer> {
+    line.ask(message.subject.clone(), headers, message.payload.clone()).await
+}
+
+fn resolve(sent: Result<Reply, Answer>) -> Sent {
+    match sent {
+        Ok(reply) => reply.answer().boxed(),
+        Err(answer) => future::ready(answer).boxed(),
+    }
+}
+
+/// One line after the other. Ends when nobody wants one any more.
+async fn keep(way: Way, lines: watch::Sender<Option<Arc<Line>>>, mut line: Arc<Line>, mut answers: Answers) {
+    loop {
+        tokio::select! {
+            () = line.hand_out(answers) => {}
+            () = lines.closed() => return,
+        }
+        lines.send_replace(None);
+        let mut pause = PAUSE_MIN;
+        (line, answers) = loop {
+            tokio::select! {
+                opened = Line::open(&way) => match opened {
+                    Ok(opened) => break opened,
+                    Err(error) => tracing::debug!(%error, "not connected"),
+                },
+                () = lines.closed() => return,
             }
-            RequestErrorKind::InvalidSubject => Answer::Refused { code: 0, reason: "the subject is invalid".into() },
-        },
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        };
+        lines.send_replace(Some(line.clone()));
     }
 }

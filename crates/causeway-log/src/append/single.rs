@@ -6,6 +6,7 @@ use causeway_event::Position;
 use futures::FutureExt as _;
 
 use super::answer::{Answer, Patience};
+use super::fence::{Standing, standing};
 use super::prepare::{Message, Prepared};
 use super::publisher::Sent;
 use super::{Appended, Begun, Receipt, after_sending};
@@ -19,8 +20,8 @@ pub(super) enum Attempt {
 }
 
 impl Log {
-    pub(super) fn begin_single(&self, prepared: Arc<Prepared>) -> Begun {
-        let sent = self.inner.publisher.send(&prepared.messages[0]);
+    pub(super) async fn begin_single(&self, prepared: Arc<Prepared>) -> Begun {
+        let sent = self.inner.publisher.send(&prepared.messages[0]).await;
         let log = self.clone();
         async move { log.settle_single(&prepared, sent, Attempt::First).await }.boxed()
     }
@@ -37,10 +38,10 @@ impl Log {
         loop {
             match sent.await {
                 Answer::Stored { last, duplicate: false } => return Ok(done(message, last)),
-                Answer::Stored { last, duplicate: true } => return self.found_at(last, prepared).await,
+                Answer::Stored { last, duplicate: true } => return self.found_at(last, prepared, &patience).await,
                 Answer::WrongLast { actual } => {
-                    match self.settle_refusal(prepared, message, actual).await.map_err(after_sending)? {
-                        Some(appended) => return Ok(appended),
+                    match self.settle_refusal(prepared, message, actual, attempt).await.map_err(after_sending)? {
+                        Some(position) => return self.found_at(position, prepared, &patience).await,
                         // Somebody's write is in flight under this fence: what it was shows in a moment.
                         None => patience.pause_or(LogError::Unknown).await?,
                     }
@@ -56,17 +57,19 @@ impl Log {
                 }
                 Answer::Refused { code, reason } => return Err(LogError::Refused { code, reason }),
             }
-            sent = self.inner.publisher.send(message);
+            // Without a connection this sends nothing, and says so at once.
+            sent = self.inner.publisher.send(message).await;
         }
     }
 
-    /// A fence was refused: is it because our own message stands there already? None means: ask again.
+    /// A fence was refused: is it because our own message stands there already? It says where; none means: ask again.
     async fn settle_refusal(
         &self,
         prepared: &Prepared,
         message: &Message,
         actual: Option<Position>,
-    ) -> Result<Option<Appended>, LogError> {
+        attempt: Attempt,
+    ) -> Result<Option<Position>, LogError> {
         let Some(fence) = prepared.fences.iter().find(|fence| Some(fence.position) == message.fence) else {
             return Err(LogError::Refused { code: 10071, reason: "a fence was refused that nobody set".into() });
         };
@@ -75,18 +78,15 @@ impl Log {
             Some(actual) => actual,
             None => self.last_of(&fence.aggregate_id, fence.category).await?,
         };
-        if actual == expected {
-            return Ok(None);
-        }
-        if actual > expected {
-            match self.next_id(&message.subject, expected).await? {
-                Some((position, Some(id))) if id == prepared.message_id => {
-                    return self.found_at(position, prepared).await.map(Some);
-                }
+        match standing(expected, actual, attempt) {
+            Standing::Holds | Standing::Unsure => return Ok(None),
+            Standing::Passed => match self.next_id(&message.subject, expected).await? {
+                Some((position, Some(id))) if id == prepared.message_id => return Ok(Some(position)),
                 Some(_) => {}
                 // The leader has changed: the new one may not have applied what the old one knew.
                 None => return Ok(None),
-            }
+            },
+            Standing::Ahead => {}
         }
         let (aggregate_id, category) = (fence.aggregate_id.clone(), fence.category);
         Err(LogError::Conflict { aggregate_id, category, expected, actual })

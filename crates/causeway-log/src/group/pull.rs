@@ -1,22 +1,32 @@
 //! What a group's dispatcher pulls: events without their data, each held until it is acknowledged or given back.
+//!
+//! The server gives to whoever asked, until the request runs out. So a request must not outlive its right: whoever pulls says until
+//! when, and nothing is asked behind its back. What the server gave to a request and nobody took comes again after the hold time,
+//! behind later events: an end of pulling takes what is on its way, and a break of the connection is told.
 
 use std::time::Duration;
 
-use async_nats::Subject;
 use async_nats::jetstream::AckKind;
-use async_nats::jetstream::consumer::pull as js;
+use async_nats::{Message, StatusCode, Subject, Subscriber, jetstream};
 use bytes::Bytes;
 use causeway_event::{Event, Position};
 use futures::StreamExt as _;
+use serde_json::json;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::GroupName;
 use crate::message::{self, Place, Record};
 use crate::{Log, LogError};
 
+/// Events of one request at most.
 const BATCH: usize = 256;
+/// How long a request waits at the server at most.
 const EXPIRES: Duration = Duration::from_secs(5);
-const HEARTBEAT: Duration = Duration::from_secs(2);
+/// A request that the server did not end this long after it should have is forgotten.
+const LATE_MAX: Duration = Duration::from_secs(1);
+/// How long it is waited for what is on its way when pulling ends.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Stands for the data, which stays on the server.
 const NO_DATA: &[u8] = b"null";
@@ -26,7 +36,27 @@ pub struct GroupPull {
     log: Log,
     group: GroupName,
     connections: watch::Receiver<u64>,
-    current: Option<js::Stream>,
+    inbox: Option<Inbox>,
+    asked: Option<Asked>,
+}
+
+struct Inbox {
+    subject: Subject,
+    messages: Subscriber,
+}
+
+/// A request at the server, or a pause (with nothing left) before the next one.
+struct Asked {
+    left: usize,
+    ends: Instant,
+}
+
+/// What comes of pulling.
+pub enum Pull {
+    /// Something to deal with.
+    Came(Pulled),
+    /// The connection broke. What was on its way is lost, and comes again after [`Log::GROUP_HOLD`].
+    Broke,
 }
 
 /// Something that the group has to deal with.
@@ -49,47 +79,115 @@ pub struct Hold {
 impl Log {
     /// What the group has not acknowledged. Only the holder of its lease should pull.
     pub fn pull_group(&self, group: &GroupName) -> GroupPull {
-        GroupPull { log: self.clone(), group: group.clone(), connections: self.inner.connections.clone(), current: None }
+        let mut connections = self.inner.connections.clone();
+        connections.mark_unchanged();
+        GroupPull { log: self.clone(), group: group.clone(), connections, inbox: None, asked: None }
     }
 }
 
 impl GroupPull {
-    /// The next one. Waits as long as it takes, across outages. None when the group was deleted. Cancel-safe: what is not returned
-    /// comes again.
-    pub async fn next(&mut self) -> Option<Pulled> {
+    /// The next one. Waits as long as it takes, across outages, but asks the server for nothing that it could give after `until`.
+    /// Cancel-safe.
+    pub async fn next(&mut self, until: std::time::Instant) -> Pull {
+        let until = Instant::from_std(until);
         loop {
-            let Some(messages) = &mut self.current else {
-                match self.open().await {
-                    Ok(Some(messages)) => self.current = Some(messages),
-                    Ok(None) => return None,
-                    Err(error) => {
-                        tracing::debug!(%error, group = %self.group, "a group cannot be pulled yet");
-                        tokio::time::sleep(RETRY_PAUSE).await;
-                    }
-                }
-                continue;
-            };
+            let now = Instant::now();
+            if self.asked.as_ref().is_some_and(|asked| asked.ends <= now) {
+                self.asked = None;
+            }
+            if self.asked.is_none()
+                && now < until
+                && let Err(error) = self.ask(until.duration_since(now).min(EXPIRES)).await
+            {
+                tracing::debug!(%error, group = %self.group, "a group cannot be pulled yet");
+                self.pause();
+            }
+            let ends = self.asked.as_ref().map(|asked| asked.ends);
             let message = tokio::select! {
-                message = messages.next() => message,
-                // What was asked of the old connection will not be answered on the new one.
-                _ = self.connections.changed() => None,
+                biased;
+                // What was asked over the old connection may not be answered over the new one.
+                _ = self.connections.changed() => {
+                    self.asked = None;
+                    return Pull::Broke;
+                }
+                message = next_of(&mut self.inbox) => message,
+                () = sleep_until(ends.unwrap_or(now)), if ends.is_some() => continue,
             };
             match message {
-                Some(Ok(message)) => {
-                    if let Some(pulled) = self.accept(&message) {
-                        return Some(pulled);
+                Some(message) if message.status.is_some() => self.ended(&message),
+                Some(message) => {
+                    if let Some(asked) = &mut self.asked {
+                        asked.left = asked.left.saturating_sub(1);
+                        if asked.left == 0 {
+                            self.asked = None;
+                        }
+                    }
+                    if let Some(pulled) = self.accept(message) {
+                        return Pull::Came(pulled);
                     }
                 }
-                Some(Err(error)) => {
-                    tracing::debug!(%error, group = %self.group, "a pull broke and is made again");
-                    self.current = None;
-                }
-                None => self.current = None,
+                None => (self.inbox, self.asked) = (None, None),
             }
         }
     }
 
-    fn accept(&self, message: &async_nats::jetstream::Message) -> Option<Pulled> {
+    /// Takes nothing more, and returns what was on its way.
+    pub async fn close(mut self) -> Vec<Pulled> {
+        let Some(mut inbox) = self.inbox.take() else { return Vec::new() };
+        let mut last = Vec::new();
+        let rest = async {
+            if inbox.messages.drain().await.is_err() {
+                return;
+            }
+            while let Some(message) = inbox.messages.next().await {
+                last.extend(self.accept(message));
+            }
+        };
+        if timeout(CLOSE_MAX, rest).await.is_err() {
+            tracing::debug!(group = %self.group, "what was on its way did not come; it comes again");
+        }
+        drop(inbox);
+        // What is given back after this does not return to us.
+        self.log.flush().await;
+        last
+    }
+
+    async fn ask(&mut self, expires: Duration) -> Result<(), LogError> {
+        self.log.require_connection()?;
+        let inner = &self.log.inner;
+        if self.inbox.is_none() {
+            let subject = Subject::from(inner.client.new_inbox());
+            let messages = inner.client.subscribe(subject.clone()).await.map_err(LogError::unavailable)?;
+            self.inbox = Some(Inbox { subject, messages });
+        }
+        let Some(inbox) = &self.inbox else { return Ok(()) };
+        let next = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", inner.names.events_stream(), self.group.consumer(&self.log));
+        let request = json!({ "batch": BATCH, "expires": u64::try_from(expires.as_nanos()).unwrap_or(u64::MAX) });
+        let asked = inner.client.publish_with_reply(next, inbox.subject.clone(), Bytes::from(request.to_string()));
+        asked.await.map_err(LogError::unavailable)?;
+        self.asked = Some(Asked { left: BATCH, ends: Instant::now() + expires + LATE_MAX });
+        Ok(())
+    }
+
+    /// The server says that a request is over.
+    fn ended(&mut self, message: &Message) {
+        match message.status {
+            Some(StatusCode::IDLE_HEARTBEAT) => {}
+            // It ran out.
+            Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => self.asked = None,
+            status => {
+                tracing::debug!(?status, reason = message.description, group = %self.group, "a pull broke and is made again");
+                self.pause();
+            }
+        }
+    }
+
+    fn pause(&mut self) {
+        self.asked = Some(Asked { left: BATCH, ends: Instant::now() + RETRY_PAUSE });
+    }
+
+    fn accept(&self, message: Message) -> Option<Pulled> {
+        let message = jetstream::Message { message, context: self.log.inner.jetstream.clone() };
         let (info, subject) = (message.info().ok()?, message.reply.clone()?);
         let place =
             Place { subject: &message.subject, sequence: info.stream_sequence, time_ns: info.published.unix_timestamp_nanos() };
@@ -103,21 +201,13 @@ impl GroupPull {
             }
         })
     }
+}
 
-    /// None if there is no such group.
-    async fn open(&mut self) -> Result<Option<js::Stream>, LogError> {
-        self.connections.mark_unchanged();
-        if self.log.group(&self.group).await?.is_none() {
-            return Ok(None);
-        }
-        let inner = &self.log.inner;
-        let consumer: async_nats::jetstream::consumer::Consumer<js::Config> = inner
-            .jetstream
-            .get_consumer_from_stream(self.group.consumer(&self.log), inner.names.events_stream())
-            .await
-            .map_err(LogError::unavailable)?;
-        let pull = consumer.stream().max_messages_per_batch(BATCH).expires(EXPIRES).heartbeat(HEARTBEAT);
-        pull.messages().await.map(Some).map_err(LogError::unavailable)
+/// Never, without an inbox.
+async fn next_of(inbox: &mut Option<Inbox>) -> Option<Message> {
+    match inbox {
+        Some(inbox) => inbox.messages.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,7 +1,11 @@
-use causeway_event::{Category, Position};
-use causeway_log::{Append, LogError};
+use std::time::Duration;
 
-use crate::support::{event, fence, fenced, id, keyed, note, server, single};
+use causeway_event::{Category, Position};
+use causeway_log::{Append, Config, GroupCommit, Log, LogError};
+use causeway_testkit::NatsServer;
+use futures::future::join_all;
+
+use crate::support::{config, connected, event, fence, fenced, id, keyed, note, server, single};
 
 #[tokio::test]
 async fn what_is_appended_reads_back_whole() {
@@ -74,20 +78,18 @@ async fn a_server_that_is_away_is_reported_at_once_and_an_append_in_the_middle_i
         let log = log.clone();
         tokio::spawn(async move { log.append(keyed(fenced(note("a", "1"), 1), "k")).await })
     };
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
     nats.kill();
     nats.restart().await.unwrap();
     let appended = in_flight.await.unwrap().unwrap();
     assert_eq!(appended.receipts[0].position.get(), 2);
     assert_eq!(crate::support::texts(&log).await, ["0", "1"]);
     nats.kill();
-    causeway_testkit::wait_until("the loss to be noticed", std::time::Duration::from_secs(10), async || {
-        (!log.is_connected()).then_some(())
-    })
-    .await;
+    causeway_testkit::wait_until("the loss to be noticed", Duration::from_secs(10), async || (!log.is_connected()).then_some(()))
+        .await;
     let began = std::time::Instant::now();
     assert!(matches!(log.append(single(note("a", "2"))).await, Err(LogError::Unavailable { .. })));
-    assert!(began.elapsed() < std::time::Duration::from_millis(500));
+    assert!(began.elapsed() < Duration::from_millis(500));
 }
 
 #[tokio::test]
@@ -96,4 +98,85 @@ async fn a_fence_on_something_else_is_refused() {
     let append = Append { expected: vec![fence("b", Category::Custom, 0)], ..single(note("a", "1")) };
     assert!(matches!(log.append(append).await, Err(LogError::Invalid(invalid)) if invalid.field == "/expected/0"));
     assert_eq!(log.last_position().await.unwrap().get(), 0);
+}
+
+#[tokio::test]
+async fn a_sequence_keeps_its_order_whatever_the_order_in_which_its_appends_are_waited_for() {
+    let nats = NatsServer::start().await.unwrap();
+    let log = Log::connect(&Config { group_commit: GroupCommit::Never, ..config(&nats.url()) }).await.unwrap();
+    let mut sequence = log.sequence();
+    let all = async {
+        // More than the connection queues, and none of them looked after before the last has begun.
+        let mut begun = Vec::new();
+        for n in 0..5000 {
+            begun.push(sequence.begin(single(note("a", &n.to_string()))).await.unwrap());
+        }
+        let pair = Append { events: vec![note("a", "x"), note("a", "y")], ..Append::default() };
+        begun.push(sequence.begin(pair).await.unwrap());
+        begun.push(sequence.begin(single(note("a", "z"))).await.unwrap());
+        begun.reverse();
+        join_all(begun).await
+    };
+    let all = tokio::time::timeout(Duration::from_secs(60), all).await.expect("an end");
+    let positions = all.into_iter().rev().flat_map(|appended| appended.unwrap().receipts).map(|receipt| receipt.position.get());
+    assert!(positions.eq(1..=5003));
+}
+
+#[tokio::test]
+async fn what_is_answered_as_unknown_is_not_sent_once_the_log_is_back() {
+    let mut nats = NatsServer::start().await.unwrap();
+    let impatient = Config { append_timeout: Duration::from_secs(1), ..config(&nats.url()) };
+    let log = Log::connect(&impatient).await.unwrap();
+    nats.pause().unwrap();
+    // More than the sockets hold: the rest waits in queues of this process.
+    let large = "x".repeat(200_000);
+    let appends: Vec<_> = (0..200).map(|n| keyed(single(note("a", &large)), &format!("k{n}"))).collect();
+    let there = log.clone();
+    let appends = tokio::spawn(async move { join_all(appends.into_iter().map(|append| there.append(append))).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    nats.kill();
+    for appended in appends.await.unwrap() {
+        assert!(appended.is_err_and(|error| error.is_transient()));
+    }
+    nats.restart().await.unwrap();
+    connected(&log).await;
+    let next = log.append(single(note("a", "after"))).await.unwrap();
+    assert_eq!(next.receipts[0].position.get(), 1);
+}
+
+#[tokio::test]
+async fn a_duplicate_has_the_receipts_of_the_earlier_append_and_no_others() {
+    let (_nats, log) = server().await;
+    let batch = |count: usize| Append {
+        events: (0..count).map(|n| note("a", &n.to_string())).collect(),
+        expected: vec![fence("a", Category::Custom, 0)],
+        idempotency_key: "k".parse().ok(),
+    };
+    let first = log.append(batch(2)).await.unwrap();
+    let check = async |append: Append, positions: &[u64]| {
+        let again = tokio::time::timeout(Duration::from_secs(5), log.append(append)).await.expect("no retries").unwrap();
+        assert!(again.duplicate);
+        assert!(again.receipts.iter().map(|receipt| receipt.position.get()).eq(positions.iter().copied()), "{again:?}");
+    };
+    // At the end of the log, and in its middle.
+    for _ in 0..2 {
+        check(batch(2), &[1, 2]).await;
+        check(batch(3), &[1, 2]).await;
+        check(keyed(single(note("a", "0")), "k"), &[1, 2]).await;
+        log.append(single(note("a", "foreign"))).await.unwrap();
+    }
+    assert_eq!(log.append(batch(2)).await.unwrap().receipts, first.receipts);
+}
+
+#[tokio::test]
+async fn a_duplicate_of_one_that_went_in_a_group_is_that_one_alone() {
+    let nats = NatsServer::start().await.unwrap();
+    let log = Log::connect(&Config { group_commit: GroupCommit::Always, ..config(&nats.url()) }).await.unwrap();
+    let appends = || (0..20).map(|n| log.append(keyed(single(note("a", &n.to_string())), &format!("k{n}")))).collect::<Vec<_>>();
+    let first = join_all(appends()).await;
+    for (first, again) in first.into_iter().zip(join_all(appends()).await) {
+        let again = again.unwrap();
+        assert!(again.duplicate);
+        assert_eq!(again.receipts, first.unwrap().receipts);
+    }
 }

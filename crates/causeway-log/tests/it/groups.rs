@@ -1,7 +1,7 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use causeway_event::{Category, Position};
-use causeway_log::{Claim, Group, GroupName, GroupPull, Log, Pulled};
+use causeway_log::{Claim, Group, GroupName, GroupPull, Log, LogError, Pull, Pulled};
 use causeway_testkit::wait_until;
 
 use crate::support::{config, connected, id, note, server, single};
@@ -17,7 +17,11 @@ fn group(terms: &str) -> Group {
 }
 
 async fn next(pull: &mut GroupPull) -> Pulled {
-    tokio::time::timeout(LIMIT, pull.next()).await.expect("something in time").expect("the group is there")
+    let next = pull.next(Instant::now() + LIMIT);
+    match tokio::time::timeout(LIMIT, next).await.expect("something in time") {
+        Pull::Came(pulled) => pulled,
+        Pull::Broke => panic!("the connection broke"),
+    }
 }
 
 #[tokio::test]
@@ -45,7 +49,7 @@ async fn a_group_is_what_its_first_start_said_and_holds_what_was_not_acknowledge
     assert_eq!(log.groups().await.unwrap().len(), 1);
     assert!(log.delete_group(&name()).await.unwrap());
     assert!(!log.delete_group(&name()).await.unwrap());
-    assert!(tokio::time::timeout(LIMIT, pull.next()).await.expect("it ends").is_none());
+    assert_eq!(log.group(&name()).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -95,9 +99,64 @@ async fn a_letter_is_listed_until_it_is_sent_back() {
     assert_eq!(log.replay_letters(&"other".parse().unwrap(), &[number]).await.unwrap(), 0, "it is not theirs");
     assert_eq!(log.replay_letters(&name(), &[number, number, 999]).await.unwrap(), 1);
     assert_eq!(log.letters(None, 0, 10).await.unwrap().0.len(), 1);
-    let replays = log.replays(&name()).await.unwrap();
-    assert_eq!((replays.len(), replays[0].position.get()), (1, 1));
+    let (replays, more) = log.replays(&name(), 0, 10).await.unwrap();
+    assert_eq!((replays.len(), replays[0].position.get(), more), (1, 1, false));
     log.end_replay(replays[0].number).await.unwrap();
     log.end_replay(replays[0].number).await.unwrap();
-    assert_eq!(log.replays(&name()).await.unwrap(), []);
+    log.end_replay(999).await.unwrap();
+    assert_eq!(log.replays(&name(), 0, 10).await.unwrap(), (vec![], false));
+}
+
+/// A group that gave up on so many events.
+async fn parked(log: &Log, count: usize) {
+    log.open_group(&group("")).await.unwrap();
+    for number in 1..=count {
+        log.append(single(note("a", &number.to_string()))).await.unwrap();
+        let position = log.last_position().await.unwrap();
+        let event = log.get(position).await.unwrap().unwrap().event;
+        log.park_of_group(&name(), &event, "no", 1, None).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_replay_of_all_takes_its_time_and_not_what_is_parked_meanwhile() {
+    let (_nats, log) = server().await;
+    assert_eq!(log.last_letter().await.unwrap(), 0);
+    parked(&log, 3).await;
+    let up_to = log.last_letter().await.unwrap();
+    assert_eq!(log.replay_all(&name(), up_to, Duration::ZERO).await.unwrap(), (1, true), "no time, and yet it gets on");
+    let first = &log.replays(&name(), 0, 10).await.unwrap().0[0];
+    let again = log.get(first.position).await.unwrap().unwrap().event;
+    log.park_of_group(&name(), &again, "no again", 1, Some(first.number)).await.unwrap();
+    assert_eq!(log.replay_all(&name(), up_to, LIMIT).await.unwrap(), (2, false));
+    let left: Vec<String> = log.letters(Some("g"), 0, 10).await.unwrap().0.into_iter().map(|letter| letter.reason).collect();
+    assert_eq!(left, ["no again"]);
+    // They are read once each: behind the last one that is known.
+    let (begin, more) = log.replays(&name(), 0, 2).await.unwrap();
+    assert_eq!((begin.iter().map(|replay| replay.position.get()).collect::<Vec<_>>(), more), (vec![1, 2], true));
+    let (rest, more) = log.replays(&name(), begin[1].number, 2).await.unwrap();
+    assert_eq!((rest.iter().map(|replay| replay.position.get()).collect::<Vec<_>>(), more), (vec![3], false));
+    // The end of the group is theirs too; its letters stay.
+    assert!(log.delete_group(&name()).await.unwrap());
+    assert_eq!(log.replays(&name(), 0, 10).await.unwrap(), (vec![], false));
+    assert_eq!(log.count_letters(&name()).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn what_the_server_does_not_delete_is_not_deleted() {
+    let (nats, log) = server().await;
+    parked(&log, 2).await;
+    let number = log.letters(Some("g"), 0, 1).await.unwrap().0[0].number;
+    let jetstream = async_nats::jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    let letters = jetstream.get_stream("causeway_DLQ").await.unwrap();
+    let mut config = letters.cached_info().config.clone();
+    config.deny_delete = true;
+    jetstream.update_stream(&config).await.unwrap();
+    assert!(matches!(log.end_replay(number).await, Err(LogError::Refused { .. })));
+    let moved = log.replay_letters(&name(), &[number]).await;
+    assert!(matches!(moved, Err(LogError::Unknown)), "it is on its way and is listed: {moved:?}");
+    let moved = log.replay_all(&name(), number, LIMIT).await;
+    assert!(matches!(moved, Err(LogError::Unknown)), "{moved:?}");
+    assert_eq!(log.replays(&name(), 0, 10).await.unwrap().0.len(), 1, "twice is once");
+    assert_eq!(log.count_letters(&name()).await.unwrap(), 2);
 }

@@ -5,7 +5,7 @@ use async_nats::jetstream::{kv, object_store, stream};
 use bytes::Bytes;
 use causeway_event::{Category, Position};
 use causeway_log::{Append, Config, ConsumerConfig, Log, LogError};
-use causeway_proof::{Chain, Content, Entry};
+use causeway_proof::{Chain, Content, Entry, Foreign};
 use causeway_testkit::NatsServer;
 
 use crate::support::{config, event, fenced, id, keyed, note, server, single};
@@ -110,6 +110,32 @@ async fn an_imported_log_is_the_same_and_goes_on_where_it_broke_off() {
     // A fence on the copy means what it meant on the original.
     assert!(matches!(copy.append(fenced(note("a", "x"), 2)).await, Err(LogError::Conflict { .. })));
     drop(nats);
+}
+
+#[tokio::test]
+async fn an_import_publishes_nothing_that_nats_would_act_upon_and_no_event_in_disguise() {
+    let (_nats, log) = filled().await;
+    let entries = walk(&log).await;
+    let Content::Foreign(foreign) = entries[4].content.clone() else { panic!("{:?}", entries[4]) };
+    let (_other, copy) = server().await;
+    let event: Vec<(String, String)> = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "evt_01h455vb4pex5vsknk084sn02q"),
+        ("ce-type", "NoteTaken"),
+        ("ce-source", "nats"),
+        ("ce-subject", "a"),
+        ("ce-correlationid", "c"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    let rollup = vec![("nats-rollup".to_owned(), "all".to_owned())];
+    for (headers, payload) in [(rollup, "x"), (event, "{}")] {
+        let foreign = Foreign { headers, payload: payload.into(), ..foreign.clone() };
+        let entry = Entry { position: Position::new(1), content: Content::Foreign(foreign) };
+        let refused = copy.import().await.unwrap().put(&entry).await;
+        assert!(matches!(refused, Err(LogError::Mismatch { .. })), "{entry:?}");
+    }
+    assert_eq!(copy.last_position().await.unwrap(), Position::START);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod batch;
 mod cluster;
 mod connect;
 mod consumer;
+mod grouping;
 mod groups;
 mod integrity;
 mod race;

@@ -17,6 +17,7 @@ impl Audit {
             self.missing(self.seen.next(), position.previous(), stated.is_some());
         }
         self.seen = position;
+        self.summary.seen += 1;
         let leaf = entry.leaf();
         if self.leaves.remove(&position).is_some_and(|kept| kept != leaf) {
             let what = format!("what stands at position {position} is not what was kept");
@@ -31,6 +32,7 @@ impl Audit {
                 self.problem(Fault::Altered, position, position, what);
             }
             (self.stated.hash, self.expected.hash) = (stated, stated);
+            self.unbroken = false;
         }
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
@@ -39,6 +41,7 @@ impl Audit {
         match &entry.content {
             Content::Event(event) => self.event(position, event),
             Content::Foreign(foreign) => {
+                self.has_content = true;
                 let what = format!("what stands at position {position} is no event: {}", foreign.reason);
                 self.pending.push(problem(Fault::NoEvent, position, position, what));
             }
@@ -50,7 +53,7 @@ impl Audit {
         self.summary.events += 1;
         if let Some(cause) = event.metadata.causation_id
             && !self.ids.contains(&cause)
-            && self.start == Position::START
+            && self.start() == Position::START
         {
             let what = format!("the cause {cause} of the event at position {position} does not stand before it");
             self.warning(Fault::Cause, position, what);
@@ -70,9 +73,9 @@ impl Audit {
         if let Some(expected) = event.expected {
             let actual = self.tips.get(&subject).copied();
             // Of what stands before the start nothing is known.
-            let holds = actual.map_or(expected <= self.start, |actual| actual == expected);
+            let holds = actual.map_or(expected <= self.start(), |actual| actual == expected);
             if !holds {
-                let actual = actual.unwrap_or(self.start);
+                let actual = actual.unwrap_or(self.start());
                 let what = format!(
                     "the event at position {position} was to stand behind {expected} in its aggregate and category, which has {actual}"
                 );
@@ -80,8 +83,9 @@ impl Audit {
             }
         }
         self.tips.insert(subject, position);
-        if event.aggregate_id.as_str() == LOG_AGGREGATE && event.event_type.as_str() == "LogCheckpointed" {
-            self.checkpoint(position, &event.payload);
+        match event.aggregate_id.as_str() == LOG_AGGREGATE && event.event_type.as_str() == "LogCheckpointed" {
+            true => self.checkpoint(position, &event.payload),
+            false => self.has_content = true,
         }
     }
 
@@ -117,32 +121,51 @@ impl Audit {
 
     fn compare(&mut self, position: Position, checkpoint: &Checkpoint, signed: bool) {
         let vouched = checkpoint.chain.position;
-        if vouched < self.start {
+        if position <= vouched {
+            let what = format!("the checkpoint at position {position} vouches for position {vouched}, which is not before it");
+            return self.problem(Fault::Checkpoint, position, position, what);
+        }
+        if vouched < self.start() {
             return;
         }
         // The last entry that it takes account of.
         let at = self.recent.partition_point(|(_, chain)| chain.position <= vouched).checked_sub(1);
         let found = at.and_then(|at| self.recent.get(at)).map(|(_, chain)| *chain);
-        let agrees = found.is_some_and(|chain| chain.position == vouched && chain.hash == checkpoint.chain.hash);
-        if agrees {
+        // What was set right has the right hash, and not the right count.
+        let agrees = |chain: Chain| match self.unbroken {
+            true => chain == checkpoint.chain,
+            false => chain.head() == checkpoint.chain.head(),
+        };
+        if found.is_some_and(agrees) {
             self.summary.checkpoints += 1;
             self.summary.signed += u64::from(signed);
-            self.summary.vouched = self.summary.vouched.max(vouched);
+            self.compared = self.compared.max(vouched);
+            if signed && self.unbroken {
+                self.vouch(vouched, checkpoint.chain.entries);
+            }
             return self.settle(vouched, Severity::Warning);
         }
-        if position <= vouched || (at.is_none() && self.start < vouched) {
-            let what = format!("the checkpoint at position {position} vouches for position {vouched}, which cannot be compared");
-            return self.problem(Fault::Checkpoint, position, position, what);
+        if at.is_none() {
+            // Possible where signing came late. It proves nothing then, and the next one vouches for the same.
+            let what =
+                format!("the checkpoint at position {position} vouches for position {vouched}, too far back to be compared");
+            return self.warning(Fault::Checkpoint, position, what);
         }
         self.settle(vouched, Severity::Problem);
-        let first = self.summary.vouched.next();
+        let first = self.compared.next();
         let what = format!(
             "positions {first} to {vouched} are not what the checkpoint at position {position} vouches for: something was \
              altered, removed or put in"
         );
         self.problem(Fault::Checkpoint, first.min(vouched), vouched, what);
-        self.summary.vouched = self.summary.vouched.max(vouched);
+        self.compared = self.compared.max(vouched);
         self.begin_again_at(checkpoint);
+    }
+
+    fn vouch(&mut self, position: Position, entries: u64) {
+        if self.summary.vouched < position {
+            (self.summary.vouched, self.vouched_entries) = (position, entries);
+        }
     }
 
     /// What stands behind the checkpoint is judged by the checkpoint's own hash.
@@ -156,16 +179,18 @@ impl Audit {
             *known = chain;
         }
         self.expected = chain;
+        self.unbroken = false;
     }
 
-    fn compare_heads(&mut self) {
+    pub(super) fn compare_heads(&mut self) {
         let Some(kept) = self.heads.remove(&self.seen) else { return };
         let position = self.seen;
         if kept.iter().all(|hash| *hash == self.truth.hash) {
-            self.summary.vouched = self.summary.vouched.max(position);
+            self.compared = self.compared.max(position);
+            self.vouch(position, self.truth.entries);
             return self.settle(position, Severity::Warning);
         }
-        let first = self.summary.vouched.next().min(position);
+        let first = self.compared.next().min(position);
         let what = format!("positions {first} to {position} are not what the kept head at {position} was made of");
         self.problem(Fault::KeptHead, first, position, what);
     }
@@ -176,8 +201,9 @@ impl Audit {
             true => format!("position {first} is missing"),
             false => format!("positions {first} to {last} are missing"),
         };
-        match in_export {
-            // An export names its gaps: a line was taken out.
+        let was_kept = self.leaves.range(first..=last).next().is_some();
+        match in_export || was_kept {
+            // An export names its gaps: a line was taken out. And what was kept did stand there.
             true => self.problem(Fault::Missing, first, last, what),
             false => self.pending.push(problem(Fault::Missing, first, last, what)),
         }
@@ -203,6 +229,29 @@ impl Audit {
                 }
             };
             self.problem(Fault::CutOff, position, position, what);
+        }
+    }
+
+    pub(super) fn say_what_was_not_seen(&mut self) {
+        let start = self.start();
+        if start != Position::START && !self.start_is_kept {
+            let what = format!("positions 1 to {start} are not in the export: nothing of them was checked");
+            let finding = problem(Fault::Unseen, Position::START.next(), start, what);
+            self.push(Finding { severity: Severity::Warning, ..finding });
+        }
+    }
+
+    /// Whoever rewrote a log would take its checkpoints out, or sign them with another key.
+    pub(super) fn say_whether_anybody_vouches(&mut self) {
+        let nobody = self.summary.vouched <= self.start();
+        if nobody && self.has_content && !self.keys.is_empty() && self.summary.problems == 0 {
+            let first = self.start().next();
+            let what = format!(
+                "no checkpoint of a trusted key vouches for any of positions {first} to {}: they were taken out, or the first one \
+                 is still to come",
+                self.seen
+            );
+            self.problem(Fault::Unvouched, first, self.seen, what);
         }
     }
 

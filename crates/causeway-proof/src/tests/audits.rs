@@ -65,11 +65,91 @@ fn a_rewritten_checkpoint_does_not_have_the_signature() {
     let own = signer().sign(&chain);
     forged[11] = checkpoint(12, &LogCheckpointed { signature: "0".repeat(128), ..own });
     check(&forged, &[(Fault::Signature, 12, 12)]);
-    // Another key is no problem by itself, but vouches for nothing.
+    // Another key is no problem by itself where an earlier checkpoint vouches, but vouches for nothing.
     let other = Signer::from_seed(&[9; 32]).sign(&chain);
     forged[11] = checkpoint(12, &other);
     let summary = check(&forged, &[]);
-    assert_eq!(summary.vouched.get(), 5);
+    assert_eq!((summary.vouched.get(), summary.unvouched), (5, 7));
+}
+
+/// A history that somebody wrote anew, with checkpoints that agree with it but for their signature.
+fn rewritten(of_checkpoint: impl Fn(LogCheckpointed) -> Payload) -> Vec<Entry> {
+    let mut chain = Chain::START;
+    let mut log = Vec::new();
+    for position in 1..=12 {
+        let entry = match position {
+            6 | 12 => with(checkpoint(position, &signer().sign(&chain)), |event| {
+                event.payload = of_checkpoint(Signer::from_seed(&[9; 32]).sign(&chain));
+            }),
+            _ => note(position, "a", "\"rewritten\""),
+        };
+        chain.push(&entry);
+        log.push(entry);
+    }
+    log
+}
+
+#[test]
+fn a_log_that_no_trusted_key_vouches_for_fails_with_trusted_keys() {
+    let bytes = |data: &LogCheckpointed| Bytes::from(serde_json::to_vec(data).unwrap());
+    let of_another_key = rewritten(|data| Payload::Bytes(bytes(&data)));
+    let taken_out = rewritten(|data| Payload::Digest(Hash::of(&bytes(&data))));
+    let mut removed = of_another_key.clone();
+    removed.retain(|entry| ![6, 12].contains(&entry.position.get()));
+    let renumbered: Vec<Entry> = (1..=10).map(|position| note(position, "a", "1")).collect();
+    for log in [&of_another_key, &taken_out, &renumbered] {
+        let summary = check(log, &[(Fault::Unvouched, 1, log.len() as u64)]);
+        assert_eq!((summary.vouched, summary.unvouched), (Position::START, log.len() as u64));
+    }
+    assert!(audit(&removed, trust()).1.problems > 0);
+    // Without keys nothing is vouched for, whatever stands there; with a head that was kept, all up to it is.
+    let (findings, summary) = audit(&of_another_key, Trust::default());
+    assert_eq!((problems(&findings), summary.checkpoints, summary.vouched), (vec![], 2, Position::START));
+    let head = audit(&renumbered, Trust::default()).1.chain.head();
+    let (findings, summary) = audit(&renumbered, Trust { heads: vec![head], ..trust() });
+    assert_eq!((problems(&findings), summary.vouched.get(), summary.unvouched), (vec![], 10, 0));
+    // Nothing, and what Causeway itself says, need nobody to vouch for.
+    check(&[], &[]);
+}
+
+#[test]
+fn what_stands_behind_a_checkpoint_that_does_not_agree_is_not_vouched_for() {
+    let mut early = log();
+    early[1] = note(2, "a", "{\"n\":0}");
+    assert_eq!(audit(&early, trust()).1.vouched, Position::START);
+    let mut late = log();
+    late[8] = note(9, "a", "{\"n\":0}");
+    assert_eq!(audit(&late, trust()).1.vouched.get(), 5);
+}
+
+#[test]
+fn a_checkpoint_that_came_too_late_to_be_compared_is_a_warning() {
+    let length = 1010;
+    let mut chain = Chain::START;
+    let mut log = Vec::new();
+    let mut late = None;
+    for position in 1..=length {
+        let entry = foreign(position);
+        chain.push(&entry);
+        if position == 2 {
+            late = Some(signer().sign(&chain));
+        }
+        log.push(entry);
+    }
+    log.push(checkpoint(length + 1, &late.unwrap()));
+    chain.push(log.last().unwrap());
+    let (findings, _) = audit(&log, trust());
+    assert!(problems(&findings).iter().all(|(fault, ..)| *fault == Fault::NoEvent), "nothing explains what is no event");
+    assert!(warnings(&findings).contains(&(Fault::Checkpoint, length + 1)));
+    log.push(checkpoint(length + 2, &signer().sign(&chain)));
+    let (findings, summary) = audit(&log, trust());
+    assert_eq!((problems(&findings), summary.vouched.get(), summary.unvouched), (vec![], length + 1, 1));
+    // What it says of its own place or of what is to come is no delay.
+    let mut own = self::log();
+    let mut chain = Chain::START;
+    own.iter().for_each(|entry| chain.push(entry));
+    own[11] = checkpoint(12, &signer().sign(&chain));
+    check(&own, &[(Fault::Checkpoint, 12, 12)]);
 }
 
 #[test]
@@ -93,6 +173,13 @@ fn an_export_that_was_kept_names_the_very_position() {
     altered[1] = note(2, "a", "{\"n\":0}");
     assert!(problems(&audit(&altered, kept()).0).contains(&(Fault::Altered, 2, 2)));
     assert!(problems(&audit(&log()[..10], kept()).0).contains(&(Fault::CutOff, 11, 12)));
+    // Checkpoints that nobody signed explain no gap where something did stand.
+    let mut chain = Chain::START;
+    let mut removed = log();
+    removed.remove(1);
+    removed[..4].iter().for_each(|entry| chain.push(entry));
+    removed[4] = checkpoint(6, &signer().sign(&chain));
+    assert!(problems(&audit(&removed, kept()).0).contains(&(Fault::Missing, 2, 2)));
 }
 
 #[test]
@@ -111,7 +198,7 @@ fn ids_keys_causes_and_fences_are_held_against_what_stands_before() {
     let keyed = |position| with(note(position, "a", "1"), |event| event.key = Some("k".parse().unwrap()));
     let caused = |position, cause: EventId| with(note(position, "a", "1"), |event| event.metadata.causation_id = Some(cause));
     let fenced = |position, at| with(note(position, "a", "1"), |event| event.expected = Some(Position::new(at)));
-    check(&[fenced(1, 0), fenced(2, 1), note(3, "b", "1"), fenced(4, 2)], &[]);
+    check(&[fenced(1, 0), fenced(2, 1), note(3, "b", "1"), fenced(4, 2)], &[(Fault::Unvouched, 1, 4)]);
     check(&[fenced(1, 0), fenced(2, 0)], &[(Fault::Fence, 2, 2)]);
     check(&[note(1, "a", "1"), with(note(2, "a", "1"), |event| event.id = id(1))], &[(Fault::DuplicateId, 2, 2)]);
     let (findings, _) = audit(&[keyed(1), keyed(2), caused(3, id(2)), caused(4, id(5)), note(5, "a", "1")], trust());
@@ -133,10 +220,14 @@ fn export() -> Vec<Line> {
 }
 
 fn audit_lines(lines: &[Line]) -> Vec<(Fault, u64, u64)> {
-    let mut audit = Audit::new(Chain::START, trust());
+    problems(&audit_lines_with(lines, trust()).0)
+}
+
+fn audit_lines_with(lines: &[Line], trust: Trust) -> (Vec<Finding>, Summary) {
+    let mut audit = Audit::new(Chain::START, trust);
     lines.iter().for_each(|line| audit.line(line));
     audit.no_more_lines();
-    problems(&audit.finish().0)
+    audit.finish()
 }
 
 fn altered(lines: &mut [Line], at: usize) {
@@ -189,10 +280,48 @@ fn an_export_from_the_middle_is_held_against_the_checkpoints_in_it() {
     log()[..7].iter().for_each(|entry| chain.push(entry));
     let mut lines = export().split_off(7);
     lines.insert(0, Line::Start(chain));
-    assert_eq!(audit_lines(&lines), []);
-    chain.hash = Hash::of(b"another beginning");
-    lines[0] = Line::Start(chain);
-    assert!(!audit_lines(&lines).is_empty());
+    let (findings, summary) = audit_lines_with(&lines, trust());
+    assert_eq!(problems(&findings), []);
+    assert!(warnings(&findings).contains(&(Fault::Unseen, 1)), "{findings:#?}");
+    assert_eq!((summary.start, summary.seen, summary.vouched.get(), summary.unvouched), (chain, 5, 11, 1));
+    // The hash that it begins behind, how many entries that stands for, and of which log: each is part of what was signed.
+    for (other, fault) in [
+        (Chain { hash: Hash::of(b"another beginning"), ..chain }, Fault::Altered),
+        (Chain { entries: 900, ..chain }, Fault::Checkpoint),
+        (Chain { log: Hash::of(b"another log"), ..chain }, Fault::Checkpoint),
+    ] {
+        lines[0] = Line::Start(other);
+        assert_eq!(audit_lines(&lines)[0].0, fault, "{other:?}");
+    }
+    // A beginning is behind something.
+    let mut whole = export();
+    whole.insert(0, Line::Start(Chain { entries: 7, ..Chain::START }));
+    assert!(!audit_lines(&whole).is_empty());
+}
+
+#[test]
+fn what_was_kept_of_a_prefix_that_is_gone_is_not_left_out() {
+    let mut chain = Chain::START;
+    let log = log();
+    let mut heads = Vec::new();
+    for entry in &log[..7] {
+        chain.push(entry);
+        heads.push(chain.head());
+    }
+    let mut lines = export().split_off(7);
+    lines.insert(0, Line::Start(chain));
+    let kept = |at: usize| Trust { heads: vec![heads[at]], ..trust() };
+    // At its very beginning a head can be compared.
+    let (findings, _) = audit_lines_with(&lines, kept(6));
+    assert_eq!((problems(&findings), warnings(&findings)), (vec![], vec![]));
+    let mut other = kept(6);
+    other.heads[0].hash = Hash::of(b"another");
+    assert_eq!(problems(&audit_lines_with(&lines, other).0)[0].0, Fault::KeptHead);
+    // Before it, neither a head nor what was kept of an entry can.
+    assert_eq!(problems(&audit_lines_with(&lines, kept(3)).0), [(Fault::KeptHead, 4, 4)]);
+    let leaves = log[2..].iter().map(|entry| (entry.position, entry.leaf())).collect();
+    let (findings, _) = audit_lines_with(&lines, Trust { leaves, ..trust() });
+    assert_eq!(problems(&findings), [(Fault::Unseen, 3, 7)]);
 }
 
 proptest! {

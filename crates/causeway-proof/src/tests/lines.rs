@@ -52,7 +52,7 @@ proptest! {
 
 #[test]
 fn the_other_lines_read_back() {
-    let chain = Chain { position: Position::new(9), entries: 7, hash: Hash::of(b"x") };
+    let chain = Chain { log: Hash::of(b"first"), position: Position::new(9), entries: 7, hash: Hash::of(b"x") };
     let gap = Line::Gap { first: Position::new(3), last: Position::new(4) };
     let other = Line::Entry { entry: Box::new(foreign(4)), hash: None };
     for line in [Line::Start(chain), gap, other, Line::End(chain)] {
@@ -88,7 +88,37 @@ fn what_is_no_line_is_refused() {
         ("\"subject\":\"a\",", ""),
         ("\"source\"", "\"sauce\""),
         ("2026-", "today-"),
+        ("\"1.0\"", "\"2.0\""),
+        ("application/json", "text/plain"),
     ] {
+        let bad = good.replace(from, to);
+        assert_ne!(good, bad);
+        assert!(Line::read(bad.as_bytes()).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_line_is_one_thing() {
+    let event = Line::Entry { entry: Box::new(note(4, "a", "1")), hash: None }.write();
+    let other = Line::Entry { entry: Box::new(foreign(4)), hash: Some(Hash::ZERO) }.write();
+    let members = event.strip_prefix("{\"specversion\":\"1.0\",\"position\":\"4\"").unwrap();
+    let chain = Chain { position: Position::new(9), entries: 7, ..Chain::START };
+    let gap = Line::Gap { first: Position::new(3), last: Position::new(4) };
+    for line in [Line::Start(chain).write(), gap.write(), Line::End(chain).write(), other] {
+        assert!(Line::read(line.as_bytes()).is_ok());
+        for more in [members, ",\"subject\":null}", ",\"start\":null}"] {
+            let both = format!("{}{more}", line.strip_suffix('}').unwrap());
+            assert!(Line::read(both.as_bytes()).is_err(), "{both}");
+        }
+    }
+}
+
+#[test]
+fn what_nats_would_act_upon_cannot_come_from_an_export() {
+    let good = Line::Entry { entry: Box::new(foreign(4)), hash: None }.write();
+    for (from, to) in
+        [("\"x\"", "\"Nats-Rollup\""), ("\"x\"", "\"nats-msg-id\""), ("ev.a.custom", "dlq.a"), ("ev.a.custom", "timer.a")]
+    {
         let bad = good.replace(from, to);
         assert_ne!(good, bad);
         assert!(Line::read(bad.as_bytes()).is_err(), "{bad}");

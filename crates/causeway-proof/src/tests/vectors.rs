@@ -78,6 +78,7 @@ fn a_signature_is_of_its_key_and_of_each_field() {
     assert!(!has_signed(Signer::from_seed(&[8; 32]).public_key(), &data));
     assert!(!has_signed(key, &LogCheckpointed { position: 8, ..data.clone() }));
     assert!(!has_signed(key, &LogCheckpointed { events: 2, ..data.clone() }));
+    assert!(!has_signed(key, &LogCheckpointed { log: "0".repeat(64), ..data.clone() }));
     assert!(!has_signed(key, &LogCheckpointed { hash: "0".repeat(64), ..data.clone() }));
     assert_eq!(PublicKey::parse(&key.to_string()).unwrap(), key);
     assert!(Checkpoint::read(&LogCheckpointed { signature: "x".to_owned(), ..data }).is_err());

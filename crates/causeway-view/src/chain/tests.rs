@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::sample::{caused, event, id};
+use crate::{Prices, View as _};
 
 fn chain(events: &[Event]) -> Chain {
     events.iter().fold(Chain::default(), fold)
@@ -168,6 +169,33 @@ fn a_claim_after_a_failure_waits_for_its_own_end() {
     assert_eq!((node(&tree, 1).duration_us, node(&tree, 3).duration_us), (Some(500_000), None));
     assert!(node(&tree, 3).unfinished);
 }
+
+/// How many parts an event was said to change, and how long their JSON is, at most.
+fn widest(events: &[Event]) -> (usize, usize) {
+    let (mut chain, prices) = (Chain::default(), Prices::default());
+    let (mut parts_max, mut bytes_max) = (0, 0);
+    for event in events {
+        let parts = chain.parts(event);
+        chain = fold(chain, event);
+        let bytes = parts.iter().filter_map(|part| chain.part(&part.name, &prices).unwrap()).map(|json| json.len()).sum();
+        (parts_max, bytes_max) = (parts_max.max(parts.len()), bytes_max.max(bytes));
+    }
+    (parts_max, bytes_max)
+}
+
+#[test]
+fn what_an_event_changes_in_a_long_chain_is_no_more_than_in_a_short_one() {
+    // All under one root; each under the one before; every third without a cause; and as those of a turn hang together.
+    let causes: [fn(u64) -> u64; 4] = [|_| 1, |at| at, |at| if at % 3 == 0 { 0 } else { at }, |at| at / 2];
+    for cause in causes {
+        let causes: Vec<_> = (0..5000).map(|at| if at == 0 { 0 } else { cause(at) }).collect();
+        let (parts, bytes) = widest(&links(&causes));
+        assert!(parts <= HEAD_AND_NODE && bytes < 1000, "{parts} parts with {bytes} bytes");
+    }
+}
+
+/// What an event that ends nothing can change: the head, its node, and that of its cause.
+const HEAD_AND_NODE: usize = 13;
 
 proptest! {
     #[test]

@@ -1,9 +1,9 @@
 //! The tree that a chain's events make, and what they add up to.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use causeway_event::payload::Usage;
-use causeway_event::{AggregateId, CorrelationId, EventId, Position};
+use causeway_event::{CorrelationId, EventId, Position};
 use serde::{Deserialize, Serialize};
 
 use super::{Chain, Link};
@@ -72,170 +72,89 @@ pub struct Node {
     pub children: Vec<EventId>,
 }
 
-/// What a claim or a tool call and its end have in common.
-type Span<'a> = (&'a AggregateId, &'a str, Option<(u32, &'a str)>);
-
 impl Chain {
     /// The events that hang under no other.
     pub fn roots(&self) -> Vec<&Link> {
-        let parents = self.parents();
-        self.links.iter().zip(parents).filter(|(_, parent)| parent.is_none()).map(|(link, _)| link).collect()
+        self.index.roots.iter().map(|root| &self.links[*root]).collect()
     }
 
     /// The causation tree, with what its model calls cost.
     pub fn tree(&self, prices: &Prices) -> Tree {
-        let parents = self.parents();
-        let mut children = vec![Vec::new(); self.links.len()];
-        let mut roots = Vec::new();
-        for (at, parent) in parents.iter().enumerate() {
-            match parent {
-                Some(parent) => children[*parent].push(at),
-                None => roots.push(at),
-            }
-        }
-        let ends = self.ends();
-        let models = self.models();
-        let mut nodes = Vec::with_capacity(self.links.len());
-        // What is still to be visited, the next one last.
-        let mut ahead: Vec<_> = roots.iter().rev().map(|root| (*root, 0)).collect();
-        while let Some((at, depth)) = ahead.pop() {
-            let link = &self.links[at];
-            let end = span(link).filter(|_| opens(link)).map(|span| ends.get(&span).and_then(|ends| first_after(ends, link)));
-            nodes.push(Node {
-                link: link.clone(),
-                depth,
-                gap_us: parents[at].map(|parent| link.timestamp.micros_since(self.links[parent].timestamp)),
-                duration_us: end.flatten().map(|end| end.micros_since(link.timestamp)),
-                unfinished: end == Some(None),
-                cost: link.usage.and_then(|usage| prices.cost(model(link, &models, prices)?, usage)),
-                orphan: parents[at].is_none() && link.causation_id.is_some(),
-                children: children[at].iter().map(|child| self.links[*child].id).collect(),
-            });
-            ahead.extend(children[at].iter().rev().map(|child| (*child, depth + 1)));
-        }
-        let counted = self.counted();
-        let (cost, unpriced) = costs(&counted, &models, prices);
-        let times = || self.links.iter().map(|link| link.timestamp);
-        let (started_at, ended_at) = (times().min(), times().max());
+        let (cost, unpriced) = self.costs(prices);
         Tree {
             correlation_id: self.correlation_id.clone(),
             position: self.position,
-            started_at,
-            ended_at,
-            duration_us: started_at.zip(ended_at).map_or(0, |(start, end)| end.micros_since(start)),
-            events: nodes.len(),
-            unfinished: nodes.iter().filter(|node| node.unfinished).count(),
-            orphans: nodes.iter().filter(|node| node.orphan).count(),
-            usage: counted.iter().fold(Usage::default(), |total, (_, usage)| plus(total, *usage)),
+            started_at: self.index.times.map(|(first, _)| first),
+            ended_at: self.index.times.map(|(_, last)| last),
+            duration_us: self.duration_us(),
+            events: self.links.len(),
+            unfinished: self.index.unfinished,
+            orphans: self.index.orphans,
+            usage: self.usage(),
             cost,
             unpriced,
-            roots: roots.into_iter().map(|root| self.links[root].id).collect(),
-            nodes,
+            roots: self.index.roots.iter().map(|root| self.links[*root].id).collect(),
+            nodes: self.index.depth_first().into_iter().map(|at| self.node(at, prices)).collect(),
         }
     }
 
-    /// Of each event the place of its cause, which is always a smaller one.
-    fn parents(&self) -> Vec<Option<usize>> {
-        let mut seen = HashMap::new();
-        let links = self.links.iter().enumerate();
-        links
-            .map(|(at, link)| {
-                let parent = link.causation_id.and_then(|cause| seen.get(&cause).copied());
-                seen.entry(link.id).or_insert(at);
-                parent
-            })
-            .collect()
+    pub(super) fn node(&self, at: usize, prices: &Prices) -> Node {
+        let (link, hung) = (&self.links[at], &self.index.hung[at]);
+        Node {
+            link: link.clone(),
+            depth: hung.depth,
+            gap_us: hung.parent.map(|parent| link.timestamp.micros_since(self.links[parent].timestamp)),
+            duration_us: self.node_duration_us(at),
+            unfinished: self.is_unfinished(at),
+            cost: self.node_cost(at, prices),
+            orphan: hung.parent.is_none() && link.causation_id.is_some(),
+            children: hung.children.iter().map(|child| self.links[*child].id).collect(),
+        }
     }
 
-    /// Where and when each turn and each tool call ended. A turn that was given up may be claimed and end once more.
-    fn ends(&self) -> HashMap<Span<'_>, Vec<(Position, Time)>> {
-        let mut ends = HashMap::<_, Vec<_>>::new();
-        for link in self.links.iter().filter(|link| closes(link)) {
-            if let Some(span) = span(link) {
-                ends.entry(span).or_default().push((link.position, link.timestamp));
+    pub(super) fn node_duration_us(&self, at: usize) -> Option<i64> {
+        let end = self.index.hung[at].end?;
+        Some(self.links[end].timestamp.micros_since(self.links[at].timestamp))
+    }
+
+    pub(super) fn is_unfinished(&self, at: usize) -> bool {
+        let hung = &self.index.hung[at];
+        hung.opens && hung.end.is_none()
+    }
+
+    pub(super) fn node_cost(&self, at: usize, prices: &Prices) -> Option<f64> {
+        let link = &self.links[at];
+        let usage = link.usage?;
+        prices.cost(model(link.model.as_deref(), self.index.asked(link), prices)?, usage)
+    }
+
+    pub(super) fn duration_us(&self) -> i64 {
+        self.index.times.map_or(0, |(first, last)| last.micros_since(first))
+    }
+
+    /// What all model calls took.
+    pub(super) fn usage(&self) -> Usage {
+        self.index.spent.values().fold(Usage::default(), |total, spent| plus(total, spent.usage()))
+    }
+
+    /// What they cost together, and the models without a price.
+    pub(super) fn costs(&self, prices: &Prices) -> (Option<f64>, Vec<String>) {
+        if prices.is_empty() {
+            return (None, Vec::new());
+        }
+        let (mut total, mut unpriced) = (None, BTreeSet::new());
+        for ((named, asked), spent) in &self.index.spent {
+            let model = model(named.as_deref(), asked.as_deref(), prices).unwrap_or("unknown");
+            match prices.cost(model, spent.usage()) {
+                Some(cost) => total = Some(rounded(total.unwrap_or(0.0) + cost)),
+                None => _ = unpriced.insert(model.to_owned()),
             }
         }
-        ends
-    }
-
-    /// The usage that counts, each with the event that tells it: what a turn's end says, or else what its model calls told so
-    /// far. An answer repeats what its call may have told with its thinking, so it counts only where it stands alone.
-    fn counted(&self) -> Vec<(&Link, Usage)> {
-        let mut turns = HashMap::<_, (Vec<(&Link, Usage)>, Option<(&Link, Usage)>)>::new();
-        let mut counted = Vec::new();
-        for link in &self.links {
-            let Some(usage) = link.usage else { continue };
-            let Some(turn) = &link.turn else {
-                counted.push((link, usage));
-                continue;
-            };
-            let (told, end) = turns.entry((&link.aggregate_id, turn)).or_default();
-            match link.event_type.as_str() {
-                "AIProcessingCompleted" | "AIProcessingFailed" => *end = Some((link, usage)),
-                "MessageGenerated" => {}
-                _ => told.push((link, usage)),
-            }
-        }
-        for (told, end) in turns.into_values() {
-            match end.filter(|(_, usage)| *usage != Usage::default()) {
-                Some(end) => counted.push(end),
-                None => counted.extend(told),
-            }
-        }
-        // The same order every time: sums of floating point depend on it.
-        counted.sort_by_key(|(link, _)| link.position);
-        counted
-    }
-
-    /// The model that each turn's last claim asks.
-    fn models(&self) -> Models<'_> {
-        let claims = self.links.iter().filter(|link| link.event_type.as_str() == "AIProcessingStarted");
-        claims.filter_map(|link| Some(((&link.aggregate_id, link.turn.as_deref()?), link.model.as_deref()?))).collect()
+        (total, unpriced.into_iter().collect())
     }
 }
 
-type Models<'a> = HashMap<(&'a AggregateId, &'a str), &'a str>;
-
-/// The model whose price holds for a link: the one that it names, or else the one that its turn asks.
-fn model<'a>(link: &'a Link, models: &Models<'a>, prices: &Prices) -> Option<&'a str> {
-    let asked = link.turn.as_deref().and_then(|turn| models.get(&(&link.aggregate_id, turn)).copied());
-    let named = link.model.as_deref();
+/// The model whose price holds: the one that an event names, or else the one that its turn asks.
+fn model<'a>(named: Option<&'a str>, asked: Option<&'a str>, prices: &Prices) -> Option<&'a str> {
     named.filter(|model| prices.knows(model)).or(asked).or(named)
-}
-
-/// What the usage cost together, and the models without a price.
-fn costs(counted: &[(&Link, Usage)], models: &Models<'_>, prices: &Prices) -> (Option<f64>, Vec<String>) {
-    if prices.is_empty() {
-        return (None, Vec::new());
-    }
-    let (mut total, mut unpriced) = (None, BTreeSet::new());
-    for (link, usage) in counted {
-        let model = model(link, models, prices).unwrap_or("unknown");
-        match prices.cost(model, *usage) {
-            Some(cost) => total = Some(rounded(total.unwrap_or(0.0) + cost)),
-            None => _ = unpriced.insert(model.to_owned()),
-        }
-    }
-    (total, unpriced.into_iter().collect())
-}
-
-fn first_after(ends: &[(Position, Time)], link: &Link) -> Option<Time> {
-    let at = ends.partition_point(|(position, _)| *position <= link.position);
-    ends.get(at).map(|(_, time)| *time)
-}
-
-fn opens(link: &Link) -> bool {
-    matches!(link.event_type.as_str(), "AIProcessingStarted" | "ToolCalled")
-}
-
-fn closes(link: &Link) -> bool {
-    matches!(
-        link.event_type.as_str(),
-        "AIProcessingCompleted" | "AIProcessingFailed" | "ToolCompleted" | "ToolFailed" | "ToolOutcomeUnknown"
-    )
-}
-
-fn span(link: &Link) -> Option<Span<'_>> {
-    let call = link.step.zip(link.call_id.as_deref());
-    link.turn.as_deref().map(|turn| (&link.aggregate_id, turn, call))
 }

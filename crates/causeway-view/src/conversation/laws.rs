@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::View as _;
 use crate::sample::{id, typed};
+use crate::{Prices, View as _};
 
 fn turn() -> impl Strategy<Value = String> {
     prop::sample::select(vec!["", "a", "b", "c"]).prop_map(str::to_owned)
@@ -149,13 +149,13 @@ proptest! {
     fn an_event_changes_only_the_parts_that_it_was_said_to_change(history in history()) {
         let mut conversation = Conversation::default();
         for event in &history {
-            let parts = conversation.parts(event).unwrap();
+            let parts = conversation.parts(event);
             let after = fold(conversation.clone(), event);
             let mut patched = serde_json::to_value(&conversation).unwrap();
             for part in &parts {
-                let Some(json) = after.part(part).unwrap() else { continue };
+                let Some(json) = after.part(&part.name, &Prices::default()).unwrap() else { continue };
                 let value: Value = serde_json::from_str(&json).unwrap();
-                let (list, at) = part.rsplit_once('/').unwrap();
+                let (list, at) = part.pointer.rsplit_once('/').unwrap();
                 match patched.pointer_mut(list).unwrap() {
                     Value::Array(list) if at.parse() == Ok(list.len()) => list.push(value),
                     Value::Array(list) => list[at.parse::<usize>().unwrap()] = value,

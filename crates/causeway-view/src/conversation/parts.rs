@@ -4,7 +4,8 @@ use causeway_event::{Event, Payload};
 use serde::Serialize;
 
 use super::{Conversation, fold};
-use crate::view::{IdKind, View};
+use crate::Prices;
+use crate::view::{IdKind, Part, View};
 
 /// What every event changes.
 const HEAD: [&str; 3] = ["/position", "/updated_at", "/usage"];
@@ -20,7 +21,7 @@ impl View for Conversation {
         fold(self, event)
     }
 
-    fn parts(&mut self, event: &Event) -> Option<Vec<String>> {
+    fn parts(&mut self, event: &Event) -> Vec<Part> {
         self.build_index();
         let mut parts: Vec<String> = HEAD.map(str::to_owned).into();
         let next_message = format!("/messages/{}", self.messages.len());
@@ -51,10 +52,10 @@ impl View for Conversation {
         parts.extend(turn.map(|at| format!("/turns/{at}")));
         parts.sort_unstable();
         parts.dedup();
-        Some(parts)
+        parts.into_iter().map(Part::at).collect()
     }
 
-    fn part(&self, pointer: &str) -> serde_json::Result<Option<String>> {
+    fn part(&self, pointer: &str, _prices: &Prices) -> serde_json::Result<Option<String>> {
         let at = |at: &str| at.parse::<usize>().ok();
         match pointer.strip_prefix('/').map(|path| path.split_once('/').unwrap_or((path, ""))) {
             Some(("position", "")) => json(Some(&self.position)),

@@ -66,6 +66,20 @@ fn names_that_no_text_can_hold_are_kept_as_a_value() {
     assert_eq!(state.state, Document::Value(odd.data));
 }
 
+#[test]
+fn what_an_event_changes_in_a_large_state_is_what_it_names() {
+    let item = |at: u64| json!({"items": {(at.to_string()): {"a/b": at}}});
+    let events: Vec<_> = (1..=5000).map(|at| event(at, "Changed", &item(at))).collect();
+    let mut state = state(&events);
+    let change = event(5001, "Changed", &json!({"items": {"7": {"a/b": 1, "c~": null}, "new": [1]}, "gone": null}));
+    let pointers: Vec<_> = state.parts(&change).into_iter().map(|part| part.pointer).skip(HEAD.len()).collect();
+    assert_eq!(pointers, ["/state/gone", "/state/items/7/a~1b", "/state/items/7/c~0", "/state/items/new"]);
+    let state = fold(state, &change);
+    let part = |pointer: &str| state.part(pointer, &Prices::default()).unwrap();
+    assert_eq!((part(&pointers[0]), part(&pointers[1]), part(&pointers[2])), (None, Some("1".into()), None));
+    assert_eq!(part("/events"), Some("5001".into()));
+}
+
 fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![Just(Value::Null), any::<i64>().prop_map(Value::from), "[a-c]{0,2}".prop_map(Value::from)];
     leaf.prop_recursive(4, 24, 4, |inner| {

@@ -149,6 +149,10 @@ const KEYS: &[Key] = &[
     key("event_store.limits.streams_max", "Subscriptions and streamed reads at once."),
     key("event_store.limits.connections_max", "Connections at once; further ones wait to be accepted."),
     key("event_store.limits.views_bytes_max", "Memory for views that were looked at: the next look costs only what is new."),
+    key(
+        "event_store.limits.watched_bytes_max",
+        "Memory for views that are watched, which stay there as long as somebody watches; a further one is refused.",
+    ),
     key("event_store.read_model.path", "The database file. Unless it is set here it lies in the data folder."),
     key("event_store.read_model.readers", "Connections that read at once; further reads wait."),
     key("event_store.read_model.read_timeout", "How long a read waits for the model to be as fresh as the log."),

@@ -10,7 +10,7 @@ use causeway_proof::{Audit, Chain, Fault, Finding, Line, Severity, Trust};
 use super::args::ImportArgs;
 use super::files::Lines;
 use super::target::Target;
-use super::verify::{Told, of_export};
+use super::verify::{Kept, Told, of_export};
 use super::{keys, progress, progress_bytes};
 use crate::cli::Common;
 use crate::failure::Usage;
@@ -79,7 +79,7 @@ fn check(file: &Path, last: Position, trust: Trust, out: &Output) -> anyhow::Res
     let quiet = Output::new(true);
     let mut told = Told::new(&quiet);
     let mut found = Vec::new();
-    of_export(file, &mut audit, &mut told, |audit| {
+    of_export(file, &mut audit, &mut Kept::default(), &mut told, |audit| {
         if audit.position() == last {
             at_last = Some(audit.chain());
         }

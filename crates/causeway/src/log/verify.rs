@@ -1,7 +1,6 @@
 //! `causeway log verify`
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use causeway_event::Position;
 use causeway_log::Log;
@@ -20,25 +19,23 @@ use crate::output::{Look, Output, clean};
 const FINDINGS_MAX: usize = 1000;
 
 pub(super) async fn run(common: &Common, args: &VerifyArgs, out: &Output) -> anyhow::Result<()> {
-    let trust = |keys: &[PublicKey]| -> anyhow::Result<Trust> {
-        let leaves = args.against.as_deref().map(leaves).transpose()?.unwrap_or_default();
-        Ok(Trust { keys: keys.to_vec(), heads: args.heads.clone(), leaves })
-    };
+    let trust = |keys: &[PublicKey]| Trust { keys: keys.to_vec(), heads: args.heads.clone(), ..Trust::default() };
+    let mut kept = Kept::open(args.against.as_deref())?;
     let mut told = Told::new(out);
     let (audit, keys) = match &args.from_export {
         Some(file) => {
             let loaded = config::read(common, &[], &[Section::Up])?;
             let keys = keys::trusted(&args.public_keys, &loaded.config.up.data)?;
-            let mut audit = Audit::new(Chain::START, trust(&keys)?);
-            of_export(file, &mut audit, &mut told, |_| {})?;
+            let mut audit = Audit::new(Chain::START, trust(&keys));
+            of_export(file, &mut audit, &mut kept, &mut told, |_| {})?;
             (audit, keys)
         }
         None => {
             let target = Target::find(common, &args.target, out).await?;
             let keys = keys::trusted(&args.public_keys, target.data(&args.target))?;
-            let mut audit = Audit::new(Chain::START, trust(&keys)?);
+            let mut audit = Audit::new(Chain::START, trust(&keys));
             let log = target.reach("opening the log", Log::open(&target.config), out).await?;
-            of_log(&log, &mut audit, &mut told).await?;
+            of_log(&log, &mut audit, &mut kept, &mut told).await?;
             target.leave().await?;
             (audit, keys)
         }
@@ -54,7 +51,7 @@ pub(super) async fn run(common: &Common, args: &VerifyArgs, out: &Output) -> any
 }
 
 /// Audits everything that stands on the log at this moment.
-pub(super) async fn of_log(log: &Log, audit: &mut Audit, told: &mut Told<'_>) -> anyhow::Result<()> {
+pub(super) async fn of_log(log: &Log, audit: &mut Audit, kept: &mut Kept, told: &mut Told<'_>) -> anyhow::Result<()> {
     let last = log.last_position().await?;
     told.bar = progress(told.out, "verifying", last.get());
     let mut walk = log.walk(Position::START, last);
@@ -64,25 +61,36 @@ pub(super) async fn of_log(log: &Log, audit: &mut Audit, told: &mut Told<'_>) ->
             break;
         }
         for entry in &page {
+            kept.tell(entry.position, audit)?;
             audit.entry(entry);
         }
         told.hear(audit.findings())?;
         told.bar.set_position(audit.position().get());
     }
     if audit.position() < last {
+        kept.tell(last, audit)?;
         audit.line(&Line::Gap { first: audit.position().next(), last });
     }
-    Ok(())
+    kept.tell_the_end(audit)
 }
 
 /// Audits every line of an export; `each` sees how far it has come behind each.
-pub(super) fn of_export(file: &Path, audit: &mut Audit, told: &mut Told<'_>, mut each: impl FnMut(&Audit)) -> anyhow::Result<()> {
+pub(super) fn of_export(
+    file: &Path,
+    audit: &mut Audit,
+    kept: &mut Kept,
+    told: &mut Told<'_>,
+    mut each: impl FnMut(&Audit),
+) -> anyhow::Result<()> {
     let length = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
     let mut lines = Lines::open(file)?;
     told.bar = progress_bytes(told.out, "verifying", length);
     while let Some(line) = lines.next()? {
         match line {
-            Ok(line) => audit.line(&line),
+            Ok(line) => {
+                kept.tell(reach(&line), audit)?;
+                audit.line(&line);
+            }
             Err(what) => audit.bad_line(what),
         }
         each(audit);
@@ -90,19 +98,72 @@ pub(super) fn of_export(file: &Path, audit: &mut Audit, told: &mut Told<'_>, mut
         told.bar.set_position(lines.bytes);
     }
     audit.no_more_lines();
+    kept.tell_the_end(audit)?;
     told.hear(audit.findings())
 }
 
-/// What stands at each position of an export that was kept.
-fn leaves(file: &Path) -> anyhow::Result<BTreeMap<Position, Hash>> {
-    let mut leaves = BTreeMap::new();
-    let mut lines = Lines::open(file)?;
-    while let Some(line) = lines.next()? {
-        if let Line::Entry { entry, .. } = line.map_err(|what| anyhow::anyhow!("{}: {what}", file.display()))? {
-            leaves.insert(entry.position, entry.leaf());
-        }
+/// How far a line goes.
+fn reach(line: &Line) -> Position {
+    match line {
+        Line::Start(chain) | Line::End(chain) => chain.position,
+        Line::Entry { entry, .. } => entry.position,
+        Line::Gap { last, .. } => *last,
     }
-    Ok(leaves)
+}
+
+/// An export that was kept, read in step with what is audited: it may be larger than memory.
+#[derive(Default)]
+pub(super) struct Kept {
+    lines: Option<Lines>,
+    path: PathBuf,
+    /// The leaf that was read and not told yet.
+    ahead: Option<(Position, Hash)>,
+}
+
+impl Kept {
+    fn open(path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let mut kept = Self { lines: Some(Lines::open(path)?), path: path.to_owned(), ahead: None };
+        kept.read()?;
+        Ok(kept)
+    }
+
+    /// Tells the audit what was kept up to this position, which comes next in it.
+    fn tell(&mut self, position: Position, audit: &mut Audit) -> anyhow::Result<()> {
+        while let Some((at, leaf)) = self.ahead.filter(|(at, _)| *at <= position) {
+            audit.keep(at, leaf);
+            self.read()?;
+        }
+        Ok(())
+    }
+
+    /// Tells the audit how far what was kept goes on.
+    fn tell_the_end(&mut self, audit: &mut Audit) -> anyhow::Result<()> {
+        let mut last = self.ahead;
+        while self.ahead.is_some() {
+            last = self.ahead;
+            self.read()?;
+        }
+        if let Some((position, leaf)) = last {
+            audit.keep(position, leaf);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> anyhow::Result<()> {
+        let before = self.ahead.take();
+        let Some(lines) = &mut self.lines else { return Ok(()) };
+        while let Some(line) = lines.next()? {
+            if let Line::Entry { entry, .. } = line.map_err(|what| anyhow::anyhow!("{}: {what}", self.path.display()))? {
+                if before.is_some_and(|(before, _)| entry.position <= before) {
+                    anyhow::bail!("{}: position {} does not stand behind the one before it", self.path.display(), entry.position);
+                }
+                self.ahead = Some((entry.position, entry.leaf()));
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What is told of an audit: to a person at once, to a program at the end.
@@ -142,19 +203,22 @@ impl<'o> Told<'o> {
 
     fn sum_up(mut self, summary: &Summary, with_keys: bool) -> anyhow::Result<()> {
         self.bar.finish_and_clear();
-        let Summary { chain, events, checkpoints, signed, vouched, problems, warnings } = *summary;
+        let Summary { start, chain, seen, events, checkpoints, signed, vouched, unvouched, problems, warnings } = *summary;
         if self.out.json {
             return self.out.json(&serde_json::json!({
                 "verified": problems == 0,
                 "problems": problems,
                 "warnings": warnings,
                 "findings": std::mem::take(&mut self.findings),
+                "start": start.position,
                 "position": chain.position,
                 "entries": chain.entries,
+                "seen": seen,
                 "events": events,
                 "checkpoints": checkpoints,
                 "signed": signed,
                 "vouched": vouched,
+                "unvouched": unvouched,
                 "head": chain.head().to_string(),
             }));
         }
@@ -162,7 +226,11 @@ impl<'o> Told<'o> {
             0 => self.out.paint(Look::Good, "verified"),
             _ => self.out.paint(Look::Bad, "not verified"),
         };
-        self.out.line(&format!("{state}  {} entries up to position {}", chain.entries, chain.position))?;
+        let range = match start.position {
+            Position::START => format!("up to position {}", chain.position),
+            before => format!("behind position {before}, up to {}: what stands before is not in the export", chain.position),
+        };
+        self.out.line(&format!("{state}  {seen} entries {range}"))?;
         let signatures = match with_keys {
             true => format!("{signed} of them signed by a key that you trust"),
             false => "their signatures were not checked: give --public-key".to_owned(),
@@ -170,9 +238,14 @@ impl<'o> Told<'o> {
         if checkpoints > 0 {
             self.out.line(&format!("          {checkpoints} checkpoints agree, {signatures}"))?;
         }
-        match vouched {
-            Position::START => self.out.line("          no checkpoint vouches for any of it")?,
-            vouched => self.out.line(&format!("          vouched for up to position {vouched}"))?,
+        let whose = if with_keys { "a trusted key or a kept head" } else { "a kept head" };
+        match vouched <= start.position {
+            true => self.out.line(&format!("          not vouched for by {whose}: not any of it"))?,
+            false => self.out.line(&format!("          vouched for by {whose} up to position {vouched}"))?,
+        }
+        if start.position < vouched && unvouched > 0 {
+            let text = format!("          not vouched for: the last {unvouched} entries, behind position {vouched}");
+            self.out.line(&self.out.paint(Look::Accent, &text))?;
         }
         self.out.note("keep this elsewhere, and give it later with --checkpoint:");
         Ok(self.out.line(&chain.head().to_string())?)

@@ -1,5 +1,7 @@
 //! A conflict is answered with the events that caused it, so that whoever decided can fold them and decide again without a read.
+//! They are shown as a read would show them: in the newest versions of their types.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_proto::{Conflict, Problem};
@@ -10,7 +12,7 @@ use crate::store::StoreError;
 
 /// The most events of one answer.
 const EVENTS_MAX: usize = 100;
-/// The most bytes of their data.
+/// The most bytes of their data, as it is shown.
 const DATA_BYTES_MAX: usize = 1 << 20;
 /// How long the read model may take to have them. An append that is refused is not made to wait longer than one that is stored.
 const READ_MAX: Duration = Duration::from_secs(2);
@@ -44,12 +46,11 @@ async fn read(gateway: &Gateway, conflict: &mut Conflict) -> Result<(), StoreErr
     };
     let page = gateway.store.page(query).await?;
     let mut bytes = 0;
-    let fitting = page.events.iter().take_while(|event| {
+    let shown = page.events.iter().map(|event| gateway.types.show(event)).take_while(|event| {
         bytes += event.data.as_bytes().len();
         bytes <= DATA_BYTES_MAX
     });
-    let fitting = fitting.count();
-    conflict.more = page.more || fitting < page.events.len();
-    conflict.events = page.events[..fitting].iter().map(|event| event.as_ref().clone()).collect();
+    conflict.events = shown.map(Arc::unwrap_or_clone).collect();
+    conflict.more = page.more || conflict.events.len() < page.events.len();
     Ok(())
 }

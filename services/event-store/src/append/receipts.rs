@@ -1,18 +1,21 @@
 //! The log's acknowledgement names places; the times come from what follows the log anyway, or else from the log.
 
+use std::fmt::Display;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_event::{Event, Position};
+use causeway_log::LogError;
 use causeway_proto::{Appended, Kind, Problem};
 use futures::{StreamExt as _, stream};
 
 use super::{Shape, answer_again, receipt};
 use crate::gateway::Gateway;
 
-/// How long to wait for an appended event to come by, before the log itself is asked for its time. That costs a request for each
-/// event: it is for a feed that broke off, not for one that is busy.
-const COMES_BY: Duration = Duration::from_millis(500);
+/// A feed that has brought nothing for so long broke off: the log itself is asked. That costs a request for each event, so a feed
+/// that is only behind is waited for.
+const STILL: Duration = Duration::from_millis(500);
 /// Between two attempts to ask the log.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long an append that was acknowledged may wait for the times of its events.
@@ -20,19 +23,19 @@ const TIMES_MAX: Duration = Duration::from_secs(10);
 /// How many of them are asked for at a time.
 const LOOKUPS_MAX: usize = 32;
 
+type Events = Vec<Arc<Event>>;
+
 /// What the client gets for what was appended.
 pub(super) async fn of(gateway: &Gateway, shape: &Shape, appended: causeway_log::Appended) -> Result<Appended, Problem> {
     let places = || appended.receipts.iter().map(|receipt| receipt.position);
     let (Some(first), Some(last)) = (places().min(), places().max()) else {
         return Ok(Appended { receipts: vec![], duplicate: appended.duplicate });
     };
-    let events = match tokio::time::timeout(COMES_BY, gateway.store.arrived(first, last)).await {
+    let mut arrived = pin!(gateway.store.arrived(first, last));
+    let events = match tokio::time::timeout(STILL, &mut arrived).await {
         Ok(Some(events)) => events,
-        Ok(None) | Err(_) => tokio::time::timeout(TIMES_MAX, looked_up(gateway, first, last)).await.map_err(|_| {
-            let detail =
-                format!("it is on the log from position {first}, which has gone away before it could say when it stored it");
-            Problem::new(Kind::OutcomeUnknown, detail)
-        })?,
+        Ok(None) => late(looked_up(gateway, first, last), first).await?,
+        Err(_) => late(behind(gateway, arrived, first, last), first).await?,
     };
     match appended.duplicate {
         true => answer_again(shape, &events),
@@ -40,14 +43,54 @@ pub(super) async fn of(gateway: &Gateway, shape: &Shape, appended: causeway_log:
     }
 }
 
-/// The events from `first` to `last`, which are on the log. Waits as long as it takes.
-async fn looked_up(gateway: &Gateway, first: Position, last: Position) -> Vec<Arc<Event>> {
+/// The events of an append that begins at `first`, if they come in time after all.
+async fn late(events: impl Future<Output = Result<Events, LogError>>, first: Position) -> Result<Events, Problem> {
+    let unknown = |why: &dyn Display| {
+        let detail = format!("it is on the log from position {first}, which did not say when it stored it: {why}");
+        Problem::new(Kind::OutcomeUnknown, detail)
+    };
+    match tokio::time::timeout(TIMES_MAX, events).await {
+        Ok(events) => events.map_err(|error| unknown(&error)),
+        Err(_) => Err(unknown(&format_args!("not within {TIMES_MAX:?}"))),
+    }
+}
+
+/// The events from `first` to `last`, which are on the log, from whatever has them first. Waits as long as it takes.
+async fn behind(
+    gateway: &Gateway,
+    mut arrived: Pin<&mut impl Future<Output = Option<Events>>>,
+    first: Position,
+    last: Position,
+) -> Result<Events, LogError> {
+    let mut fed = None;
+    while fed != Some(gateway.store.fed()) {
+        fed = Some(gateway.store.fed());
+        match tokio::time::timeout(STILL, &mut arrived).await {
+            Ok(Some(events)) => return Ok(events),
+            Ok(None) => return looked_up(gateway, first, last).await,
+            Err(_) => {}
+        }
+    }
+    tokio::select! {
+        Some(events) = arrived => Ok(events),
+        events = looked_up(gateway, first, last) => events,
+    }
+}
+
+/// The same by the log. Fails only on what does not pass.
+async fn looked_up(gateway: &Gateway, first: Position, last: Position) -> Result<Events, LogError> {
     loop {
         let places = stream::iter(first.get()..=last.get()).map(Position::new);
-        let found = places.map(|position| gateway.log.get(position)).buffered(LOOKUPS_MAX).collect::<Vec<_>>().await;
-        let events = found.into_iter().map(|found| found.ok().flatten().map(|stored| Arc::new(stored.event)));
-        if let Some(events) = events.collect() {
-            return events;
+        let mut found = places.map(|position| gateway.log.get(position)).buffered(LOOKUPS_MAX);
+        let mut events = Vec::new();
+        loop {
+            match found.next().await {
+                Some(Ok(Some(stored))) => events.push(Arc::new(stored.event)),
+                Some(Err(error)) if !error.is_transient() => return Err(error),
+                // The log is away for a moment, or a replica was asked that is behind.
+                Some(Ok(None) | Err(_)) => break,
+                None => return Ok(events),
+            }
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -22,7 +22,7 @@ use futures::stream::FuturesOrdered;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::mpsc;
 
-use super::{Prepared, Request, begin, finish, prepare};
+use super::{Prepared, Request, begin, finish, prepare, renewed};
 use crate::gateway::{Gateway, Pass};
 
 /// How many requests of a stream look up their keys and causes at the same time.
@@ -118,7 +118,11 @@ async fn sent(
 ) -> impl Future<Output = Answer> + Send + use<> {
     let InHand { request_id, what } = request;
     let (pass, under_way) = match (pass, what) {
-        (Ok(pass), Ok(prepared)) => (Some(pass), Ok(begin(sequence, prepared).await)),
+        // It may have waited for its turn for as long as the client took no answers.
+        (Ok(pass), Ok(prepared)) => match renewed(gateway, prepared).await {
+            Ok(prepared) => (Some(pass), Ok(begin(sequence, prepared).await)),
+            Err(problem) => (None, Err(problem)),
+        },
         (Err(problem), _) | (_, Err(problem)) => (None, Err(problem)),
     };
     let gateway = gateway.clone();

@@ -172,6 +172,16 @@ impl Dispatch {
         self.past.extend(past);
     }
 
+    /// Everything up to here is dealt with: what is not here will not come.
+    pub(super) fn forget(&mut self, up_to: Position) {
+        self.past.retain(|position, _| up_to < *position);
+    }
+
+    /// Whether those before us delivered something that did not come in so far.
+    pub(super) fn remembers(&self) -> bool {
+        !self.past.is_empty()
+    }
+
     /// How often what is here was delivered, for those after us.
     pub(super) fn deliveries(&self) -> impl Iterator<Item = (Position, u32)> + '_ {
         let all = self.lines.values().flat_map(|line| line.work.iter());
@@ -276,8 +286,8 @@ impl Dispatch {
                     Taken::Settling
                 }
             },
-            State::Settling => Taken::Settling,
-            State::Free | State::Delayed(_) | State::With { .. } => Taken::Stale,
+            State::Settling if answer != Answer::Progress => Taken::Settling,
+            State::Settling | State::Free | State::Delayed(_) | State::With { .. } => Taken::Stale,
         }
     }
 

@@ -5,26 +5,29 @@
 //!
 //! **Taking over.** What the last dispatcher pulled and did not acknowledge comes again, at once if it handed over, else after
 //! [`Log::GROUP_HOLD`]; what nobody pulled comes before. To start a later event of an aggregate while an earlier one is still to
-//! come again would break its order. So a new dispatcher starts nothing until it holds all that the server counts as
-//! unacknowledged, and members have had the time to announce what they have: those deliveries stay with them.
+//! come again would break its order. So a dispatcher starts nothing while the server counts more as unacknowledged than is here
+//! (`census.rs`), and a new one gives members the time to announce what they have: those deliveries stay with them.
 //!
-//! **Two at once.** A dispatcher that slept may believe for a moment that it still has the lease. It begins nothing unless it
-//! renewed the lease within [`Lease::DOUBT`], and acknowledges only what its own members answered: what the other one delivers
-//! meanwhile is delivered twice at worst, which "at least once" allows.
+//! **Two at once.** A dispatcher that slept may believe for a moment that it still has the lease. It begins nothing, and asks the
+//! server for nothing, unless it renewed the lease within [`Lease::DOUBT`]; it gives back what it has when it learns that it lost
+//! it, and acknowledges only what its own members answered: what the other one delivers meanwhile is delivered twice at worst,
+//! which "at least once" allows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_event::Position;
-use causeway_log::{Claim, GroupName, GroupPull, GroupState, Hold, Lease, Log, LogError, Mail, Post, Pulled, Replay};
+use causeway_log::{Claim, GroupName, GroupPull, GroupState, Hold, Lease, Log, LogError, Mail, Post, Pull, Pulled, Replay};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::census::{Census, Here, Outcome};
 use super::dispatch::{Answer, Arrival, Dispatch, Origin, Rules, Settlement, Taken};
+use super::notes;
 use super::words::{self, Reply, Status, ToDispatcher, ToMember};
 use crate::read_model::Filter;
 
@@ -34,12 +37,16 @@ const TICK: Duration = Duration::from_millis(100);
 const KEEP: Duration = Duration::from_secs(3);
 /// How often it is looked for what is to be delivered again, without being told.
 const REPLAYS: Duration = Duration::from_secs(10);
+/// What one such look brings at most ...
+const REPLAYS_LOOK_MAX: usize = 256;
+/// ... and all together, before some of it is dealt with.
+const REPLAYS_HELD_MAX: usize = 1024;
 /// Pause before something is tried again that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
-/// The time that members have to announce themselves to a new dispatcher.
-const ROLL_CALL: Duration = Duration::from_millis(1200);
-/// A new dispatcher waits no longer than this for what is to come again.
-const RECOVERY_MAX: Duration = Duration::from_secs(20);
+/// After so many attempts to strike an event off, and so many again, the operator is told.
+const ATTEMPTS_WARN: u64 = 40;
+/// How often the server is asked what it waits for, when all of that is here; otherwise it is after [`RETRY_PAUSE`].
+const COUNT: Duration = Duration::from_secs(1);
 
 /// What to dispatch.
 #[derive(Clone)]
@@ -62,9 +69,11 @@ enum End {
 pub(super) async fn run(office: Office, stop: CancellationToken) {
     let mut lease = office.log.group_lease(&office.group);
     loop {
+        // Others count from when it was written, which may be long before the answer is here.
+        let asked_at = Instant::now();
         match stop.run_until_cancelled(lease.claim()).await {
             None => return lease.release().await,
-            Some(Ok(Claim::Won | Claim::Kept)) => match Term::serve(&office, lease, &stop).await {
+            Some(Ok(Claim::Won | Claim::Kept)) => match Term::serve(&office, lease, asked_at, &stop).await {
                 End::Stopped(mut lease) => return lease.release().await,
                 End::Lost(lost) => lease = lost,
                 End::Deleted => return,
@@ -84,83 +93,119 @@ struct Term {
     dispatch: Dispatch,
     /// What the server waits for.
     holds: HashMap<Position, Hold>,
+    /// What is being struck off.
+    settling: HashSet<Position>,
     /// Members who wait for something to be settled.
     waiting: HashMap<Position, Post>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// When the last renewal was asked for that came to be.
     renewed_at: Instant,
-    recovery: Recovery,
-    looking_for_replays: bool,
+    census: Census,
+    counting: Counting,
+    /// All that was begun before is here.
+    has_recovered: bool,
+    replays: Replays,
 }
 
-/// Whether anything may be started.
-enum Recovery {
-    Since(Instant),
-    Over,
+/// What is on its way back to the group.
+#[derive(Default)]
+struct Replays {
+    /// A look is under way.
+    looking: bool,
+    /// The last one that was read, and whether there is more behind it.
+    read_up_to: u64,
+    more: bool,
+    /// All that there was to begin with was read.
+    complete: bool,
+    /// How many are worked on or wait for it.
+    here: usize,
+    /// Another delivery of the same event is under way.
+    postponed: Vec<Replay>,
+}
+
+/// The server is asked what it waits for.
+struct Counting {
+    is_asked: bool,
+    /// What it answers does not count.
+    is_stale: bool,
+    asked_at: Instant,
+    /// How many it was told about since.
+    gone: u64,
 }
 
 /// Something that was asked of the server.
 enum Done {
-    Settled(Position),
-    Renewed(Box<Lease>, Result<Claim, LogError>),
-    Replays(Result<Vec<Replay>, LogError>),
+    Settled(Position, Origin),
+    /// And when it was asked for.
+    Renewed(Box<Lease>, Instant, Result<Claim, LogError>),
+    Replays(Result<(Vec<Replay>, bool), LogError>),
     State(Result<Option<GroupState>, LogError>),
 }
 
 impl Term {
-    async fn serve(office: &Office, lease: Lease, stop: &CancellationToken) -> End {
+    async fn serve(office: &Office, lease: Lease, won_at: Instant, stop: &CancellationToken) -> End {
         tracing::info!(group = %office.group, "dispatching the group");
         let now = Instant::now();
         let mut term = Self {
             office: office.clone(),
             dispatch: Dispatch::new(office.rules),
             holds: HashMap::new(),
+            settling: HashSet::new(),
             waiting: HashMap::new(),
             work: FuturesUnordered::new(),
-            renewed_at: now,
-            recovery: Recovery::Since(now),
-            looking_for_replays: false,
+            renewed_at: won_at,
+            census: Census::new(now),
+            counting: Counting { is_asked: false, is_stale: false, asked_at: now, gone: 0 },
+            has_recovered: false,
+            replays: Replays::default(),
         };
-        term.dispatch.remember(notes_read(&lease.notes));
+        term.dispatch.remember(notes::read(&lease.notes));
         term.renew(lease, stop);
         let mail = tokio::select! {
             mail = open_mail(office) => mail,
             () = stop.cancelled() => return End::Stopped(term.close().await),
         };
         term.tell_all(&ToMember::Call).await;
-        // Asked before the first pull: what it counts was pulled by others.
-        let state = office.log.group(&office.group).await;
-        term.look_at(state, Instant::now());
         term.look_for_replays();
-        let pull = office.log.pull_group(&office.group);
-        term.work_until(mail, pull, stop).await
+        let mut pull = office.log.pull_group(&office.group);
+        match term.work_until(mail, &mut pull, stop).await {
+            None => {
+                term.give_back(pull).await;
+                End::Stopped(term.close().await)
+            }
+            Some(End::Lost(lease)) => {
+                term.give_back(pull).await;
+                End::Lost(lease)
+            }
+            Some(end) => end,
+        }
     }
 
-    async fn work_until(mut self, mut mail: Mail, mut pull: GroupPull, stop: &CancellationToken) -> End {
-        let [mut tick, mut keep, mut replays] = [TICK, KEEP, REPLAYS].map(|period| {
+    /// None when it is to stop.
+    async fn work_until(&mut self, mut mail: Mail, pull: &mut GroupPull, stop: &CancellationToken) -> Option<End> {
+        let [mut tick, mut count, mut keep, mut replays] = [TICK, RETRY_PAUSE, KEEP, REPLAYS].map(|period| {
             let mut interval = interval(period);
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
         });
         loop {
             tokio::select! {
-                () = stop.cancelled() => return End::Stopped(self.close().await),
+                () = stop.cancelled() => return None,
                 post = mail.next() => self.hear(post).await,
-                pulled = pull.next() => match pulled {
-                    Some(pulled) => self.arrive(pulled).await,
-                    None => {
-                        self.tell_all(&ToMember::Deleted).await;
-                        return End::Deleted;
-                    }
+                pulled = pull.next(self.pulls_until()) => match pulled {
+                    Pull::Came(pulled) => self.arrive(pulled).await,
+                    Pull::Broke => self.recover(),
                 },
                 Some(done) = self.work.next() => {
                     if let Some(end) = self.done(done, stop).await {
-                        return end;
+                        return Some(end);
                     }
                 }
                 _ = tick.tick() => match self.is_sure() {
                     true => self.dispatch.tick(Instant::now()),
                     false => self.dispatch.excuse(Instant::now()),
                 },
+                _ = count.tick() => self.count(),
                 _ = keep.tick() => self.keep().await,
                 _ = replays.tick() => self.look_for_replays(),
             }
@@ -172,9 +217,10 @@ impl Term {
     async fn act(&mut self) {
         for settlement in self.dispatch.take_settlements() {
             let hold = self.holds.get(&settlement.position).cloned();
+            self.settling.insert(settlement.position);
             self.work.push(settle(self.office.clone(), settlement, hold).boxed());
         }
-        while matches!(self.recovery, Recovery::Over) && self.is_sure() {
+        while self.census.is_complete() && self.is_sure() {
             let Some(next) = self.dispatch.next(Instant::now()) else { return };
             let words = ToMember::Deliver { position: next.position.get(), deliveries: next.deliveries };
             let told = self.office.log.tell_member(&self.office.group, &next.member, words::write(&words)).await;
@@ -190,15 +236,37 @@ impl Term {
         self.renewed_at.elapsed() < Lease::DOUBT
     }
 
+    /// Nothing may come to us when another one may dispatch, nor before it was counted what had come to others.
+    fn pulls_until(&self) -> Instant {
+        if self.census.was_counted() { self.renewed_at + Lease::DOUBT } else { self.renewed_at }
+    }
+
+    /// What was on its way to us is lost and comes again, maybe behind later events.
+    fn recover(&mut self) {
+        self.census = Census::new(Instant::now());
+        // An answer under way may be of before.
+        self.counting.is_stale = self.counting.is_asked;
+    }
+
     async fn arrive(&mut self, pulled: Pulled) {
         let Pulled { position, event, hold } = pulled;
         let Some(event) = event.filter(|event| self.office.filter.matches(event)) else {
-            return hold.skip().await;
+            return self.skip(position, &hold).await;
         };
         match self.dispatch.arrive(position, &event.aggregate_id, Origin::Log, Instant::now()) {
-            Arrival::Taken | Arrival::Known => _ = self.holds.insert(position, hold),
-            Arrival::Settled => hold.skip().await,
+            Arrival::Taken | Arrival::Known => {
+                if self.holds.insert(position, hold).is_none() {
+                    self.census.came(position);
+                }
+            }
+            Arrival::Settled => self.skip(position, &hold).await,
         }
+    }
+
+    async fn skip(&mut self, position: Position, hold: &Hold) {
+        self.census.came(position);
+        self.counting.gone += 1;
+        hold.skip().await;
     }
 
     async fn hear(&mut self, post: Post) {
@@ -229,95 +297,161 @@ impl Term {
 
     async fn done(&mut self, done: Done, stop: &CancellationToken) -> Option<End> {
         match done {
-            Done::Settled(position) => {
-                self.holds.remove(&position);
+            Done::Settled(position, origin) => {
+                self.settling.remove(&position);
+                if self.holds.remove(&position).is_some() {
+                    self.counting.gone += 1;
+                }
                 self.dispatch.settled(position);
+                self.go_on_with_replays(position, origin);
                 if let Some(post) = self.waiting.remove(&position) {
                     post.answer(words::write(&Reply::Done)).await;
                 }
             }
-            Done::Renewed(lease, Ok(Claim::Kept | Claim::Won)) => {
-                self.renewed_at = Instant::now();
+            Done::Renewed(lease, asked_at, Ok(Claim::Kept)) => {
+                self.renewed_at = asked_at;
                 self.renew(*lease, stop);
             }
-            Done::Renewed(lease, Ok(Claim::Elsewhere)) => {
+            // What is won anew was lost: somebody else may have dispatched in between.
+            Done::Renewed(lease, _, Ok(Claim::Elsewhere | Claim::Won)) => {
                 tracing::info!(group = %self.office.group, "another gateway dispatches the group");
                 return Some(End::Lost(*lease));
             }
-            Done::Renewed(lease, Err(error)) => {
+            Done::Renewed(lease, _, Err(error)) => {
                 tracing::debug!(%error, group = %self.office.group, "the lease of a group was not renewed");
                 self.renew(*lease, stop);
             }
-            Done::Replays(found) => {
-                self.looking_for_replays = false;
-                for replay in found.unwrap_or_default() {
-                    let origin = Origin::Replay(replay.number);
-                    self.dispatch.arrive(replay.position, &replay.aggregate_id, origin, Instant::now());
-                }
+            Done::Replays(found) => self.read_replays(found),
+            Done::State(Ok(None)) => {
+                self.tell_all(&ToMember::Deleted).await;
+                return Some(End::Deleted);
             }
-            Done::State(state) => self.look_at(state, Instant::now()),
+            Done::State(Ok(Some(state))) => self.look_at(&state),
+            Done::State(Err(error)) => {
+                self.counting.is_asked = false;
+                tracing::debug!(%error, group = %self.office.group, "the state of a group is not known");
+            }
         }
         None
     }
 
-    /// Whether all is here that was begun before us.
-    fn look_at(&mut self, state: Result<Option<GroupState>, LogError>, now: Instant) {
-        let Recovery::Since(since) = self.recovery else { return };
-        let waited = now.duration_since(since);
-        let over = match state {
-            Ok(Some(state)) if state.unacknowledged == 0 => true,
-            Ok(Some(state)) => state.unacknowledged <= self.holds.len() as u64 && ROLL_CALL <= waited,
-            Ok(None) | Err(_) => false,
-        };
-        if !over && RECOVERY_MAX < waited {
-            tracing::warn!(group = %self.office.group, "what was begun before has not come again in time; going on without");
-        }
-        if over || RECOVERY_MAX < waited {
-            self.recovery = Recovery::Over;
+    /// Asks what the server waits for.
+    fn count(&mut self) {
+        let Counting { is_asked, asked_at, .. } = self.counting;
+        if is_asked || self.census.is_complete() && asked_at.elapsed() < COUNT {
             return;
         }
+        self.counting = Counting { is_asked: true, is_stale: false, asked_at: Instant::now(), gone: 0 };
         let Office { log, group, .. } = self.office.clone();
-        let ask = async move {
-            sleep(RETRY_PAUSE).await;
-            Done::State(log.group(&group).await)
-        };
-        self.work.push(ask.boxed());
+        self.work.push(async move { Done::State(log.group(&group).await) }.boxed());
     }
 
+    /// Whether all is here that the server waits for.
+    fn look_at(&mut self, state: &GroupState) {
+        self.counting.is_asked = false;
+        if self.counting.is_stale {
+            return;
+        }
+        let counted = self.holds.keys().filter(|position| **position <= state.delivered);
+        let settling = counted.clone().filter(|position| self.settling.contains(position)).count();
+        let counted = counted.count();
+        let here = Here { surely: (counted - settling) as u64, perhaps: counted as u64 + self.counting.gone };
+        match self.census.counted(state, here, Instant::now()) {
+            Outcome::Nothing => {}
+            Outcome::Recovered => self.has_recovered = true,
+            Outcome::GaveUp(missing) => {
+                tracing::warn!(group = %self.office.group, missing, "what was begun has not come again in time; going on without");
+            }
+        }
+        if self.census.is_complete() && self.replays.complete && self.dispatch.remembers() {
+            // After a recovery all is here that can come; without it what is not acknowledged still may.
+            let up_to = if std::mem::take(&mut self.has_recovered) { state.delivered } else { state.acknowledged };
+            self.dispatch.forget(up_to);
+        }
+    }
+
+    /// Looks behind what was read already, unless there is enough here.
     fn look_for_replays(&mut self) {
-        if !std::mem::replace(&mut self.looking_for_replays, true) {
-            let Office { log, group, .. } = self.office.clone();
-            self.work.push(async move { Done::Replays(log.replays(&group).await) }.boxed());
+        let Replays { looking, read_up_to, here, postponed, .. } = &mut self.replays;
+        if !*looking && *here + postponed.len() < REPLAYS_HELD_MAX {
+            *looking = true;
+            let (Office { log, group, .. }, after) = (self.office.clone(), *read_up_to);
+            self.work.push(async move { Done::Replays(log.replays(&group, after, REPLAYS_LOOK_MAX).await) }.boxed());
+        }
+    }
+
+    fn read_replays(&mut self, found: Result<(Vec<Replay>, bool), LogError>) {
+        self.replays.looking = false;
+        match found {
+            Ok((found, more)) => {
+                self.replays.more = more;
+                self.replays.complete |= !more;
+                for replay in found {
+                    self.replays.read_up_to = replay.number;
+                    self.take(replay);
+                }
+                if more {
+                    self.look_for_replays();
+                }
+            }
+            Err(error) => tracing::debug!(%error, group = %self.office.group, "replays of a group cannot be read yet"),
+        }
+    }
+
+    fn take(&mut self, replay: Replay) {
+        let origin = Origin::Replay(replay.number);
+        match self.dispatch.arrive(replay.position, &replay.aggregate_id, origin, Instant::now()) {
+            Arrival::Known => self.replays.postponed.push(replay),
+            Arrival::Taken | Arrival::Settled => self.replays.here += 1,
+        }
+    }
+
+    /// The event at this position was struck off: it may be here once more, and there is room for another.
+    fn go_on_with_replays(&mut self, position: Position, origin: Origin) {
+        if matches!(origin, Origin::Replay(_)) {
+            self.replays.here = self.replays.here.saturating_sub(1);
+        }
+        if let Some(index) = self.replays.postponed.iter().position(|replay| replay.position == position) {
+            let replay = self.replays.postponed.remove(index);
+            self.take(replay);
+        }
+        if self.replays.more {
+            self.look_for_replays();
         }
     }
 
     fn renew(&mut self, mut lease: Lease, stop: &CancellationToken) {
-        lease.notes = self.notes();
-        self.work.push(renewal(lease, stop.clone()));
-    }
-
-    /// How often events were delivered must outlive us: one that kills its members would do so for ever.
-    fn notes(&self) -> String {
-        let deliveries: Vec<(u64, u32)> = self.dispatch.deliveries().map(|(position, n)| (position.get(), n)).collect();
-        serde_json::to_string(&deliveries).unwrap_or_default()
+        lease.notes = notes::write(self.dispatch.deliveries());
+        self.work.push(renewal(lease, self.renewed_at, stop.clone()));
     }
 
     async fn keep(&mut self) {
+        // What may be another one's to give is not held back.
+        if !self.is_sure() {
+            return;
+        }
         for hold in self.holds.values() {
             hold.keep().await;
         }
     }
 
-    /// Lets somebody else go on at once.
-    async fn close(mut self) -> Lease {
+    /// Lets somebody else go on at once. Pulling ends first: what is given back would return to us.
+    async fn give_back(&mut self, pull: GroupPull) {
+        for pulled in pull.close().await {
+            self.arrive(pulled).await;
+        }
         for hold in self.holds.values() {
             hold.give_back().await;
         }
         self.office.log.flush().await;
+    }
+
+    /// The lease, to be released.
+    async fn close(mut self) -> Lease {
         loop {
             // There is always one renewal under way, and it does not wait once we are to stop.
-            if let Some(Done::Renewed(mut lease, _)) = self.work.next().await {
-                lease.notes = self.notes();
+            if let Some(Done::Renewed(mut lease, ..)) = self.work.next().await {
+                lease.notes = notes::write(self.dispatch.deliveries());
                 return *lease;
             }
         }
@@ -330,11 +464,6 @@ impl Term {
     }
 }
 
-fn notes_read(notes: &str) -> Vec<(Position, u32)> {
-    let deliveries: Vec<(u64, u32)> = serde_json::from_str(notes).unwrap_or_default();
-    deliveries.into_iter().map(|(position, n)| (Position::new(position), n)).collect()
-}
-
 async fn open_mail(office: &Office) -> Mail {
     loop {
         match office.log.dispatcher_mail(&office.group).await {
@@ -345,14 +474,15 @@ async fn open_mail(office: &Office) -> Mail {
     }
 }
 
-fn renewal(mut lease: Lease, stop: CancellationToken) -> BoxFuture<'static, Done> {
+fn renewal(mut lease: Lease, renewed_at: Instant, stop: CancellationToken) -> BoxFuture<'static, Done> {
     async move {
         match stop.run_until_cancelled_owned(sleep(Lease::RENEW)).await {
             Some(()) => {
+                let asked_at = Instant::now();
                 let claim = lease.claim().await;
-                Done::Renewed(Box::new(lease), claim)
+                Done::Renewed(Box::new(lease), asked_at, claim)
             }
-            None => Done::Renewed(Box::new(lease), Ok(Claim::Kept)),
+            None => Done::Renewed(Box::new(lease), renewed_at, Ok(Claim::Kept)),
         }
     }
     .boxed()
@@ -360,28 +490,33 @@ fn renewal(mut lease: Lease, stop: CancellationToken) -> BoxFuture<'static, Done
 
 /// Strikes an event off, as often as it takes.
 async fn settle(office: Office, settlement: Settlement, hold: Option<Hold>) -> Done {
+    let Settlement { position, origin, .. } = settlement;
+    let mut attempts = 0_u64;
     loop {
-        match try_settle(&office, &settlement, hold.as_ref()).await {
-            Ok(()) => return Done::Settled(settlement.position),
-            Err(error) => {
-                tracing::debug!(%error, group = %office.group, position = %settlement.position, "was not settled yet");
-                sleep(RETRY_PAUSE).await;
-            }
+        let Err(error) = try_settle(&office, &settlement, hold.as_ref()).await else {
+            return Done::Settled(position, origin);
+        };
+        attempts += 1;
+        if attempts.is_multiple_of(ATTEMPTS_WARN) {
+            tracing::warn!(%error, group = %office.group, %position, attempts, "an event is dealt with, but cannot be struck off");
+        } else {
+            tracing::debug!(%error, group = %office.group, %position, "was not settled yet");
         }
+        sleep(RETRY_PAUSE).await;
     }
 }
 
 async fn try_settle(office: &Office, settlement: &Settlement, hold: Option<&Hold>) -> Result<(), LogError> {
     let Settlement { position, origin, park } = settlement;
-    if let Some(park) = park
-        && let Some(stored) = office.log.get(*position).await?
-    {
+    if let Some(park) = park {
+        // Of the leader: an event that a replica does not have yet must not be struck off without being parked.
+        let event = office.log.event_at(*position).await?;
         tracing::warn!(group = %office.group, %position, reason = park.reason, "an event is parked");
         let attempt = match origin {
             Origin::Log => None,
             Origin::Replay(number) => Some(*number),
         };
-        office.log.park_of_group(&office.group, &stored.event, &park.reason, park.deliveries, attempt).await?;
+        office.log.park_of_group(&office.group, &event, &park.reason, park.deliveries, attempt).await?;
     }
     match (origin, hold) {
         (Origin::Log, Some(hold)) => hold.ack().await,

@@ -29,6 +29,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// What a client answered before it left is said to the end, for as long as this.
 const FINISH_MAX: Duration = Duration::from_secs(3);
+/// Answers that are being said at once; a client whose further ones are not read waits. Twice what a member may work on at once: of
+/// each delivery one mark and the answer.
+const SAYING_MAX: usize = 2048;
 /// A client that has not taken a delivery for this long gets no more for the moment.
 const UNREAD_MAX: Duration = Duration::from_secs(1);
 
@@ -77,17 +80,24 @@ struct Desk {
     /// Not taken by the client so far.
     unread: VecDeque<(Instant, DeliveryId, Arc<Event>)>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// How much of the work is saying something to the dispatcher.
+    saying: usize,
 }
 
 struct Held {
     deliveries: u32,
     until: Instant,
+    /// A mark of progress is being said.
+    marking: bool,
     /// The client has dealt with it; the dispatcher may not know.
     answered: bool,
 }
 
 enum Done {
     Loaded(DeliveryId, Result<Option<Arc<Event>>, Problem>),
+    /// The dispatcher was told that the client is still at work.
+    Marked(DeliveryId),
+    /// It was told what came of it.
     Answered(DeliveryId),
     Pending(u64),
 }
@@ -100,7 +110,8 @@ impl Member {
         said: BoxStream<'static, Result<Said, Problem>>,
         told: mpsc::Sender<Result<Told, Problem>>,
     ) {
-        let mut desk = Desk { member: self, held: BTreeMap::new(), unread: VecDeque::new(), work: FuturesUnordered::new() };
+        let mut desk =
+            Desk { member: self, held: BTreeMap::new(), unread: VecDeque::new(), work: FuturesUnordered::new(), saying: 0 };
         let ended = desk.work_until(mail, said, &told).await;
         desk.finish().await;
         let leave = ToDispatcher::Leave { member: desk.member.id.clone() };
@@ -129,7 +140,7 @@ impl Desk {
             tokio::select! {
                 () = stop.cancelled() => return Err(Problem::new(Kind::Unavailable, "the gateway is shutting down")),
                 () = told.closed() => return Ok(()),
-                said = said.next() => match said {
+                said = said.next(), if self.saying < SAYING_MAX => match said {
                     Some(said) => self.hear(said?),
                     None => return Ok(()),
                 },
@@ -179,9 +190,14 @@ impl Desk {
         };
         if answer == Answered::Progress {
             held.until = Instant::now() + ack_wait;
+            // The time starts anew when a mark is understood: a second one on its way would change nothing.
+            if std::mem::replace(&mut held.marking, true) {
+                return;
+            }
         } else {
             held.answered = true;
         }
+        self.saying += 1;
         let (log, group) = (self.member.gateway.log.clone(), self.member.group.clone());
         self.work.push(say(log, group, self.member.id.clone(), id, answer.into()).boxed());
     }
@@ -193,7 +209,7 @@ impl Desk {
                 let id = DeliveryId { position: Position::new(position), deliveries };
                 let until = Instant::now() + self.member.ack_wait;
                 self.unread.retain(|(_, unread, _)| unread.position != id.position);
-                self.held.insert(id.position, Held { deliveries, until, answered: false });
+                self.held.insert(id.position, Held { deliveries, until, marking: false, answered: false });
                 self.work.push(load(self.member.gateway.clone(), id).boxed());
             }
             Some(ToMember::Call) => self.announce().await,
@@ -208,7 +224,16 @@ impl Desk {
     fn done(&mut self, done: Done) -> Result<Option<u64>, Problem> {
         match done {
             Done::Pending(pending) => return Ok(Some(pending)),
-            Done::Answered(id) => self.forget(id),
+            Done::Marked(id) => {
+                self.saying -= 1;
+                if let Some(held) = self.held.get_mut(&id.position).filter(|held| held.deliveries == id.deliveries) {
+                    held.marking = false;
+                }
+            }
+            Done::Answered(id) => {
+                self.saying -= 1;
+                self.forget(id);
+            }
             Done::Loaded(id, _) if !self.has(id) => {}
             Done::Loaded(id, Ok(Some(event))) => self.unread.push_back((Instant::now(), id, event)),
             // Nothing that anybody could work on stands there.
@@ -297,7 +322,7 @@ async fn say(log: Log, group: GroupName, member: String, id: DeliveryId, answer:
         }
         sleep(RETRY_PAUSE).await;
     }
-    if is_last { Done::Answered(id) } else { Done::Answered(DeliveryId { deliveries: 0, ..id }) }
+    if is_last { Done::Answered(id) } else { Done::Marked(id) }
 }
 
 impl From<Answered> for Answer {

@@ -29,7 +29,12 @@ const GATHERED_MAX: u64 = 1024;
 /// What the writer is told. Batches are not among it: it finds them in the tail.
 pub(super) enum Command {
     Wake,
-    Keep(Box<Snapshot>, oneshot::Sender<Result<(), ModelError>>),
+    Keep {
+        /// The epoch of the database whose events it was folded from.
+        of: u64,
+        snapshot: Box<Snapshot>,
+        done: oneshot::Sender<Result<(), ModelError>>,
+    },
 }
 
 /// The writer's side of [`Shared`].
@@ -40,19 +45,21 @@ pub(crate) struct Work {
     commands: Receiver<Command>,
     /// The database was too large to be checked before it serves.
     pub(super) unchecked: bool,
+    /// It must be checked before it answers anything.
+    pub(super) doubted: bool,
 }
 
 impl Work {
     pub(super) fn begin(loaded: Loaded, last: Position, commands: Receiver<Command>) -> Result<Self, ModelError> {
-        let (position, unchecked) = (loaded.meta.position, loaded.unchecked);
+        let (position, unchecked, doubted) = (loaded.meta.position, loaded.unchecked, loaded.doubted);
         let mut writer = Writer::new(loaded)?;
         let target = index_at(position, last);
         index_if_due(&mut writer, position, target)?;
-        Ok(Self { writer, target, commands, unchecked })
+        Ok(Self { writer, target, commands, unchecked, doubted })
     }
 
     pub(super) fn may_serve(&self) -> bool {
-        self.writer.is_indexed()
+        self.writer.is_indexed() && !self.doubted
     }
 }
 
@@ -89,7 +96,7 @@ fn write(shared: &Shared, work: Work) -> Result<(), ModelError> {
             None => Ok(false),
         };
         let result = written.and_then(|written| {
-            if index_if_due(&mut writer, shared.tail.written(), target)? {
+            if index_if_due(&mut writer, shared.tail.written(), target)? && !shared.is_doubted(epoch) {
                 shared.tail.serve(epoch);
             }
             Ok(written)
@@ -110,12 +117,16 @@ fn write(shared: &Shared, work: Work) -> Result<(), ModelError> {
             obey(shared, &mut writer, epoch, command);
         }
     }
-    writer.close()
+    writer.close()?;
+    // What is doubted stays so until it was checked.
+    if shared.is_doubted(epoch) { Ok(()) } else { shared.files.closed() }
 }
 
 fn obey(shared: &Shared, writer: &mut Writer, epoch: u64, command: Command) {
     match command {
-        Command::Keep(snapshot, done) => {
+        // Folded from a database that has been given up since: a cache, so it is not missed.
+        Command::Keep { of, done, .. } if of != epoch => _ = done.send(Ok(())),
+        Command::Keep { snapshot, done, .. } => {
             let kept = writer.keep(&snapshot);
             if let Err(ModelError::Corrupt(reason)) = &kept {
                 shared.give_up(epoch, reason);

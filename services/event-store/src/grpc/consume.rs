@@ -23,8 +23,10 @@ const DELIVERIES_MAX: u32 = 10;
 /// How long a delivery may stay unanswered: by default, at least, and at most.
 const ACK_WAIT: (Duration, Duration, Duration) =
     (Duration::from_secs(30), Duration::from_millis(100), Duration::from_secs(24 * 60 * 60));
-/// Letters of one answer: by default, and at most.
+/// Letters of one answer: by default, and at most; and of one replay that names them.
 const LETTERS: (u32, u32) = (100, 1000);
+/// What a letter keeps of a reason: more is refused, rather than cut.
+const REASON_CHARS_MAX: usize = 2000;
 
 pub(super) async fn consume(
     grpc: &Grpc,
@@ -61,7 +63,7 @@ pub(super) async fn delete_group(
     request: Request<v1::DeleteGroupRequest>,
 ) -> Result<Response<v1::DeleteGroupResponse>, Status> {
     let group = parse("/group", &request.into_inner().group).map_err(into_status)?;
-    grpc.0.within(consume::delete(&grpc.0, &group)).await.map_err(into_status)?;
+    consume::delete(&grpc.0, &group).await.map_err(into_status)?;
     Ok(Response::new(v1::DeleteGroupResponse {}))
 }
 
@@ -94,10 +96,16 @@ pub(super) async fn replay_parked(
     grpc: &Grpc,
     request: Request<v1::ReplayParkedRequest>,
 ) -> Result<Response<v1::ReplayParkedResponse>, Status> {
-    let v1::ReplayParkedRequest { group, letters } = request.into_inner();
+    let v1::ReplayParkedRequest { group, letters, up_to } = request.into_inner();
     let group = parse("/group", &group).map_err(into_status)?;
-    let replayed = grpc.0.within(consume::replay(&grpc.0, &group, letters)).await.map_err(into_status)?;
-    Ok(Response::new(v1::ReplayParkedResponse { replayed }))
+    if letters.len() > LETTERS.1 as usize {
+        return Err(into_status(Problem::invalid("/letters", format!("must be at most {}", LETTERS.1))));
+    }
+    if !letters.is_empty() && up_to != 0 {
+        return Err(into_status(Problem::invalid("/up_to", "cannot be given together with letters")));
+    }
+    let (replayed, more_up_to) = consume::replay(&grpc.0, &group, &letters, up_to).await.map_err(into_status)?;
+    Ok(Response::new(v1::ReplayParkedResponse { replayed, more_up_to }))
 }
 
 fn wanted(start: v1::ConsumeStart) -> Result<Wanted, Problem> {
@@ -156,15 +164,22 @@ fn said(request: v1::ConsumeRequest) -> Result<Said, Problem> {
         Some(Request_::Ack(ack)) => (ack.delivery_id, Answered::Ack),
         Some(Request_::Nak(nak)) => {
             let delay = nak.delay.map(|delay| duration("/nak/delay", delay, Duration::ZERO)).transpose()?;
-            (nak.delivery_id, Answered::Nak { delay, reason: nak.reason })
+            (nak.delivery_id, Answered::Nak { delay, reason: reason("/nak/reason", nak.reason)? })
         }
         Some(Request_::Progress(progress)) => (progress.delivery_id, Answered::Progress),
-        Some(Request_::Park(park)) => (park.delivery_id, Answered::Park { reason: park.reason }),
+        Some(Request_::Park(park)) => (park.delivery_id, Answered::Park { reason: reason("/park/reason", park.reason)? }),
         Some(Request_::Start(_)) => return Err(Problem::invalid("/start", "can be sent only once")),
         None => return Err(Problem::invalid("", "says nothing that this version knows")),
     };
     let id = delivery_id(&id).ok_or_else(|| Problem::invalid("/delivery_id", "is not the id of a delivery of this stream"))?;
     Ok(Said::Answer { id, answer })
+}
+
+fn reason(field: &str, stated: String) -> Result<String, Problem> {
+    match stated.chars().count() <= REASON_CHARS_MAX {
+        true => Ok(stated),
+        false => Err(Problem::invalid(field, format!("must be at most {REASON_CHARS_MAX} characters"))),
+    }
 }
 
 fn delivery_id(text: &str) -> Option<DeliveryId> {
@@ -247,5 +262,19 @@ mod tests {
         for bad in ["", "7", "7.", "x.1", "7.1.1", "-1.1"] {
             assert_eq!(said(ack(bad)).map(drop).unwrap_err().field.as_deref(), Some("/delivery_id"), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_reason_is_kept_whole_or_refused() {
+        let id = || "7.2".to_owned();
+        let answers = |reason: String| {
+            let nak = v1::ConsumeNak { delivery_id: id(), delay: None, reason: reason.clone() };
+            [Request_::Nak(nak), Request_::Park(v1::ConsumePark { delivery_id: id(), reason })]
+        };
+        let field =
+            |answer| said(v1::ConsumeRequest { message: Some(answer) }).map(drop).map_err(|problem| problem.field.unwrap());
+        assert_eq!(answers("ü".repeat(REASON_CHARS_MAX)).map(field), [Ok(()), Ok(())]);
+        let refused = ["/nak/reason", "/park/reason"].map(|field| Err(field.to_owned()));
+        assert_eq!(answers("ü".repeat(REASON_CHARS_MAX + 1)).map(field), refused);
     }
 }

@@ -4,8 +4,9 @@ use axum::body::Bytes;
 use causeway_event::Position;
 use causeway_proto::Problem;
 
+use super::pace::Pace;
 use super::pages::{Pages, Shown};
-use super::{Change, Subject, internal, past, patch};
+use super::{Change, Subject, internal, past};
 use crate::cursor::Moment;
 use crate::gateway::Gateway;
 
@@ -43,7 +44,7 @@ pub(crate) struct Diff {
 pub(crate) async fn diff(gateway: &Gateway, request: DiffRequest) -> Result<Diff, Problem> {
     let subject = Subject::of(&request.view, &request.id)?;
     let store = &gateway.store;
-    let last = store.fresh().await?;
+    let last = gateway.fresh().await?;
     let from = request.from.resolve(store, "/from", last).await?;
     let to = match request.to {
         Some(moment) => moment.resolve(store, "/to", last).await?,
@@ -53,11 +54,13 @@ pub(crate) async fn diff(gateway: &Gateway, request: DiffRequest) -> Result<Diff
         return Err(Problem::invalid("/to", format!("is position {to}, which lies before {from}")));
     }
     let mut fold = past::fold(gateway, &subject, from).await?.fold;
-    let before = fold.shown()?;
+    fold.mark();
+    let mut pace = Pace::begin();
     let (mut changes, mut bytes, mut more) = (Vec::new(), 0, false);
     let mut pages = Pages::behind(gateway, &subject, from, Some(to));
     while let Some(Shown { events, .. }) = pages.next().await? {
         for event in events {
+            pace.give_way().await;
             if more {
                 fold.step(&event);
                 continue;
@@ -67,18 +70,16 @@ pub(crate) async fn diff(gateway: &Gateway, request: DiffRequest) -> Result<Diff
                 continue;
             }
             let patch = Bytes::from(serde_json::to_vec(&patch).map_err(internal)?);
-            let size = patch.len() + event.data.as_bytes().len();
+            let change = Change { event, patch };
             // One change is told however large it is: else nobody could go on behind it.
-            if changes.len() >= CHANGES_MAX || (!changes.is_empty() && bytes + size > CHANGES_BYTES_MAX) {
+            if changes.len() >= CHANGES_MAX || (!changes.is_empty() && bytes + change.bytes() > CHANGES_BYTES_MAX) {
                 more = true;
                 continue;
             }
-            bytes += size;
-            changes.push(Change { event, patch });
+            bytes += change.bytes();
+            changes.push(change);
         }
     }
-    let document = |json: Vec<u8>| String::from_utf8(json).map(|json| patch::value(&json)).map_err(internal);
-    let patch = patch::diff(&document(before)?, &document(fold.shown()?)?);
-    let patch = serde_json::to_vec(&patch).map_err(internal)?.into();
+    let patch = serde_json::to_vec(&fold.changed()?).map_err(internal)?.into();
     Ok(Diff { view: subject.view.name, id: request.id, from, to, patch, changes, more })
 }

@@ -1,10 +1,11 @@
 //! A fold whose state's type is nobody's business.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use causeway_event::Event;
 use causeway_proto::Problem;
-use causeway_view::{Prices, View};
+use causeway_view::{Part, Prices, View};
 use json_patch::Patch;
 use serde_json::Value;
 
@@ -24,38 +25,42 @@ pub(crate) trait Fold: Send {
     fn step(&mut self, event: &Event);
     /// The same, and what it changed in what readers get.
     fn change(&mut self, event: &Event) -> Result<Patch, Problem>;
-    /// Drops what was kept for the next change.
-    fn rest(&mut self);
+    /// Remembers the state as it is, and from here on which parts of it are touched.
+    fn mark(&mut self);
+    /// What changed since the mark, all at once.
+    fn changed(&mut self) -> Result<Patch, Problem>;
 }
 
 pub(super) struct Folding<V> {
     state: V,
     prices: Arc<Prices>,
-    /// What readers get now, of a view that cannot say what an event changes. Only kept from one change to the next.
-    value: Option<Value>,
+    mark: Option<Mark<V>>,
+}
+
+/// A state as it was, and what was touched since.
+struct Mark<V> {
+    before: V,
+    /// In the order in which they were touched first: there a part stands where its pointer says.
+    touched: Vec<Part>,
+    names: HashSet<String>,
 }
 
 impl<V: View> Folding<V> {
     pub(super) fn start(prices: Arc<Prices>) -> Box<dyn Fold> {
-        Box::new(Self { state: V::default(), prices, value: None })
+        Box::new(Self { state: V::default(), prices, mark: None })
     }
 
-    fn json(&self) -> Result<String, Problem> {
-        match self.state.shown(&self.prices).map_err(internal)? {
-            Some(json) => Ok(json),
-            None => serde_json::to_string(&self.state).map_err(internal),
-        }
-    }
-
-    fn parts(&self, pointers: &[String]) -> Result<Vec<Option<Value>>, Problem> {
-        let part = |pointer: &String| Ok(self.state.part(pointer).map_err(internal)?.map(|json| patch::value(&json)));
-        pointers.iter().map(part).collect()
+    fn values(&self, state: &V, parts: &[Part]) -> Result<Vec<Option<Value>>, Problem> {
+        let value = |part: &Part| {
+            let json = state.part(&part.name, &self.prices).map_err(internal)?;
+            Ok(json.map(|json| patch::value(&json)))
+        };
+        parts.iter().map(value).collect()
     }
 }
 
 impl<V: View> Fold for Folding<V> {
     fn restore(&mut self, snapshot: &[u8]) -> bool {
-        self.value = None;
         serde_json::from_slice(snapshot).map(|state| self.state = state).is_ok()
     }
 
@@ -68,35 +73,55 @@ impl<V: View> Fold for Folding<V> {
     }
 
     fn shown(&self) -> Result<Vec<u8>, Problem> {
-        self.json().map(String::into_bytes)
+        match self.state.shown(&self.prices).map_err(internal)? {
+            Some(json) => Ok(json.into_bytes()),
+            None => self.snapshot(),
+        }
     }
 
     fn step(&mut self, event: &Event) {
-        self.value = None;
+        if let Some(mark) = &mut self.mark {
+            mark.touch(&self.state.parts(event));
+        }
         self.state = std::mem::take(&mut self.state).with(event);
     }
 
     fn change(&mut self, event: &Event) -> Result<Patch, Problem> {
-        if let Some(pointers) = self.state.parts(event) {
-            let before = self.parts(&pointers)?;
-            self.step(event);
-            let after = self.parts(&pointers)?;
-            return Ok(patch::of_parts(&pointers, &before, &after));
+        let parts = self.state.parts(event);
+        if let Some(mark) = &mut self.mark {
+            mark.touch(&parts);
         }
-        let before = match self.value.take() {
-            Some(value) => value,
-            None => patch::value(&self.json()?),
-        };
-        self.step(event);
-        let after = patch::value(&self.json()?);
-        let patch = patch::diff(&before, &after);
-        self.value = Some(after);
-        Ok(patch)
+        let before = self.values(&self.state, &parts)?;
+        self.state = std::mem::take(&mut self.state).with(event);
+        let after = self.values(&self.state, &parts)?;
+        Ok(patch::of_parts(&parts, &before, &after))
     }
 
-    fn rest(&mut self) {
-        self.value = None;
+    fn mark(&mut self) {
+        self.mark = Some(Mark { before: self.state.clone(), touched: Vec::new(), names: HashSet::new() });
     }
+
+    fn changed(&mut self) -> Result<Patch, Problem> {
+        let Some(Mark { before, mut touched, names }) = self.mark.take() else { return Ok(Patch::default()) };
+        touched.retain(|part| !is_within(&part.name, &names));
+        Ok(patch::of_parts(&touched, &self.values(&before, &touched)?, &self.values(&self.state, &touched)?))
+    }
+}
+
+impl<V> Mark<V> {
+    fn touch(&mut self, parts: &[Part]) {
+        for part in parts {
+            if !self.names.contains(&part.name) {
+                self.names.insert(part.name.clone());
+                self.touched.push(part.clone());
+            }
+        }
+    }
+}
+
+/// Whether it is a part of one of these.
+fn is_within(name: &str, names: &HashSet<String>) -> bool {
+    name.match_indices('/').any(|(end, _)| names.contains(&name[..end]))
 }
 
 #[cfg(test)]
@@ -135,13 +160,17 @@ mod tests {
         serde_json::from_value(event).unwrap()
     }
 
-    /// Applies each change to what readers have, and compares it with what they would get anew.
-    fn follows<V: View>(history: &[Event]) {
+    /// Applies each change to what readers have, and all since the mark at once, and compares it with what they would get anew.
+    fn follows<V: View>(history: &[Event], mark: usize) {
         let mut fold = Folding::<V>::start(Arc::default());
         let shown = |fold: &dyn Fold| patch::value(&String::from_utf8(fold.shown().unwrap()).unwrap());
-        let first = shown(fold.as_ref());
-        let mut read = first.clone();
-        for event in history {
+        let mut read = shown(fold.as_ref());
+        let mut marked = read.clone();
+        for (at, event) in history.iter().enumerate() {
+            if at == mark {
+                fold.mark();
+                marked = read.clone();
+            }
             let change = fold.change(event).unwrap();
             json_patch::patch(&mut read, &change).unwrap();
             assert_eq!(read, shown(fold.as_ref()), "{} after {event:?}: {change}", V::NAME);
@@ -150,21 +179,25 @@ mod tests {
         let mut stepped = Folding::<V>::start(Arc::default());
         history.iter().for_each(|event| stepped.step(event));
         assert_eq!(stepped.shown().unwrap(), fold.shown().unwrap());
-        let mut leapt = first.clone();
-        json_patch::patch(&mut leapt, &patch::diff(&first, &read)).unwrap();
-        assert_eq!(leapt, read);
+        if mark < history.len() {
+            let leap = fold.changed().unwrap();
+            json_patch::patch(&mut marked, &leap).unwrap_or_else(|error| panic!("{error}: {leap}"));
+            assert_eq!(marked, read, "{}: {leap}", V::NAME);
+        }
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn patches_in_order_lead_to_the_state(kinds in prop::collection::vec((0..10_usize, 0..3_u32, 1..20_u64), 0..30)) {
+        fn patches_in_order_lead_to_the_state(
+            kinds in prop::collection::vec((0..10_usize, 0..3_u32, 1..20_u64), 0..30), mark in 0..30_usize,
+        ) {
             let history: Vec<_> =
                 kinds.iter().zip(1..).map(|((kind, turn, cause), position)| event(position, *kind, *turn, *cause)).collect();
-            follows::<Chain>(&history);
-            follows::<Conversation>(&history);
-            follows::<State>(&history);
+            follows::<Chain>(&history, mark);
+            follows::<Conversation>(&history, mark);
+            follows::<State>(&history, mark);
         }
     }
 }

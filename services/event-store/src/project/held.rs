@@ -3,20 +3,26 @@
 //! A state only ever moves forward, and over every event of its id: a reader fetches what is behind `through`, a watcher
 //! brings each event of its subscription, and what is known already is passed over. While somebody watches, what each event
 //! changed is kept for the other watchers, so that a change is computed once however many watch.
+//!
+//! A watched state stays in memory whatever the cache drops: such states have a budget of their own, and who wants to watch
+//! one more beyond it is turned away.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::body::Bytes;
 use causeway_event::{Event, Position};
-use causeway_proto::Problem;
+use causeway_proto::{Kind, Problem};
 use causeway_view::Prices;
 use futures::FutureExt as _;
 
 use super::fold::Fold;
+use super::pace::Pace;
 use super::pages::{Pages, Shown};
-use super::{Change, Subject, View, internal, past};
+use super::{Change, Subject, View, Views, internal, past};
 use crate::gateway::Gateway;
+use crate::problem::COME_BACK;
 
 /// A snapshot is kept when at least so many events were folded since the last; more of a large state.
 const SNAPSHOT_EVENTS_MIN: usize = 100;
@@ -45,6 +51,7 @@ pub(super) struct Key {
 pub(super) struct Held {
     view: &'static View,
     prices: Arc<Prices>,
+    budget: Arc<Budget>,
     /// Whoever fetches events: the others wait, and mostly find their work done.
     turn: tokio::sync::Mutex<()>,
     inner: Mutex<Inner>,
@@ -65,26 +72,65 @@ struct Inner {
     /// Events folded since the last snapshot.
     unkept: usize,
     watchers: usize,
+    /// What is taken of the budget for it.
+    pinned: usize,
     /// In the order of the log, without a gap up to `last`.
     changes: VecDeque<Arc<Change>>,
+    changes_bytes: usize,
+}
+
+/// Memory for states that are watched.
+pub(super) struct Budget {
+    bytes: AtomicUsize,
+    bytes_max: usize,
+}
+
+impl Budget {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { bytes: AtomicUsize::new(0), bytes_max }
+    }
+
+    /// Takes so much, unless that is more than is left.
+    fn take(&self, bytes: usize) -> Result<(), Problem> {
+        let within = |taken: usize| taken.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
+        self.bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, within).map(drop).map_err(|_| {
+            let detail = format!("the views that are watched take {} bytes, which is the limit", self.bytes_max);
+            Problem::new(Kind::Overloaded, detail).retry_after(COME_BACK)
+        })
+    }
+
+    /// Takes note of a state that is watched already: it may grow beyond what is left.
+    fn exchange(&self, before: usize, after: usize) {
+        self.bytes.fetch_add(after, Ordering::AcqRel);
+        self.bytes.fetch_sub(before, Ordering::AcqRel);
+    }
 }
 
 /// The newest state, with at least all events up to `last`.
 pub(super) async fn newest(gateway: &Gateway, subject: &Subject, last: Position) -> Result<Arc<Held>, Problem> {
     let views = &gateway.views;
-    let key = subject.key(gateway);
-    let held = views.held.get_with_by_ref(&key, || Arc::new(Held::new(subject.view, views.prices.clone())));
-    if held.advance(gateway, subject, &key, last).await? {
-        // The cache learns how large it has become.
-        views.held.insert(key, held.clone());
+    loop {
+        let key = subject.key(gateway);
+        let held = views.held.get_with_by_ref(&key, || Arc::new(Held::new(subject.view, views)));
+        let grown = held.advance(gateway, subject, &key, last).await?;
+        if key != subject.key(gateway) {
+            // A type got a new version meanwhile, and may have been shown in both.
+            views.held.invalidate(&key);
+            continue;
+        }
+        if grown {
+            // The cache learns how large it has become.
+            views.held.insert(key, held.clone());
+        }
+        return Ok(held);
     }
-    Ok(held)
 }
 
 impl Held {
-    fn new(view: &'static View, prices: Arc<Prices>) -> Self {
+    fn new(view: &'static View, views: &Views) -> Self {
+        let (prices, budget) = (views.prices.clone(), views.watched.clone());
         let inner = Mutex::new(Inner::new((view.start)(prices.clone())));
-        Self { view, prices, turn: tokio::sync::Mutex::default(), inner }
+        Self { view, prices, budget, turn: tokio::sync::Mutex::default(), inner }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -92,15 +138,21 @@ impl Held {
             // A fold that panicked has lost its state: it begins again.
             self.inner.clear_poison();
             let mut inner = poisoned.into_inner();
-            let watchers = inner.watchers;
-            *inner = Inner { watchers, ..Inner::new((self.view.start)(self.prices.clone())) };
+            let (watchers, pinned) = (inner.watchers, inner.pinned);
+            *inner = Inner { watchers, pinned, ..Inner::new((self.view.start)(self.prices.clone())) };
             inner
         })
     }
 
+    /// The state of somebody who is in the middle of folding on.
+    fn begun(&self) -> Result<MutexGuard<'_, Inner>, Problem> {
+        let inner = self.lock();
+        inner.begun.then_some(inner).ok_or_else(|| internal("it failed for somebody else at this moment"))
+    }
+
     /// About how much memory it takes.
     pub(super) fn bytes(&self) -> usize {
-        self.lock().bytes * WEIGHT + ENTRY_BYTES
+        self.lock().weight()
     }
 
     /// The position up to which it takes account of the log, and the JSON that readers get.
@@ -132,24 +184,25 @@ impl Held {
             let snapshot = past::snapshot(gateway, subject, key.revision, Position::new(u64::MAX >> 1)).await?;
             through = self.lock().begin(snapshot);
         }
-        let mut grown = false;
+        let (mut grown, mut pace) = (false, Pace::begin());
         let mut pages = Pages::behind(gateway, subject, through, None);
         while let Some(Shown { events, reached }) = pages.next().await? {
             grown |= !events.is_empty();
-            let mut inner = self.lock();
             for event in &events {
-                inner.take(event)?;
+                self.begun()?.take(event)?;
+                pace.give_way().await;
             }
+            let mut inner = self.begun()?;
             inner.through = inner.through.max(reached);
         }
         if grown || !begun {
-            self.keep(gateway, subject, key.revision)?;
+            self.keep(gateway, subject, key)?;
         }
         Ok(grown || !begun)
     }
 
     /// Keeps a snapshot, if one is due.
-    fn keep(&self, gateway: &Gateway, subject: &Subject, revision: Position) -> Result<(), Problem> {
+    fn keep(&self, gateway: &Gateway, subject: &Subject, key: &Key) -> Result<(), Problem> {
         let mut inner = self.lock();
         let json = inner.json()?;
         if !is_due(inner.unkept, json.len()) {
@@ -159,14 +212,27 @@ impl Held {
         let state = if inner.fold.shows_snapshot() { json.to_vec() } else { inner.fold.snapshot()? };
         let last = inner.last;
         drop(inner);
-        past::keep(gateway, subject, revision, last, state);
+        past::keep(gateway, subject, key, last, state);
         Ok(())
     }
 
-    /// Counts somebody who watches, for as long as the answer is held.
-    pub(super) fn watch(self: Arc<Self>) -> Watching {
-        self.lock().watchers += 1;
-        Watching(self)
+    /// Counts somebody who watches, for as long as the answer is held. Who watches what is watched already costs nothing more.
+    pub(super) fn watch(self: Arc<Self>) -> Result<Watching, Problem> {
+        let mut inner = self.lock();
+        if inner.watchers == 0 {
+            let weight = inner.weight();
+            self.budget.take(weight)?;
+            inner.pinned = weight;
+        }
+        inner.watchers += 1;
+        drop(inner);
+        Ok(Watching(self))
+    }
+
+    /// Takes as much of the budget as it weighs, while it is watched.
+    fn weigh(&self, inner: &mut Inner, weight: usize) {
+        let before = std::mem::replace(&mut inner.pinned, weight);
+        self.budget.exchange(before, weight);
     }
 }
 
@@ -184,11 +250,23 @@ impl Watching {
         self.0.state()
     }
 
+    /// Gives back what it takes of the budget: whoever watches is about to leave it for another.
+    pub(super) fn leave(&self) {
+        self.0.weigh(&mut self.0.lock(), 0);
+    }
+
+    /// A fold panicked and left nothing: the state has to be fetched anew.
+    pub(super) fn is_lost(&self) -> bool {
+        !self.0.lock().begun
+    }
+
     /// What this event changed; `None` if that is no longer at hand. The caller has brought, or seen in a state, every event of
     /// the id before it.
     pub(super) fn change(&self, event: &Arc<Event>) -> Result<Option<Arc<Change>>, Problem> {
         let mut inner = self.0.lock();
         inner.take(event)?;
+        let weight = inner.weight();
+        self.0.weigh(&mut inner, weight);
         let found = inner.changes.binary_search_by_key(&event.position, |change| change.event.position);
         Ok(found.ok().map(|at| inner.changes[at].clone()))
     }
@@ -199,8 +277,8 @@ impl Drop for Watching {
         let mut inner = self.0.lock();
         inner.watchers -= 1;
         if inner.watchers == 0 {
-            inner.changes = VecDeque::new();
-            inner.fold.rest();
+            (inner.changes, inner.changes_bytes) = (VecDeque::new(), 0);
+            self.0.weigh(&mut inner, 0);
         }
     }
 }
@@ -216,8 +294,15 @@ impl Inner {
             bytes: 0,
             unkept: 0,
             watchers: 0,
+            pinned: 0,
             changes: VecDeque::new(),
+            changes_bytes: 0,
         }
+    }
+
+    /// About how much memory it takes.
+    fn weight(&self) -> usize {
+        self.bytes * WEIGHT + self.changes_bytes + ENTRY_BYTES
     }
 
     /// Goes on from a snapshot. How far that goes.
@@ -240,9 +325,12 @@ impl Inner {
         if self.watchers == 0 {
             self.fold.step(event);
         } else {
-            let patch = self.fold.change(event)?;
-            let patch = serde_json::to_vec(&patch).map_err(internal)?.into();
-            self.changes.push_back(Arc::new(Change { event: event.clone(), patch }));
+            let patch: Bytes = serde_json::to_vec(&self.fold.change(event)?).map_err(internal)?.into();
+            // About how much longer its JSON becomes, until it is made again.
+            self.bytes += patch.len();
+            let change = Arc::new(Change { event: event.clone(), patch });
+            self.changes_bytes += change.bytes();
+            self.changes.push_back(change);
             self.forget();
         }
         self.last = event.position;
@@ -253,10 +341,8 @@ impl Inner {
 
     /// Drops the oldest changes beyond the limits. The newest stays: somebody is about to ask for it.
     fn forget(&mut self) {
-        let size = |change: &Arc<Change>| change.patch.len() + change.event.data.as_bytes().len();
-        let mut bytes: usize = self.changes.iter().map(size).sum();
-        while 1 < self.changes.len() && (CHANGES_MAX < self.changes.len() || CHANGES_BYTES_MAX < bytes) {
-            bytes -= self.changes.pop_front().as_ref().map_or(0, size);
+        while 1 < self.changes.len() && (CHANGES_MAX < self.changes.len() || CHANGES_BYTES_MAX < self.changes_bytes) {
+            self.changes_bytes -= self.changes.pop_front().map_or(0, |change| change.bytes());
         }
     }
 
@@ -284,11 +370,21 @@ mod tests {
     use crate::project::VIEWS;
     use crate::read_model::generate;
 
-    fn held() -> Arc<Held> {
+    fn views(watched_bytes_max: usize) -> Views {
+        let mut config = crate::Config::default();
+        config.limits.watched_bytes_max = watched_bytes_max;
+        Views::new(&config)
+    }
+
+    fn held_in(views: &Views) -> Arc<Held> {
         let view = VIEWS.iter().find(|view| view.name == "conversation").unwrap();
-        let held = Arc::new(Held::new(view, Arc::default()));
+        let held = Arc::new(Held::new(view, views));
         held.lock().begin(None);
         held
+    }
+
+    fn held() -> Arc<Held> {
+        held_in(&views(usize::MAX >> 1))
     }
 
     fn event(position: u64) -> Arc<Event> {
@@ -298,7 +394,7 @@ mod tests {
     #[test]
     fn a_change_is_computed_once_for_all_who_watch() {
         let held = held();
-        let (first, second) = (held.clone().watch(), held.clone().watch());
+        let (first, second) = (held.clone().watch().unwrap(), held.clone().watch().unwrap());
         let change = first.change(&event(1)).unwrap().unwrap();
         assert!(Arc::ptr_eq(&change, &second.change(&event(1)).unwrap().unwrap()));
         assert_eq!(first.state().unwrap().0, Position::new(1));
@@ -307,7 +403,7 @@ mod tests {
     #[test]
     fn who_is_too_slow_for_the_changes_is_told_so_and_nothing_grows_without_bound() {
         let held = held();
-        let (fast, slow) = (held.clone().watch(), held.clone().watch());
+        let (fast, slow) = (held.clone().watch().unwrap(), held.clone().watch().unwrap());
         let last = CHANGES_MAX as u64 + 10;
         for position in 1..=last {
             assert!(fast.change(&event(position)).unwrap().is_some());
@@ -320,9 +416,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_watched_has_a_limit_and_who_is_beyond_it_is_turned_away() {
+        let views = views(ENTRY_BYTES + 400);
+        let taken = || views.watched.bytes.load(Ordering::Acquire);
+        let (held, other) = (held_in(&views), held_in(&views));
+        let (first, second) = (held.clone().watch().unwrap(), held.clone().watch().unwrap());
+        assert_eq!(taken(), ENTRY_BYTES, "two who watch the same cost no more than one");
+        assert_eq!(other.clone().watch().map(drop).unwrap_err().kind, Kind::Overloaded);
+        // What is watched already grows on, and whoever watches stays.
+        for position in 1..10 {
+            first.change(&event(position)).unwrap();
+        }
+        assert!(taken() > ENTRY_BYTES + 400);
+        assert!(held.clone().watch().is_ok());
+        drop((first, second));
+        assert_eq!(taken(), 0, "nobody watches");
+        assert!(other.watch().is_ok());
+        assert_eq!(taken(), 0);
+    }
+
+    #[test]
     fn a_fold_that_panicked_begins_again() {
         let held = held();
-        let watching = held.clone().watch();
+        let watching = held.clone().watch().unwrap();
         watching.change(&event(3)).unwrap();
         let other = held.clone();
         let panicked = std::thread::spawn(move || {

@@ -5,6 +5,8 @@ use causeway_event::Position;
 use causeway_proto::Problem;
 
 use super::fold::Fold;
+use super::held::Key;
+use super::pace::Pace;
 use super::pages::{Pages, Shown};
 use super::{Subject, held};
 use crate::gateway::Gateway;
@@ -20,8 +22,19 @@ pub(super) struct Folded {
 
 /// The JSON as of a moment, which must be readable.
 pub(super) async fn state(gateway: &Gateway, subject: &Subject, at: Position) -> Result<Bytes, Problem> {
+    loop {
+        let key = subject.key(gateway);
+        let json = state_of(gateway, subject, key.clone(), at).await?;
+        // A type that got a new version meanwhile may have been shown in both.
+        if key == subject.key(gateway) {
+            return Ok(json);
+        }
+    }
+}
+
+async fn state_of(gateway: &Gateway, subject: &Subject, key: Key, at: Position) -> Result<Bytes, Problem> {
     let views = &gateway.views;
-    let key = (subject.key(gateway), at);
+    let key = (key, at);
     if let Some(held) = views.held.get(&key.0)
         && let Some(json) = held.state_at(at)?
     {
@@ -32,8 +45,11 @@ pub(super) async fn state(gateway: &Gateway, subject: &Subject, at: Position) ->
     }
     let Folded { fold, last, folded } = fold(gateway, subject, at).await?;
     let json = Bytes::from(fold.shown()?);
+    if key.0 != subject.key(gateway) {
+        return Ok(json);
+    }
     if held::is_due(folded, json.len()) {
-        keep(gateway, subject, key.0.revision, last, fold.snapshot()?);
+        keep(gateway, subject, &key.0, last, fold.snapshot()?);
     }
     views.past.insert(key, json.clone());
     Ok(json)
@@ -48,12 +64,13 @@ pub(super) async fn fold(gateway: &Gateway, subject: &Subject, at: Position) -> 
     {
         last = position;
     }
-    let mut folded = 0;
+    let (mut folded, mut pace) = (0, Pace::begin());
     let mut pages = Pages::behind(gateway, subject, last, Some(at));
     while let Some(Shown { events, .. }) = pages.next().await? {
         for event in &events {
             fold.step(event);
             last = event.position;
+            pace.give_way().await;
         }
         folded += events.len();
     }
@@ -63,12 +80,13 @@ pub(super) async fn fold(gateway: &Gateway, subject: &Subject, at: Position) -> 
 /// Makes sure that there is a snapshot of the view's version for this id, as new as the log.
 pub(crate) async fn refresh(gateway: &Gateway, view: &str, id: &str) -> Result<(), Problem> {
     let subject = Subject::of(view, id)?;
-    let last = gateway.store.fresh().await?;
-    let revision = subject.key(gateway).revision;
+    let last = gateway.fresh().await?;
+    let key = subject.key(gateway);
     let Folded { fold, last, folded } = fold(gateway, &subject, last).await?;
     if folded > 0 {
-        let state = stamped(&subject, revision, fold.snapshot()?);
-        gateway.store.keep_snapshot(subject.view.name, subject.view.version, &subject.id, last, state).await?;
+        let state = stamped(&subject, key.revision, fold.snapshot()?);
+        let view = subject.view;
+        gateway.store.keep_snapshot(key.epoch, view.name, view.version, &subject.id, last, state).await?;
     }
     Ok(())
 }
@@ -94,10 +112,10 @@ pub(super) async fn snapshot(
 }
 
 /// Hands a snapshot over to be kept.
-pub(super) fn keep(gateway: &Gateway, subject: &Subject, revision: Position, last: Position, state: Vec<u8>) {
-    let state = stamped(subject, revision, state);
+pub(super) fn keep(gateway: &Gateway, subject: &Subject, key: &Key, last: Position, state: Vec<u8>) {
+    let state = stamped(subject, key.revision, state);
     let view = subject.view;
-    held::hand_over(gateway.store.keep_snapshot(view.name, view.version, &subject.id, last, state), view.name);
+    held::hand_over(gateway.store.keep_snapshot(key.epoch, view.name, view.version, &subject.id, last, state), view.name);
 }
 
 const STAMP_BYTES: usize = size_of::<u64>();

@@ -5,24 +5,18 @@
 
 use std::collections::BTreeMap;
 
+use causeway_view::Part;
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// From one document to another.
-pub(super) fn diff(before: &Value, after: &Value) -> Patch {
+/// From one document to another, of which only these parts differ. A part of a list that was not there comes in at its place.
+pub(super) fn of_parts(parts: &[Part], before: &[Option<Value>], after: &[Option<Value>]) -> Patch {
     let mut patch = Patch::default();
-    document(before, after, &mut PointerBuf::new(), &mut patch);
-    patch
-}
-
-/// From one document to another, of which only what the pointers lead to differs. A pointer to the end of a list adds to it.
-pub(super) fn of_parts(pointers: &[String], before: &[Option<Value>], after: &[Option<Value>]) -> Patch {
-    let mut patch = Patch::default();
-    for (pointer, (before, after)) in pointers.iter().zip(before.iter().zip(after)) {
+    for (part, (before, after)) in parts.iter().zip(before.iter().zip(after)) {
         // Pointers come from the views, and are ones.
-        let Ok(mut at) = PointerBuf::parse(pointer.clone()) else { continue };
+        let Ok(mut at) = PointerBuf::parse(part.pointer.clone()) else { continue };
         match (before, after) {
             (Some(before), Some(after)) => document(before, after, &mut at, &mut patch),
             (None, Some(after)) => add(&at, after, &mut patch),
@@ -114,6 +108,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn diff(before: &Value, after: &Value) -> Patch {
+        of_parts(&[Part::at(String::new())], &[Some(before.clone())], &[Some(after.clone())])
+    }
 
     fn patched(mut document: Value, patch: &Patch) -> Value {
         json_patch::patch(&mut document, patch).unwrap();

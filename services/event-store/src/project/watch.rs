@@ -44,7 +44,7 @@ pub(crate) async fn watch(
     if let Some(position) = request.min_position {
         gateway.store.wait_for(position).await?;
     }
-    let last = gateway.store.fresh().await?;
+    let last = gateway.fresh().await?;
     let (mut watched, position, json) = Watched::open(&gateway, subject.clone(), last).await?;
     let mut updates = gateway.store.subscribe(subject.filter.clone(), position, gateway.config.heartbeat).boxed();
     Ok(async_stream::stream! {
@@ -86,7 +86,7 @@ struct Watched {
 impl Watched {
     async fn open(gateway: &Gateway, subject: Subject, last: Position) -> Result<(Self, Position, Bytes), Problem> {
         let key = subject.key(gateway);
-        let watching = held::newest(gateway, &subject, last).await?.watch();
+        let watching = held::newest(gateway, &subject, last).await?.watch()?;
         let (position, json) = watching.state()?;
         Ok((Self { subject, key, watching }, position, json))
     }
@@ -99,7 +99,8 @@ impl Watched {
         seen: &mut Position,
         states: bool,
     ) -> Result<Option<Told>, Problem> {
-        if self.key != self.subject.key(gateway) {
+        if self.watching.is_lost() || self.key != self.subject.key(gateway) {
+            self.watching.leave();
             // Subscribers hear of events before they are readable.
             let wanted = position(&update).max(*seen);
             gateway.within(gateway.store.wait_for(wanted)).await?;

@@ -1,8 +1,8 @@
 //! How many events pass a filter, exactly.
 //!
-//! What one index answers is counted in that index, without its rows: about ten million events a second. Sources together with
-//! types or aggregates are counted by leaping through both indexes. Rows are read only where an index cannot tell: within a chain or
-//! the effects of one event that are filtered further, and where times do not rise with positions. The number of all events is known.
+//! What one index answers is counted in that index, without its rows. Sources together with types or aggregates are counted by
+//! leaping through both indexes. Rows are read only where an index cannot tell: within a chain or the effects of one event that
+//! are filtered further, and where times do not rise with positions. The number of all events is known.
 
 use std::time::Instant;
 

@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use causeway_event::{EventId, Position};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
@@ -28,6 +28,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const STATEMENTS_MAX: usize = 64;
 /// What is next to the database under the same name.
 const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
+/// What says beside the database how the last process left it.
+const CLOSED: &str = ".closed";
 
 const TABLES: &str = "
 CREATE TABLE meta (
@@ -104,6 +106,8 @@ pub(crate) struct Loaded {
     pub(crate) indexed: bool,
     /// Too large to have been checked in full so far.
     pub(crate) unchecked: bool,
+    /// Unchecked, and not as the last process left it in order: it must be checked before it answers anything.
+    pub(crate) doubted: bool,
 }
 
 /// The files of one read model, held by this process alone.
@@ -132,6 +136,11 @@ impl Files {
 
     /// Opens what is there. Nothing there, or of another schema version, is `None`. Damage is an error.
     pub(crate) fn load(&self, check_bytes_max: u64) -> Result<Option<Loaded>, ModelError> {
+        let untouched = self.is_as_it_was_closed();
+        self.open(check_bytes_max, untouched)
+    }
+
+    fn open(&self, check_bytes_max: u64, untouched: bool) -> Result<Option<Loaded>, ModelError> {
         let Ok(found) = fs::metadata(&self.path) else {
             return Ok(None);
         };
@@ -157,7 +166,8 @@ impl Files {
         let (meta, last) = Meta::read(&conn)?;
         let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'events'";
         let indexes: usize = conn.query_row(sql, [], |row| row.get::<_, i64>(0))?.try_into().unwrap_or_default();
-        Ok(Some(Loaded { conn, meta, last, indexed: indexes == INDEXES.len(), unchecked }))
+        let doubted = unchecked && !untouched;
+        Ok(Some(Loaded { conn, meta, last, indexed: indexes == INDEXES.len(), unchecked, doubted }))
     }
 
     /// A database without events or indexes, in the place of whatever is there.
@@ -174,7 +184,7 @@ impl Files {
         tx.pragma_update(None, "user_version", SCHEMA)?;
         meta.write(&tx)?;
         tx.commit()?;
-        Ok(Loaded { conn, meta, last: None, indexed: false, unchecked: false })
+        Ok(Loaded { conn, meta, last: None, indexed: false, unchecked: false, doubted: false })
     }
 
     /// Where a copy of the database lies while it comes or goes.
@@ -188,7 +198,32 @@ impl Files {
             remove(&path)?;
         }
         fs::rename(copy, &self.path).map_err(|source| ModelError::File { what: "cannot move", path: copy.to_owned(), source })?;
-        self.load(check_bytes_max)
+        // Its bytes were compared with their sum, and it was checked in full when it was made.
+        self.open(check_bytes_max, true)
+    }
+
+    /// Says beside the database how it was left. No connection may be open for writing.
+    pub(crate) fn closed(&self) -> Result<(), ModelError> {
+        let Some(seal) = self.seal() else { return Ok(()) };
+        let path = beside(&self.path, CLOSED);
+        fs::write(&path, seal).map_err(|source| ModelError::File { what: "cannot write", path, source })
+    }
+
+    /// Whether nobody has written to the database since it was closed in order. From now on somebody may.
+    fn is_as_it_was_closed(&self) -> bool {
+        let path = beside(&self.path, CLOSED);
+        let sealed = fs::read_to_string(&path).ok();
+        // What cannot be removed could be believed once too often.
+        let removed = remove(&path).is_ok();
+        let journal = fs::metadata(beside(&self.path, "-wal")).map_or(0, |found| found.len());
+        removed && journal == 0 && sealed.is_some() && sealed == self.seal()
+    }
+
+    /// What every write to the database changes.
+    fn seal(&self) -> Option<String> {
+        let found = fs::metadata(&self.path).ok()?;
+        let changed = found.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        Some(format!("{} bytes, last written at {}\n", found.len(), changed.as_nanos()))
     }
 
     /// Moves a damaged database out of the way. No connection may be open. Returns where it went.

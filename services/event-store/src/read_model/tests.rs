@@ -351,7 +351,8 @@ fn snapshots_are_found_by_position_and_thinned_out() {
     assert_eq!(found(2, 7), None, "another version is another view");
     let outdated = |version, after| model.reader().outdated("v", version, after, 10).unwrap();
     assert_eq!((outdated(2, ""), outdated(1, ""), outdated(2, "user_1")), (vec!["user_1".to_owned()], vec![], vec![]));
-    (1..=100).for_each(|position| keep(2, position));
+    (1..=101).for_each(|position| keep(2, position));
+    assert_eq!(found(2, 101).map(|(position, _)| position.get()), Some(100), "what is ahead of the events is left out");
     assert_eq!(outdated(2, ""), [""; 0], "the old went when the new stood");
     assert_eq!(found(1, 7), None, "older versions go");
     assert_eq!(found(2, 100), Some((Position::new(100), b"100".to_vec())));

@@ -74,9 +74,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Keeps a snapshot, drops those of older versions, and thins out the others.
+    /// Keeps a snapshot, drops those of older versions, and thins out the others. One that is ahead of the events is left out: a
+    /// log that loses its end would leave it standing for events that never were.
     pub(crate) fn keep(&mut self, snapshot: &Snapshot) -> Result<(), ModelError> {
         let Snapshot { view, version, id, position, state } = snapshot;
+        if *position > self.meta.position {
+            return Ok(());
+        }
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let checksum = snapshot_checksum(number(*position), state);
         tx.prepare_cached(

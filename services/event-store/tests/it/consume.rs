@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use causeway_event_store::{Config, ReadModelConfig};
+use causeway_log::Log;
 use causeway_proto::v1::consume_request::Message as Say;
 use causeway_proto::v1::consume_response::Message as Hear;
 use causeway_proto::v1::event_store_client::EventStoreClient;
@@ -183,8 +184,9 @@ async fn what_is_given_up_is_parked_with_the_reason_listed_and_replayed() {
     assert_eq!(parked(&mut client, "").await.len(), 2);
 
     // While an event of the aggregate is worked on, the replays wait; then they come in their order.
-    let all = v1::ReplayParkedRequest { group: "g".into(), letters: vec![] };
-    assert_eq!(client.replay_parked(all).await.unwrap().into_inner().replayed, 2);
+    let all = v1::ReplayParkedRequest { group: "g".into(), ..v1::ReplayParkedRequest::default() };
+    let replayed = client.replay_parked(all).await.unwrap().into_inner();
+    assert_eq!((replayed.replayed, replayed.more_up_to), (2, 0));
     assert_eq!(parked(&mut client, "g").await, []);
     member.hears_nothing(Duration::from_millis(300)).await;
     member.ack(&third).await;
@@ -197,7 +199,21 @@ async fn what_is_given_up_is_parked_with_the_reason_listed_and_replayed() {
     wait_until("the letter", LIMIT, async || (parked(&mut client.clone(), "g").await.len() == 1).then_some(())).await;
     assert_eq!(parked(&mut client, "g").await[0].reason, "again");
     member.hears_nothing(Duration::from_millis(300)).await;
-    let nobody = v1::ReplayParkedRequest { group: "nobody".into(), letters: vec![] };
+    // What was given up again may be replayed again.
+    let letter = parked(&mut client, "g").await[0].letter;
+    let one = v1::ReplayParkedRequest { group: "g".into(), letters: vec![letter], ..v1::ReplayParkedRequest::default() };
+    assert_eq!(client.replay_parked(one).await.unwrap().into_inner().replayed, 1);
+    let once_more = member.next().await;
+    assert_eq!(number(&once_more), 1);
+    member.ack(&once_more).await;
+    let refused = [
+        v1::ReplayParkedRequest { group: "g".into(), letters: vec![1; 1001], up_to: 0 },
+        v1::ReplayParkedRequest { group: "g".into(), letters: vec![1], up_to: 1 },
+    ];
+    for (request, field) in refused.into_iter().zip(["/letters", "/up_to"]) {
+        assert_eq!(Problem::from(client.replay_parked(request).await.unwrap_err()).field.as_deref(), Some(field));
+    }
+    let nobody = v1::ReplayParkedRequest { group: "nobody".into(), ..v1::ReplayParkedRequest::default() };
     assert_eq!(Problem::from(client.replay_parked(nobody).await.unwrap_err()).kind, Kind::NotFound);
     gateway.stop().await;
 }
@@ -265,6 +281,7 @@ async fn members_of_two_gateways_share_the_work_and_survive_the_orderly_end_of_e
     assert_eq!(aggregates.len(), 4, "each has two of the four");
     // The dispatcher is here: it hands over, and what is there stays there.
     gateway.stop().await;
+    let stopped = std::time::Instant::now();
     let mut seen = BTreeSet::new();
     for delivery in &theirs {
         there.ack(delivery).await;
@@ -274,6 +291,7 @@ async fn members_of_two_gateways_share_the_work_and_survive_the_orderly_end_of_e
         there.ack(&delivery).await;
         assert!(seen.insert((aggregate(&delivery), number(&delivery))), "{delivery:?} again");
     }
+    assert!(stopped.elapsed() < Log::GROUP_HOLD, "what was held was handed over, and did not run out");
     other.stop().await;
 }
 

@@ -21,7 +21,7 @@ fn frame(message: &impl prost::Message) -> Vec<u8> {
 }
 
 /// Takes a whole frame off the front.
-fn take_frame(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
+pub(crate) fn take_frame(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
     let length = u32::from_be_bytes(bytes.get(1..5)?.try_into().ok()?) as usize;
     if bytes.len() < 5 + length {
         return None;
@@ -30,7 +30,7 @@ fn take_frame(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
     Some((frame[0], frame[5..].to_vec()))
 }
 
-fn call(gateway: &Gateway, method: &str, message: &impl prost::Message) -> reqwest::RequestBuilder {
+pub(crate) fn call(gateway: &Gateway, method: &str, message: &impl prost::Message) -> reqwest::RequestBuilder {
     let request = gateway.request(Method::POST, &format!("{SERVICE}/{method}")).version(reqwest::Version::HTTP_11);
     request.header("content-type", "application/grpc-web+proto").header("x-grpc-web", "1").body(frame(message))
 }

@@ -21,22 +21,35 @@ fn versions(dir: &Path) -> rusqlite::Result<Vec<u32>> {
 async fn snapshots_of_an_older_version_are_replaced_in_the_background() {
     let World { gateway, nats, dir } = World::start().await;
     for from in (0..MESSAGES).step_by(100) {
-        let messages: Vec<Value> = (from..from + 100).map(|number| message("long", &format!("message {number}"))).collect();
-        gateway.post(&Value::from(messages)).await.created();
-        gateway.get("/projections/conversation/long").await.ok();
+        for session in ["long", "other"] {
+            let text = |number| format!("message {number} of {session}");
+            let messages: Vec<Value> = (from..from + 100).map(|number| message(session, &text(number))).collect();
+            gateway.post(&Value::from(messages)).await.created();
+            gateway.get(&format!("/projections/conversation/{session}")).await.ok();
+        }
     }
-    let before = gateway.get("/projections/conversation/long").await.ok();
-    let kept = wait_until("a snapshot", LIMIT, async || versions(dir.path()).ok().filter(|kept| !kept.is_empty())).await;
+    let in_between = "/projections/conversation/long?as_of=450";
+    let (before, past) = (gateway.get("/projections/conversation/long").await.ok(), gateway.get(in_between).await.ok());
+    assert!(!before.to_string().contains("of other"));
+    let kept = wait_until("the snapshots of both", LIMIT, async || {
+        let others = Connection::open(dir.path().join("read-model.sqlite")).ok()?;
+        let sql = "SELECT count(*) FROM snapshots WHERE view = 'conversation' AND id = 'other'";
+        let others: u32 = others.query_row(sql, [], |row| row.get(0)).ok()?;
+        versions(dir.path()).ok().filter(|kept| !kept.is_empty() && others > 0)
+    })
+    .await;
     gateway.stop().await;
 
-    // What an older release has left behind: other versions, and states that the fold of today does not know.
+    // What an older release has left behind: another version, and states that are whole but mean something else today. These show
+    // another session's messages.
     let file = Connection::open(dir.path().join("read-model.sqlite")).unwrap();
-    file.execute("UPDATE snapshots SET version = 0", []).unwrap();
+    file.execute("DELETE FROM snapshots WHERE id = 'long'", []).unwrap();
+    file.execute("UPDATE snapshots SET id = 'long', version = 0 WHERE id = 'other'", []).unwrap();
     file.close().unwrap();
+    assert_eq!(versions(dir.path()).unwrap(), [0]);
 
     let gateway = Gateway::start(&nats, dir.path()).await;
-    let answer = gateway.get("/projections/conversation/long?as_of=150").await.ok();
-    assert_eq!(answer["position"], 150, "answered from the events meanwhile");
+    assert_eq!(gateway.get(in_between).await.ok(), past, "answered from the events meanwhile");
     assert_eq!(gateway.get("/projections/conversation/long").await.ok(), before);
     wait_until("the new snapshots", LIMIT, async || versions(dir.path()).ok().filter(|now| *now == kept)).await;
     assert_eq!(gateway.get("/projections/conversation/long").await.ok(), before);

@@ -1,4 +1,4 @@
-//! Subscriptions over gRPC: one mark, heartbeats with the lag, checkpoints, many at once, and a slow one that slows only itself.
+//! Subscriptions over gRPC: one mark, heartbeats with the lag, checkpoints, many at once, and slow ones that slow only themselves.
 
 use std::time::Duration;
 
@@ -8,14 +8,16 @@ use causeway_log::Append;
 use causeway_proto::v1;
 use causeway_proto::v1::event_store_client::EventStoreClient;
 use causeway_proto::v1::subscribe_response::Update;
-use causeway_testkit::NatsServer;
+use causeway_testkit::{NatsServer, wait_until};
+use eventsource_stream::Event;
 use futures::future::join_all;
+use futures::{Stream, StreamExt as _};
 use tokio::time::timeout;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::harness::{Gateway, LIMIT, World};
-use crate::sse;
+use crate::{grpc_web, sse};
 
 type Updates = Streaming<v1::SubscribeResponse>;
 
@@ -43,9 +45,8 @@ fn of_type(event_type: &str, after: &str) -> v1::SubscribeRequest {
     v1::SubscribeRequest { filter: Some(filter), after: after.into(), ..v1::SubscribeRequest::default() }
 }
 
-/// Appends many events quickly, past the gateway.
-async fn fill(gateway: &Gateway, count: usize) {
-    let note = NewEvent {
+fn small() -> NewEvent {
+    NewEvent {
         event_type: "NoteTaken".parse().unwrap(),
         aggregate_id: "a".parse().unwrap(),
         data: Data::from_json(b"{}").unwrap(),
@@ -54,10 +55,14 @@ async fn fill(gateway: &Gateway, count: usize) {
         labels: Labels::new(),
         schema_version: None,
         traceparent: None,
-    };
+    }
+}
+
+/// Appends many events quickly, past the gateway.
+async fn fill(gateway: &Gateway, count: usize) {
     let batch = count.min(500);
     for _ in 0..count / batch {
-        let append = Append { events: vec![note.clone(); batch], ..Append::default() };
+        let append = Append { events: vec![small(); batch], ..Append::default() };
         gateway.log.append(append).await.unwrap();
     }
 }
@@ -172,32 +177,153 @@ async fn filters_by_source_and_cause_hold_for_what_comes_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_hear_everything_while_one_that_does_not_read_holds_up_nobody() {
-    const SUBSCRIBERS: usize = 1_000;
-    const EVENTS: usize = 200;
+async fn who_is_held_behind_a_backlog_hears_how_far_and_that_it_falls() {
+    const EVENTS: u64 = 10_000;
     let (nats, dir) = (NatsServer::start().await.unwrap(), tempfile::tempdir().unwrap());
     let gateway = Gateway::start_with(&nats, config(dir.path(), Duration::from_secs(60))).await;
+    fill(&gateway, EVENTS as usize).await;
+    wait_until("all of it to be there", LIMIT, async || {
+        gateway.get(&format!("/events/{EVENTS}")).await.status.is_success().then_some(())
+    })
+    .await;
+    gateway.stop().await;
+    // A gateway that has just begun has nothing in memory: it reads page by page, each of which takes longer than a beat.
+    let gateway = Gateway::start_with(&nats, config(dir.path(), Duration::from_millis(1))).await;
+    let mut client = gateway.grpc().await;
+    let mut updates = open(&mut client, v1::SubscribeRequest::default()).await;
+    let (mut last, mut lags) = (0, Vec::new());
+    loop {
+        match next(&mut updates).await {
+            Update::Event(event) => last = event.position,
+            Update::Heartbeat(beat) => {
+                assert_eq!((beat.position, beat.lag), (last, EVENTS - last), "what is known to be on the log and was not told");
+                lags.push(beat.lag);
+            }
+            Update::CaughtUp(mark) => break assert_eq!((mark.position, mark.head), (EVENTS, EVENTS)),
+            update => panic!("{update:?}"),
+        }
+    }
+    lags.dedup();
+    assert!(lags.len() >= 2 && lags[1] > 0, "several beats on the way: {lags:?}");
+    assert!(lags.is_sorted_by(|before, after| after < before), "it falls: {lags:?}");
+    let Update::Heartbeat(beat) = next(&mut updates).await else { panic!("a heartbeat") };
+    assert_eq!((beat.position, beat.lag), (EVENTS, 0));
+    gateway.stop().await;
+}
+
+/// What many hear.
+const SMALL: u64 = 200;
+/// What those hear who want everything: far more than a window of HTTP/2 and the buffers of a connection hold.
+const LARGE: u64 = 1_200;
+const LARGE_BYTES: usize = 32 << 10;
+/// A thousand of them share one limit.
+const ALL_LIMIT: Duration = Duration::from_secs(100);
+
+/// What is large, then what is small, then what is large.
+async fn flood(gateway: &Gateway) {
+    let large = async || {
+        let data = serde_json::json!("x".repeat(LARGE_BYTES)).to_string();
+        let large = NewEvent { event_type: "Large".parse().unwrap(), data: Data::from_json(data.as_bytes()).unwrap(), ..small() };
+        for _ in 0..LARGE / 2 / 20 {
+            let append = Append { events: vec![large.clone(); 20], ..Append::default() };
+            gateway.log.append(append).await.unwrap();
+        }
+    };
+    large().await;
+    fill(gateway, SMALL as usize).await;
+    large().await;
+}
+
+/// Reads all of it over gRPC, however long it has waited.
+async fn hear_all(mut updates: Updates) {
+    let mut last = 0;
+    while last < LARGE + SMALL {
+        match news(&mut updates).await {
+            Update::Event(event) => {
+                assert_eq!(event.position, last + 1);
+                last = event.position;
+            }
+            update => assert!(matches!(update, Update::CaughtUp(_)), "{update:?}"),
+        }
+    }
+}
+
+/// The same over server-sent events.
+async fn hear_all_sse(mut events: impl Stream<Item = Event> + Unpin) {
+    let mut last = 0;
+    while last < LARGE + SMALL {
+        let event = sse::next(&mut events).await;
+        if event.event != "caught_up" {
+            assert_eq!(event.id, (last + 1).to_string());
+            last += 1;
+        }
+    }
+}
+
+/// The same over gRPC-Web.
+async fn hear_all_web(response: reqwest::Response) {
+    let (mut bytes, mut last) = (Vec::new(), 0);
+    let mut stream = response.bytes_stream();
+    while last < LARGE + SMALL {
+        let chunk = timeout(LIMIT, stream.next()).await.expect("more in time").expect("the stream goes on").unwrap();
+        bytes.extend_from_slice(&chunk);
+        while let Some((_, message)) = grpc_web::take_frame(&mut bytes) {
+            let response: v1::SubscribeResponse = prost::Message::decode(message.as_slice()).unwrap();
+            if let Update::Event(event) = response.update.unwrap() {
+                assert_eq!(event.position, last + 1);
+                last = event.position;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_hear_everything_while_those_that_do_not_read_hold_up_nobody_and_lose_nothing() {
+    const SUBSCRIBERS: usize = 1_000;
+    let (nats, dir) = (NatsServer::start().await.unwrap(), tempfile::tempdir().unwrap());
+    let gateway = Gateway::start_with(&nats, config(dir.path(), Duration::from_secs(60))).await;
+    let everything = || v1::SubscribeRequest { from_now: true, ..v1::SubscribeRequest::default() };
+    let grpc = async || open(&mut gateway.grpc().await, everything()).await;
+    let sse = async || sse::open(&gateway, "/events/stream?from_now=true", None).await;
+    let web = async || {
+        let call = grpc_web::call(&gateway, "Subscribe", &everything()).timeout(ALL_LIMIT * 2);
+        call.send().await.unwrap()
+    };
+    // Each has a connection of its own, and nobody reads from it.
+    let slow = (grpc().await, sse().await, web().await);
+    let quick = (grpc().await, sse().await, [web().await, web().await, web().await]);
+
     let mut clients = Vec::new();
     for _ in 0..8 {
         clients.push(gateway.grpc().await);
     }
-    let from_now = || v1::SubscribeRequest { from_now: true, ..v1::SubscribeRequest::default() };
-    let _slow = open(&mut clients[0].clone(), from_now()).await;
-    let mut all = Vec::new();
+    let small = v1::SubscribeRequest { from_now: true, ..of_type("NoteTaken", "") };
+    let mut many = Vec::new();
     for index in 0..SUBSCRIBERS {
-        let mut updates = open(&mut clients[1 + index % 7], from_now()).await;
+        let mut updates = open(&mut clients[index % 8], small.clone()).await;
         assert!(matches!(news(&mut updates).await, Update::CaughtUp(_)));
-        all.push(updates);
+        many.push(updates);
     }
-    let hear = all.into_iter().map(|mut updates| async move {
-        for position in 1..=EVENTS as u64 {
-            // A thousand of them share one limit.
-            let update = updates.message().await.unwrap().expect("the stream goes on").update.unwrap();
+    let hear = many.into_iter().map(|mut updates| async move {
+        for number in 1..=SMALL {
+            let update = loop {
+                match updates.message().await.unwrap().expect("the stream goes on").update.unwrap() {
+                    Update::Checkpoint(_) => {}
+                    update => break update,
+                }
+            };
             let Update::Event(event) = update else { panic!("{update:?}") };
-            assert_eq!(event.position, position);
+            assert_eq!(event.position, LARGE / 2 + number);
         }
     });
-    let (heard, ()) = tokio::join!(timeout(Duration::from_secs(100), join_all(hear)), fill(&gateway, EVENTS));
+    let (quick_grpc, quick_sse, quick_web) = quick;
+    let others = async {
+        tokio::join!(join_all(hear), hear_all(quick_grpc), hear_all_sse(quick_sse), join_all(quick_web.map(hear_all_web)));
+    };
+    let (heard, ()) = tokio::join!(timeout(ALL_LIMIT, others), flood(&gateway));
     heard.expect("all of it in time");
+
+    let (slow_grpc, slow_sse, slow_web) = slow;
+    tokio::join!(hear_all(slow_grpc), hear_all_sse(slow_sse), hear_all_web(slow_web));
     gateway.stop().await;
 }

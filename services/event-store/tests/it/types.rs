@@ -1,6 +1,6 @@
 //! The users' own types: registered once, checked on the way in, and read in their newest version by everybody.
 
-use causeway_proto::v1;
+use causeway_proto::{Problem, v1};
 use causeway_testkit::wait_until;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -98,6 +98,64 @@ async fn every_client_reads_the_newest_version_unless_it_wants_what_was_appended
     assert_eq!(again.get(&format!("/events/{}", last["position"])).await.ok()["data"]["total"], 4);
     assert_eq!(again.post(&order(json!({"total": 1}))).await.status, StatusCode::BAD_REQUEST, "still checked after a restart");
     again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_shows_what_stands_in_the_way_in_its_newest_version() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    register(&gateway, &version(1)).await.created();
+    let stored = gateway.post(&order(json!({"amount": 1}))).await.created();
+    register(&gateway, &version(2)).await.created();
+    let newest = json!({"total": 1});
+
+    let answer = gateway.post(&json!({"events": [order(json!({"total": 2}))], "expected": "empty"})).await;
+    assert_eq!(answer.status, StatusCode::CONFLICT, "{answer:?}");
+    let problem = answer.json();
+    let [shown] = &problem["events"].as_array().unwrap()[..] else { panic!("{answer:?}") };
+    assert_eq!((&shown["id"], &shown["data"]), (&stored["id"], &newest));
+    assert_eq!(shown["metadata"]["schema_version"], 2);
+    assert_eq!(*shown, gateway.get(&format!("/events/{}", stored["position"])).await.ok(), "as it is read");
+
+    let append = v1::AppendRequest {
+        events: vec![v1::NewEvent {
+            r#type: "OrderPlaced".into(),
+            aggregate_id: "order-1".into(),
+            data: br#"{"total":2}"#.to_vec(),
+            ..v1::NewEvent::default()
+        }],
+        expected: vec![v1::Expected::default()],
+        ..v1::AppendRequest::default()
+    };
+    let mut grpc = gateway.grpc().await;
+    let by_call = Problem::from(grpc.append(append.clone()).await.unwrap_err());
+    let in_stream = v1::AppendStreamRequest { request_id: "1".into(), append: Some(append) };
+    let mut answers = grpc.append_stream(futures::stream::iter([in_stream])).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().result.unwrap();
+    let v1::append_stream_response::Result::Problem(by_stream) = answer else { panic!("{answer:?}") };
+    for problem in [by_call, Problem::from(by_stream)] {
+        let conflict = problem.conflict.unwrap();
+        let [shown] = &conflict.events[..] else { panic!("{conflict:?}") };
+        assert_eq!((shown.data.as_str(), shown.metadata.schema_version), (newest.to_string().as_str(), Some(2)));
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_brings_no_more_bytes_than_allowed_of_what_it_shows() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    register(&gateway, &version(1)).await.created();
+    let orders: Vec<Value> = (0..60).map(|amount| order(json!({"amount": amount}))).collect();
+    gateway.post(&Value::from(orders)).await.created();
+    // What takes some bytes on the log takes many in its newest version.
+    let terms = "x".repeat(32 << 10);
+    let longer = json!({"name": "OrderPlaced", "schema": number("amount"),
+        "upcast": [{"op": "add", "path": "/terms", "value": terms}]});
+    register(&gateway, &longer).await.created();
+    let problem = gateway.post(&json!({"events": [order(json!({"amount": 2}))], "expected": "empty"})).await.json();
+    let shown = problem["events"].as_array().unwrap();
+    assert_eq!((shown.len(), &problem["more"]), (31, &json!(true)));
+    assert_eq!(shown[30]["data"]["amount"], 30, "the oldest first");
+    gateway.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

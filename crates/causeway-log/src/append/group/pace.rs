@@ -1,8 +1,9 @@
-//! Whether a group is faster than as many singles, from what both were seen to take. Pure: the time is an argument.
+//! Whether a group is faster than as many singles, from what both were seen to do. Pure: the time is an argument.
 //!
 //! Whether the server syncs each message it does not say, and what a sync takes changes tenfold within minutes. So it is
 //! measured: of singles, how long each takes when many are under way (their latency by their number, as Little's law has it);
-//! of groups, what they take beside their size.
+//! of groups, what they take beside their size. That says when a group is worth a try. What takes long may as well be a busy
+//! processor, which a group does not help: so it also has to show that more is stored in the same time, or is given up.
 
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,12 @@ const GAIN_MIN: f64 = 1.25;
 const SINGLE_VALID: Duration = Duration::from_secs(5);
 /// ... and groups, of which one in vain costs more.
 const GROUP_VALID: Duration = Duration::from_secs(30);
-/// So long no group is tried after one that failed.
+/// So long no group is tried after one that failed, ...
 const PAUSE: Duration = Duration::from_secs(1);
+/// ... and after groups that stored less than singles had.
+const GIVEN_UP: Duration = Duration::from_secs(10);
+/// How long what is stored is counted before it says something.
+const WINDOW: Duration = Duration::from_millis(100);
 /// The weight of what was seen last.
 const WEIGHT: f64 = 0.2;
 
@@ -32,6 +37,8 @@ pub(super) struct Pace {
     /// Seconds that a group takes beside its size.
     fixed: Option<(f64, Instant)>,
     paused_until: Option<Instant>,
+    singles: Throughput,
+    groups: Throughput,
 }
 
 impl Pace {
@@ -39,6 +46,10 @@ impl Pace {
     pub(super) fn single_took(&mut self, among: usize, took: Duration, now: Instant) {
         if among >= COUNT_MIN {
             self.single = Some((mean(self.single_at(now), took.as_secs_f64() / among as f64), now));
+            self.singles.stored(1, now, now);
+            self.groups.interrupt();
+        } else {
+            self.singles.interrupt();
         }
     }
 
@@ -46,6 +57,13 @@ impl Pace {
     pub(super) fn group_took(&mut self, count: usize, took: Duration, now: Instant) {
         let fixed = (took.as_secs_f64() - count as f64 * EACH).max(0.0);
         self.fixed = Some((mean(valid(self.fixed, GROUP_VALID, now), fixed), now));
+        self.singles.interrupt();
+        if self.groups.stored(count, now.checked_sub(took).unwrap_or(now), now)
+            && let (Some(groups), Some(singles)) = (self.groups.per_second(now), self.singles.per_second(now))
+            && groups < singles
+        {
+            self.paused_until = Some(now + GIVEN_UP);
+        }
     }
 
     /// A group was refused or not answered.
@@ -58,12 +76,58 @@ impl Pace {
         if count < COUNT_MIN || self.paused_until.is_some_and(|until| now < until) {
             return false;
         }
+        // Without knowing what singles do, nobody would notice that groups do less.
+        if self.singles.per_second(now).is_none() {
+            return false;
+        }
         let fixed = valid(self.fixed, GROUP_VALID, now).unwrap_or(FIXED);
         self.single_at(now).is_some_and(|single| single * count as f64 > (fixed + count as f64 * EACH) * GAIN_MIN)
     }
 
     fn single_at(&self, now: Instant) -> Option<f64> {
         valid(self.single, SINGLE_VALID, now)
+    }
+}
+
+/// How much was stored in the last window in which that was all the time many at once.
+#[derive(Debug, Default)]
+struct Throughput {
+    counting: Option<Counting>,
+    seen: Option<(f64, Instant)>,
+}
+
+#[derive(Debug)]
+struct Counting {
+    since: Instant,
+    stored: usize,
+    last: Instant,
+}
+
+impl Throughput {
+    /// So many were stored that were begun then. Says whether that ends a window.
+    fn stored(&mut self, count: usize, begun: Instant, now: Instant) -> bool {
+        let Some(counting) = self.counting.as_mut().filter(|counting| begun < counting.last + WINDOW) else {
+            // The first ones, perhaps after nobody wanted anything for a while, only say that it has begun.
+            self.counting = Some(Counting { since: now, stored: 0, last: now });
+            return false;
+        };
+        counting.stored += count;
+        counting.last = now;
+        let took = now.saturating_duration_since(counting.since);
+        if took < WINDOW {
+            return false;
+        }
+        self.seen = Some((counting.stored as f64 / took.as_secs_f64(), now));
+        self.counting = Some(Counting { since: now, stored: 0, last: now });
+        true
+    }
+
+    fn interrupt(&mut self) {
+        self.counting = None;
+    }
+
+    fn per_second(&self, now: Instant) -> Option<f64> {
+        valid(self.seen, SINGLE_VALID, now)
     }
 }
 
@@ -81,10 +145,12 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn singles(each: Duration, now: Instant) -> Pace {
+    /// 64 at a time, for longer than a window, until `end`.
+    fn singles(each: Duration, end: Instant) -> Pace {
         let mut pace = Pace::default();
-        for _ in 0..50 {
-            pace.single_took(64, each * 64, now);
+        let count = 2 * (WINDOW.as_nanos() / each.as_nanos()) as u32;
+        for index in (0..=count).rev() {
+            pace.single_took(64, each * 64, end - each * index);
         }
         pace
     }
@@ -132,5 +198,42 @@ mod tests {
         pace.group_failed(now);
         assert!(!pace.group_pays(64, now));
         assert!(pace.group_pays(64, now + PAUSE));
+    }
+
+    #[test]
+    fn groups_that_store_less_than_singles_did_are_given_up_whatever_takes_long() {
+        // A busy processor: each takes long, and in a group no less.
+        let now = Instant::now();
+        let mut pace = singles(MS / 8, now);
+        assert!(pace.group_pays(64, now));
+        let mut at = now;
+        while at < now + WINDOW * 2 {
+            at += MS * 16;
+            pace.group_took(64, MS, at);
+        }
+        assert!(!pace.group_pays(64, at));
+        assert!(!pace.group_pays(1000, at + GIVEN_UP / 2));
+    }
+
+    #[test]
+    fn groups_that_store_more_than_singles_did_go_on() {
+        let now = Instant::now();
+        let mut pace = singles(MS / 4, now);
+        let mut at = now;
+        while at < now + WINDOW * 2 {
+            at += MS * 4;
+            pace.group_took(64, MS * 4, at);
+            assert!(pace.group_pays(64, at));
+        }
+    }
+
+    #[test]
+    fn a_time_in_which_nobody_wanted_anything_does_not_count_against_groups() {
+        let now = Instant::now();
+        let mut pace = singles(MS / 4, now);
+        pace.group_took(64, MS * 4, now + MS * 4);
+        let later = now + WINDOW * 10;
+        pace.group_took(64, MS * 4, later);
+        assert!(pace.group_pays(64, later));
     }
 }

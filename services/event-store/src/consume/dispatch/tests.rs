@@ -178,6 +178,21 @@ fn deliveries_are_counted_across_dispatchers() {
     world.arrive(&[(1, "a")]);
     assert_eq!(world.given(), [("m".into(), 1, 2)]);
     assert_eq!(world.dispatch.deliveries().collect::<BTreeMap<_, _>>(), BTreeMap::from([(at(1), 2), (at(2), 1)]));
+    world.dispatch.forget(at(1));
+    assert!(world.dispatch.remembers(), "the second may still come");
+    world.dispatch.forget(at(2));
+    assert!(!world.dispatch.remembers());
+    assert_eq!(world.dispatch.deliveries().collect::<Vec<_>>(), [(at(1), 2)], "what is here is here");
+}
+
+#[test]
+fn a_mark_behind_an_answer_is_nothing_to_wait_for() {
+    let mut world = world(&[("m", 5)]);
+    world.arrive(&[(1, "a")]);
+    world.given();
+    assert_eq!(world.answer("m", 1, 1, Answer::Ack), Taken::Settling);
+    assert_eq!(world.answer("m", 1, 1, Answer::Progress), Taken::Stale);
+    assert_eq!(world.answer("m", 1, 1, Answer::Ack), Taken::Settling, "said again");
 }
 
 #[test]

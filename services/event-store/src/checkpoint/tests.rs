@@ -1,0 +1,109 @@
+//! What is signed is what stands on the log, whatever was known of it before.
+
+use causeway_event::Data;
+use causeway_log::Config;
+use causeway_proof::{Audit, Severity, Trust};
+use causeway_testkit::NatsServer;
+
+use super::*;
+
+fn signer() -> Signer {
+    Signer::from_seed(&[7; 32])
+}
+
+async fn connect(nats: &NatsServer) -> Log {
+    Log::connect(&Config { url: nats.url().as_str().into(), ..Config::default() }).await.unwrap()
+}
+
+async fn take_notes(log: &Log, text: &str, notes: usize) {
+    for n in 0..notes {
+        let event = NewEvent {
+            event_type: "NoteTaken".parse().unwrap(),
+            aggregate_id: "a".parse().unwrap(),
+            data: Data::of(&serde_json::json!({ "text": text, "n": n })).unwrap(),
+            source: "test".parse().unwrap(),
+            lineage: Lineage::Root { correlation: None },
+            labels: causeway_event::Labels::new(),
+            schema_version: None,
+            traceparent: None,
+        };
+        log.append(Append { events: vec![event], ..Append::default() }).await.unwrap();
+    }
+}
+
+async fn walk(log: &Log) -> Vec<Entry> {
+    let last = log.last_position().await.unwrap();
+    let (mut walk, mut all) = (log.walk(Position::START, last), Vec::new());
+    loop {
+        let page = walk.page().await.unwrap();
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page);
+    }
+}
+
+/// How far a trusted checkpoint vouches for the log, which has no problem.
+async fn vouched(log: &Log) -> u64 {
+    let mut audit = Audit::new(Chain::START, Trust { keys: vec![signer().public_key()], ..Trust::default() });
+    walk(log).await.iter().for_each(|entry| audit.entry(entry));
+    let (findings, summary) = audit.finish();
+    assert!(findings.iter().all(|finding| finding.severity != Severity::Problem), "{findings:#?}");
+    summary.vouched.get()
+}
+
+#[tokio::test]
+async fn a_log_that_was_put_in_the_place_of_another_is_signed_as_it_is() {
+    let nats = NatsServer::start().await.unwrap();
+    let log = connect(&nats).await;
+    let mut signing = Signing::new(log.clone(), signer()).unwrap();
+    take_notes(&log, "before", 5).await;
+    signing.advance().await.unwrap();
+    assert_eq!(vouched(&log).await, 5);
+    nats.client().await.unwrap().request("$JS.API.STREAM.DELETE.causeway_EVENTS", "".into()).await.unwrap();
+    let restored = connect(&nats).await;
+    take_notes(&restored, "behind", 20).await;
+    signing.advance().await.unwrap();
+    assert_eq!(vouched(&restored).await, 20);
+    take_notes(&restored, "later", 2).await;
+    signing.advance().await.unwrap();
+    assert_eq!(vouched(&restored).await, 23);
+}
+
+/// Puts a checkpoint of this chain onto the log, as whoever may publish could.
+async fn plant(log: &Log, chain: &Chain) {
+    let aggregate: AggregateId = LOG_AGGREGATE.parse().unwrap();
+    let payload = Payload::LogCheckpointed(signer().sign(chain));
+    let event = NewEvent::of(&payload, aggregate, "test".parse().unwrap(), Lineage::Root { correlation: None }).unwrap();
+    log.append(Append { events: vec![event], ..Append::default() }).await.unwrap();
+}
+
+/// What the next checkpoint vouches for, and what stands there.
+async fn signed(log: &Log) -> (LogCheckpointed, Chain) {
+    let mut signing = Signing::new(log.clone(), signer()).unwrap();
+    signing.advance().await.unwrap();
+    let stored = log.last_event(&signing.aggregate, Category::System).await.unwrap().unwrap();
+    let Payload::LogCheckpointed(data) = stored.event.payload() else { panic!("{stored:?}") };
+    let mut chain = Chain::START;
+    walk(log).await.iter().filter(|entry| entry.position.get() <= data.position).for_each(|entry| chain.push(entry));
+    (data, chain)
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_is_out_of_place_is_not_gone_on_from() {
+    let (here, there) = (NatsServer::start().await.unwrap(), NatsServer::start().await.unwrap());
+    let (log, other) = (connect(&here).await, connect(&there).await);
+    take_notes(&other, "there", 3).await;
+    let (_, foreign) = signed(&other).await;
+    take_notes(&log, "here", 5).await;
+    plant(&log, &foreign).await;
+    let (data, chain) = signed(&log).await;
+    assert_eq!(data, signer().sign(&chain), "one of another log under the same key");
+
+    take_notes(&log, "here", 1).await;
+    let own = log.last_position().await.unwrap().next();
+    plant(&log, &Chain { position: own, ..chain }).await;
+    take_notes(&log, "here", 1).await;
+    let (data, chain) = signed(&log).await;
+    assert_eq!(data, signer().sign(&chain), "one that vouches for itself");
+}
