@@ -76,11 +76,20 @@ async fn over_grpc(client: Client, pace: &Pace) -> u64 {
 
 /// Reads until the end that is named then, of a stream that goes on.
 async fn over_sse(api: Api, pace: &Pace, end: tokio::sync::watch::Receiver<Option<u64>>) {
-    let request = api.request(Method::GET, "/events/stream").timeout(LIMIT).header("accept", "text/event-stream");
-    let mut chunks = request.send().await.unwrap().bytes_stream();
+    let open = async |last: u64| {
+        let request = api.request(Method::GET, "/events/stream").timeout(LIMIT).header("accept", "text/event-stream");
+        request.header("last-event-id", last.to_string()).send().await.unwrap().bytes_stream()
+    };
+    let mut chunks = open(0).await;
     let (mut rest, mut last) = (Vec::new(), 0);
     while end.borrow().is_none_or(|end| last < end) {
-        let chunk = chunks.next().await.unwrap().unwrap();
+        // A stream may end; a client goes on where it was, as any client of server-sent events does.
+        let Some(chunk) = chunks.next().await else {
+            rest.clear();
+            chunks = open(last).await;
+            continue;
+        };
+        let chunk = chunk.unwrap();
         rest.extend_from_slice(&chunk);
         let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let (mut id, mut of_the_log) = (None, true);
@@ -111,7 +120,10 @@ async fn memory_stays_bounded_while_two_read_a_long_log_slowly_and_others_append
     let gateway = gateway(&nats.url()).unwrap().start().await.unwrap();
     let (client, pid) = (Client::of(&gateway).unwrap(), gateway.pid());
     assert_eq!(plant(nats.port(), (0..count).map(small)).await.unwrap(), count);
-    wait_until("the gateway to have all of it", LIMIT, async || client.ready().await.then_some(())).await;
+    wait_until("the gateway to have all of it", LIMIT, async || {
+        client.http.last_position().await.ok().filter(|last| *last == count)
+    })
+    .await;
     let before = resident_mib(pid);
 
     let pace = Pace(AtomicBool::new(true));

@@ -261,11 +261,11 @@ impl Question {
             let page = client.http.fetch(&format!("/events?{query}order={order}&limit={limit}")).await?;
             events.extend_from_slice(page["events"].as_array().context("events")?);
             next = page["next"].as_u64();
-            if next.is_none() {
+            if enough == FETCHED_MAX && events.len() >= enough {
+                events.truncate(enough);
                 return Ok(events);
             }
-            if events.len() >= enough {
-                events.truncate(enough);
+            if next.is_none() {
                 return Ok(events);
             }
         }
@@ -316,7 +316,10 @@ async fn every_filter_finds_what_a_scan_of_the_export_finds_and_an_import_of_it_
     assert_eq!(plant(nats.port(), varied()).await.unwrap(), EVENTS);
     let file = folder.path().join("first.ndjson");
     let first = export(&nats, &file).await;
-    wait_until("the gateway to have all of it", LIMIT, async || client.ready().await.then_some(())).await;
+    wait_until("the gateway to have all of it", LIMIT, async || {
+        client.http.last_position().await.ok().filter(|last| *last == EVENTS)
+    })
+    .await;
 
     let copied = tokio::spawn(async move {
         log(&["import", file.to_str().unwrap(), "--nats", &other.url()]).await;
