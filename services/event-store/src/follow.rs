@@ -134,7 +134,7 @@ impl Shared {
     /// Before anybody can read them, so that whoever can knows of them.
     fn note_registrations(&self, arrived: &[Arrived]) {
         let registrations = arrived.iter().filter(|arrived| arrived.event.event_type.as_str() == "TypeRegistered");
-        if let Some(last) = registrations.last() {
+        if let Some(last) = registrations.max_by_key(|arrived| arrived.event.position) {
             self.registered.fetch_max(last.event.position.get(), Ordering::AcqRel);
         }
     }

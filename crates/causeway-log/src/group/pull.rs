@@ -52,6 +52,7 @@ struct Asked {
 }
 
 /// What comes of pulling.
+#[expect(clippy::large_enum_variant, reason = "handed on at once, never kept")]
 pub enum Pull {
     /// Something to deal with.
     Came(Pulled),
