@@ -1,6 +1,7 @@
 //! A log of 100,000 events, read through every filter and carried over to another: what the gateway answers is what a scan of the log's
 //! export finds, and the copy's export is the same to the byte.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -162,12 +163,15 @@ impl Question {
         let (types, descendants) = (self.types(), self.part("descendants_of").map(|of| descendants(log, of)));
         let is = |name: &str, value: Option<&str>| self.part(name).is_none_or(|wanted| value == Some(wanted));
         // A moment is a position, the position of an id, or a time; what stands at it is on neither side of it.
-        let side = |name: &str, event: &Value| {
-            let at = self.part(name)?;
-            let by_id = || log.iter().find(|other| text(other, "id") == at).map(position);
-            let place = at.parse().ok().or_else(|| at.starts_with("evt_").then(by_id).flatten());
-            Some(place.map_or_else(|| text(event, "timestamp").cmp(at), |place| position(event).cmp(&place)))
+        let side = |name: &str| {
+            let at = self.part(name);
+            let of_id = |id: &str| log.iter().find(|event| text(event, "id") == id).map(position);
+            let place = at.and_then(|at| at.parse().ok().or_else(|| at.starts_with("evt_").then(|| of_id(at)).flatten()));
+            move |event: &Value| {
+                at.map(|at| place.map_or_else(|| text(event, "timestamp").cmp(at), |place| position(event).cmp(&place)))
+            }
         };
+        let (after, before, from, until) = (side("after"), side("before"), side("from"), side("until"));
         let mut found: Vec<&Value> = log
             .iter()
             .filter(|event| {
@@ -182,13 +186,12 @@ impl Question {
                     && is("correlation_id", metadata["correlation_id"].as_str())
                     && is("caused_by", metadata["causation_id"].as_str())
                     && descendants.as_ref().is_none_or(|all| all.contains(text(event, "id")))
-                    && side("from", event).is_none_or(std::cmp::Ordering::is_ge)
-                    && side("until", event).is_none_or(std::cmp::Ordering::is_lt)
+                    && from(event).is_none_or(Ordering::is_ge)
+                    && until(event).is_none_or(Ordering::is_lt)
+                    && after(event).is_none_or(Ordering::is_gt)
+                    && before(event).is_none_or(Ordering::is_lt)
             })
             .collect();
-        // The moments that may be ids are looked up last, for fewer events.
-        found.retain(|event| side("after", event).is_none_or(std::cmp::Ordering::is_gt));
-        found.retain(|event| side("before", event).is_none_or(std::cmp::Ordering::is_lt));
         if self.backwards {
             found.reverse();
         }

@@ -169,7 +169,7 @@ impl Held {
 
     /// Folds what is there behind it, at least up to `last`, which must be readable. Says whether something was.
     async fn advance(&self, gateway: &Gateway, subject: &Subject, key: &Key, last: Position) -> Result<bool, Problem> {
-        if last <= self.lock().through {
+        if self.lock().has(last) {
             return Ok(false);
         }
         let _turn = self.turn.lock().await;
@@ -177,7 +177,7 @@ impl Held {
             let inner = self.lock();
             (inner.begun, inner.through)
         };
-        if last <= through {
+        if begun && last <= through {
             return Ok(false);
         }
         if !begun {
@@ -303,6 +303,11 @@ impl Inner {
     /// About how much memory it takes.
     fn weight(&self) -> usize {
         self.bytes * WEIGHT + self.changes_bytes + ENTRY_BYTES
+    }
+
+    /// Whether all events up to `last` are folded.
+    fn has(&self, last: Position) -> bool {
+        self.begun && last <= self.through
     }
 
     /// Goes on from a snapshot. How far that goes.
