@@ -24,7 +24,7 @@ use std::sync::Arc;
 use causeway_event::{AggregateId, Category, CorrelationId, EventId, IdempotencyKey, NewEvent, Position};
 use futures::future::BoxFuture;
 
-use self::answer::Patience;
+pub(crate) use self::answer::Patience;
 pub(crate) use self::group::Group;
 pub use self::group::GroupCommit;
 pub(crate) use self::publisher::{Publisher, Way};

@@ -9,7 +9,7 @@ use async_nats::{Client, ConnectOptions};
 use causeway_event::Position;
 use tokio::sync::watch;
 
-use crate::append::{Group, Publisher, Way};
+use crate::append::{Group, Patience, Publisher, Way};
 use crate::config::Login;
 use crate::names::Names;
 use crate::{Config, LogError};
@@ -18,6 +18,8 @@ use crate::{Config, LogError};
 const SERVER_MIN: (i64, i64, i64) = (2, 12, 0);
 /// How long the server remembers message ids. Beyond it an index of the log does.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// How long the election of leaders may take in a cluster that answers: as it starts, or after it lost a server.
+const ELECTION_LIMIT: Duration = Duration::from_secs(30);
 /// A connection on which three pings in a row go unanswered is given up: a server that is frozen, not gone, looks like that.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// The longest pause between two attempts to reconnect.
@@ -43,12 +45,21 @@ pub(crate) struct Inner {
 impl Log {
     /// Connects, checks the server, and creates or checks the streams.
     ///
+    /// A server that answers while its cluster elects leaders is waited for, for half a minute at most.
+    ///
     /// Fails with [`LogError::Unavailable`] when nobody answers, and with [`LogError::Mismatch`] when the server is too old, has
     /// no JetStream, or has a stream of the same name that is configured otherwise.
     pub async fn connect(config: &Config) -> Result<Self, LogError> {
         let log = Self::reach(config).await?;
-        log.ensure_stream(log.events_config()).await?;
-        log.ensure_stream(log.dead_letters_config()).await?;
+        let patience = Patience::lasting(ELECTION_LIMIT);
+        for wanted in [log.events_config(), log.dead_letters_config()] {
+            while let Err(error) = log.ensure_stream(&wanted).await {
+                match error.is_transient() {
+                    true => patience.pause_or(error).await?,
+                    false => return Err(error),
+                }
+            }
+        }
         Ok(log)
     }
 
@@ -201,9 +212,9 @@ impl Log {
     }
 
     /// Creates the stream, or checks that the one of this name is what we would have created.
-    async fn ensure_stream(&self, wanted: stream::Config) -> Result<(), LogError> {
-        let name = wanted.name.clone();
-        let found = match self.inner.jetstream.get_stream(&name).await {
+    async fn ensure_stream(&self, wanted: &stream::Config) -> Result<(), LogError> {
+        let name = &wanted.name;
+        let found = match self.inner.jetstream.get_stream(name).await {
             Ok(stream) => stream.cached_info().config.clone(),
             Err(error) if not_found(&error) => match self.inner.jetstream.create_stream(wanted.clone()).await {
                 Ok(stream) => stream.cached_info().config.clone(),
@@ -212,7 +223,7 @@ impl Log {
             },
             Err(error) => return Err(LogError::unavailable(format!("stream {name}: {error}"))),
         };
-        match difference(&wanted, &found) {
+        match difference(wanted, &found) {
             None => Ok(()),
             Some(difference) => Err(LogError::Mismatch {
                 what: format!(

@@ -71,7 +71,7 @@ pub(super) fn parse(payload: &[u8]) -> Answer {
 }
 
 /// How often and how long a silent server is asked again.
-pub(super) struct Patience {
+pub(crate) struct Patience {
     deadline: tokio::time::Instant,
 }
 
@@ -79,11 +79,16 @@ impl Patience {
     const PAUSE: Duration = Duration::from_millis(50);
 
     pub(super) fn of(log: &Log) -> Self {
-        Self { deadline: tokio::time::Instant::now() + log.inner.config.append_timeout }
+        Self::lasting(log.inner.config.append_timeout)
+    }
+
+    /// One that lasts so long from this moment.
+    pub(crate) fn lasting(time: Duration) -> Self {
+        Self { deadline: tokio::time::Instant::now() + time }
     }
 
     /// Waits a little; fails with `error` once it has lasted too long.
-    pub(super) async fn pause_or(&self, error: LogError) -> Result<(), LogError> {
+    pub(crate) async fn pause_or(&self, error: LogError) -> Result<(), LogError> {
         if tokio::time::Instant::now() + Self::PAUSE > self.deadline {
             return Err(error);
         }
