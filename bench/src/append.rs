@@ -55,7 +55,8 @@ impl Load {
 
     fn ways(self) -> &'static [Way] {
         match self {
-            Self::Singles { .. } | Self::Batches { .. } => &Way::ALL,
+            Self::Singles { clients: 1 } => &[Way::Raw, Way::Grpc, Way::Http, Way::GrpcEmpty, Way::HttpEmpty],
+            Self::Singles { .. } | Self::Batches { .. } => &[Way::Raw, Way::Grpc, Way::Http],
             Self::Pipeline => &[Way::Raw, Way::Grpc],
         }
     }

@@ -21,6 +21,8 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 use uuid::Uuid;
 
 use crate::process::Causeway;
@@ -41,16 +43,20 @@ pub(crate) enum Way {
     Raw,
     Grpc,
     Http,
+    /// A gRPC call that appends nothing, the health check: what the way to the gateway and back takes by itself.
+    GrpcEmpty,
+    /// The same over HTTP.
+    HttpEmpty,
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 3] = [Self::Raw, Self::Grpc, Self::Http];
-
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw JetStream",
             Self::Grpc => "gRPC",
             Self::Http => "HTTP",
+            Self::GrpcEmpty => "gRPC, appending nothing",
+            Self::HttpEmpty => "HTTP, appending nothing",
         }
     }
 }
@@ -71,6 +77,8 @@ pub(crate) async fn clients(causeway: &Causeway, way: Way, count: usize, events:
             (Way::Raw, _) => raw_batch(causeway, &aggregate, events).await?,
             (Way::Grpc, _) => grpc(causeway, &aggregate, events).await?,
             (Way::Http, _) => http(causeway, &aggregate, events)?,
+            (Way::GrpcEmpty, _) => grpc_empty(causeway).await?,
+            (Way::HttpEmpty, _) => http_empty(causeway)?,
         };
         // The first call connects.
         append().await.with_context(|| format!("the first append by {}", way.name()))?;
@@ -83,7 +91,7 @@ pub(crate) async fn clients(causeway: &Causeway, way: Way, count: usize, events:
 pub(crate) async fn pipeline(causeway: &Causeway, way: Way) -> Result<Pipeline> {
     match way {
         Way::Raw => raw_pipeline(causeway).await,
-        Way::Grpc | Way::Http => grpc_pipeline(causeway).await,
+        _ => grpc_pipeline(causeway).await,
     }
 }
 
@@ -174,6 +182,32 @@ fn http(causeway: &Causeway, aggregate: &str, events: usize) -> Result<Append> {
         async move {
             let response = request.send().await?.error_for_status()?;
             response.bytes().await?;
+            Ok(())
+        }
+        .boxed()
+    }))
+}
+
+async fn grpc_empty(causeway: &Causeway) -> Result<Append> {
+    let endpoint = Endpoint::from_shared(causeway.gateway().to_owned())?.tcp_nodelay(true).timeout(REQUEST_TIMEOUT);
+    let client = HealthClient::new(endpoint.connect().await?);
+    Ok(Arc::new(move || {
+        let mut client = client.clone();
+        async move {
+            client.check(HealthCheckRequest::default()).await?;
+            Ok(())
+        }
+        .boxed()
+    }))
+}
+
+fn http_empty(causeway: &Causeway) -> Result<Append> {
+    let client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).tcp_nodelay(true).no_proxy().build()?;
+    let url = format!("{}/healthz", causeway.gateway());
+    Ok(Arc::new(move || {
+        let request = client.get(&url);
+        async move {
+            request.send().await?.error_for_status()?.bytes().await?;
             Ok(())
         }
         .boxed()

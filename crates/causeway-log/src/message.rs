@@ -1,9 +1,7 @@
 //! Messages of the stream as events, and back.
 
 use async_nats::HeaderMap;
-use async_nats::header::HeaderName;
-use causeway_event::CorrelationId;
-use causeway_event::{Category, Event, EventId, IdempotencyKey, Invalid, NewEvent, Position, cloudevents, parse_timestamp};
+use causeway_event::{Category, Event, IdempotencyKey, Invalid, Position, cloudevents, parse_timestamp};
 use jiff::Timestamp;
 
 use crate::names::Names;
@@ -67,10 +65,13 @@ pub(crate) fn record(names: &Names, place: &Place<'_>, headers: Option<&HeaderMa
 }
 
 fn read(names: &Names, place: &Place<'_>, headers: Option<&HeaderMap>, payload: &[u8]) -> Result<Stored, Invalid> {
-    // No allocation for a name that is known at compile time, here and below: an append passes both.
-    let header = |name: &'static str| {
-        headers.and_then(|headers| headers.get(HeaderName::from_static(name))).map(async_nats::HeaderValue::as_str)
-    };
+    // Some ten headers, each of which is asked for: a look at each is faster than the hashes of a map.
+    let headers: Vec<(&str, &str)> = headers
+        .iter()
+        .flat_map(|headers| headers.iter())
+        .filter_map(|(name, values)| Some((name.as_ref(), values.first()?.as_str())))
+        .collect();
+    let header = |name: &'static str| headers.iter().find(|(there, _)| *there == name).map(|(_, value)| *value);
     let stored = cloudevents::read(header, payload)?;
     // A fold reads by subject: an event under a foreign one would be in some views and not in others.
     if place.subject != names.event(&stored.aggregate_id, Category::of(&stored.event_type)) {
@@ -97,13 +98,4 @@ fn read(names: &Names, place: &Place<'_>, headers: Option<&HeaderMap>, payload: 
         metadata: stored.metadata,
     };
     Ok(Stored { event, key })
-}
-
-/// The headers of an event that is about to be published.
-pub(crate) fn headers(event: &NewEvent, id: EventId, correlation: &CorrelationId) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in cloudevents::headers(event, id, correlation) {
-        headers.insert(HeaderName::from_static(name), value);
-    }
-    headers
 }

@@ -1,8 +1,8 @@
 //! Group commit: single appends without a fence that wait at the same time share one atomic batch, where that is faster.
 //!
 //! A server that syncs each message (`sync_interval: always`) pays the disk once for each; for a batch it pays a few times,
-//! whatever its size. A server that does not sync pays more for a batch than for a thousand singles. `pace.rs` decides which it
-//! is, from what both were seen to take; an idle log always appends singly, for latency.
+//! whatever its size. A server that does not sync pays more for a batch than for a thousand singles. `pace.rs` finds out which it
+//! is, by trying; an idle log always appends singly, for latency.
 //!
 //! ```text
 //! begin ── few in flight, or singles are faster ──> sent alone
@@ -38,8 +38,9 @@ use crate::Log;
 
 /// The most bytes of one group, headers not counted.
 const GROUP_BYTES_MAX: usize = 4 << 20;
-/// How long those who were in the last group are waited for, so that they are in the next one too. The disk takes longer.
-const GATHER_MAX: Duration = Duration::from_millis(1);
+/// Those who were in the last group are waited for, so that they are in the next one too: as long as that group took, which at most
+/// doubles their time, and never longer than this.
+const GATHER_MAX: Duration = Duration::from_millis(5);
 
 /// Whether appends that wait for the disk at the same time share one write to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,8 +82,12 @@ struct State {
     tickets: u64,
     /// The task has something in hand or in the queue: nobody may go past it.
     busy: bool,
-    /// How many must wait before the task is woken once more.
+    /// How many must wait before the task is woken once more: as many as are likely to come.
     enough: usize,
+    /// How many went together the last time.
+    last: usize,
+    /// How long others are waited for.
+    gather: Duration,
     /// Singles that are on their way.
     in_flight: usize,
     pace: Pace,
@@ -114,7 +119,7 @@ impl Group {
         let shared = Arc::new(Shared {
             publisher,
             when,
-            state: Mutex::default(),
+            state: Mutex::new(State { gather: GATHER_MAX, ..State::default() }),
             enough: Notify::new(),
             handed_over: watch::Sender::new(0),
         });
@@ -168,7 +173,8 @@ enum Entered {
 impl Shared {
     fn enter(self: &Arc<Self>, prepared: &Arc<Prepared>) -> Entered {
         let mut state = self.lock();
-        if !state.busy && !self.pays(&state, state.in_flight + 1) {
+        // The first of those who went together the last time would not go alone if they all came at once.
+        if !state.busy && !self.pays(&state, state.enough.max(state.in_flight + 1)) {
             return Entered::Alone(self.flight(&mut state));
         }
         let (handed, wait) = oneshot::channel();
@@ -176,7 +182,7 @@ impl Shared {
         state.tickets += 1;
         if !state.busy {
             // Those in flight come back soon and belong into the first group.
-            state.enough = state.in_flight + 1;
+            state.enough = state.enough.max(state.in_flight + 1);
             state.busy = true;
             self.enough.notify_one();
         } else if state.queue.len() >= state.enough {
@@ -194,14 +200,14 @@ impl Shared {
         match self.when {
             GroupCommit::Never => false,
             GroupCommit::Always => count > 1,
-            GroupCommit::Auto => state.pace.group_pays(count, Instant::now()),
+            GroupCommit::Auto => state.pace.group_pays(count),
         }
     }
 
-    /// Whether it is worth waiting for more: not if they go one by one anyway.
-    fn is_gathering(&self) -> bool {
+    /// How long it is worth waiting for more: not at all if they go one by one anyway.
+    fn gathering(&self) -> Option<Duration> {
         let state = self.lock();
-        state.queue.len() < state.enough && self.pays(&state, state.enough)
+        (state.queue.len() < state.enough && self.pays(&state, state.enough)).then_some(state.gather)
     }
 
     /// What waits, as far as it fits into one batch. Nothing means that the task has nothing in hand.
@@ -219,7 +225,11 @@ impl Shared {
             taken.extend(state.queue.pop_front());
         }
         state.busy = !taken.is_empty();
-        state.enough = taken.len();
+        if !taken.is_empty() {
+            // Those who went with the one before come back as well, and those who went alone.
+            state.enough = taken.len().max(state.last) + state.in_flight;
+            state.last = taken.len();
+        }
         taken
     }
 
@@ -240,7 +250,10 @@ impl Shared {
         let answer = sent.await;
         let attempt = match answer {
             Answer::Stored { last, .. } if last.get() >= waiting.len() as u64 => {
-                self.lock().pace.group_took(waiting.len(), begun.elapsed(), Instant::now());
+                let mut state = self.lock();
+                state.pace.group_stored(waiting.len(), begun, Instant::now());
+                state.gather = begun.elapsed().min(GATHER_MAX);
+                drop(state);
                 // The server stores a batch without a gap.
                 let first = last.get() + 1 - waiting.len() as u64;
                 for (one, position) in waiting.into_iter().zip(first..) {
@@ -287,7 +300,7 @@ impl Flight {
             let answer = sent.await;
             if matches!(answer, Answer::Stored { .. }) {
                 let mut state = self.shared.lock();
-                state.pace.single_took(self.among, self.begun.elapsed(), Instant::now());
+                state.pace.single_stored(self.among, self.begun, Instant::now());
             }
             answer
         }
@@ -305,9 +318,9 @@ async fn run(shared: Arc<Shared>) {
     loop {
         shared.enough.notified().await;
         loop {
-            if shared.is_gathering() {
+            if let Some(gather) = shared.gathering() {
                 // If it takes too long, fewer come together, which is no harm.
-                let _ = tokio::time::timeout(GATHER_MAX, shared.enough.notified()).await;
+                let _ = tokio::time::timeout(gather, shared.enough.notified()).await;
             }
             let waiting = shared.take();
             if waiting.is_empty() {

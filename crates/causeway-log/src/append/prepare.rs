@@ -1,13 +1,12 @@
 //! From what a caller wants to the messages that say it. Checks everything that can be checked without the server.
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
-use causeway_event::{CorrelationId, DATA_BYTES_MAX, EventId, Invalid, Lineage, NewEvent, Position};
+use causeway_event::{CorrelationId, DATA_BYTES_MAX, EventId, Invalid, Lineage, NewEvent, Position, cloudevents};
 use uuid::Uuid;
 
 use super::{Append, EVENTS_MAX, Fence};
 use crate::LogError;
-use crate::message;
 use crate::names::Names;
 
 /// An append, ready to be published as often as needed.
@@ -29,10 +28,22 @@ pub(super) struct Message {
     pub(super) id: EventId,
     pub(super) correlation: CorrelationId,
     pub(super) subject: String,
-    pub(super) headers: HeaderMap,
+    headers: Vec<(&'static str, String)>,
     pub(super) payload: Bytes,
     /// The position that the subject's last message must have.
     pub(super) fence: Option<Position>,
+}
+
+impl Message {
+    /// The headers as they are sent. The client library wants a map, which it takes: so none is made before.
+    pub(super) fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            // No allocation for a name that is known at compile time.
+            headers.insert(HeaderName::from_static(name), value.as_str());
+        }
+        headers
+    }
 }
 
 pub(super) fn prepare(names: &Names, append: Append) -> Result<Prepared, LogError> {
@@ -50,13 +61,13 @@ pub(super) fn prepare(names: &Names, append: Append) -> Result<Prepared, LogErro
         Some(key) => Names::message_id(&events[0].aggregate_id, key.as_str()),
         None => messages[0].id.to_string(),
     };
-    messages[0].headers.insert("Nats-Msg-Id", message_id.as_str());
+    messages[0].headers.push(("Nats-Msg-Id", message_id.clone()));
     // A batch takes a fence only on the first message of its subject.
     for fence in &mut fences {
         let subject = names.event(&fence.aggregate_id, fence.category);
         if let Some(message) = messages.iter_mut().find(|message| message.subject == subject) {
             message.fence = Some(fence.position);
-            message.headers.insert("Nats-Expected-Last-Subject-Sequence", fence.position.to_string());
+            message.headers.push(("Nats-Expected-Last-Subject-Sequence", fence.position.to_string()));
         }
     }
     Ok(Prepared { messages, fences, message_id })
@@ -108,7 +119,7 @@ fn message(names: &Names, event: &NewEvent) -> Message {
     Message {
         id,
         subject: names.event(&event.aggregate_id, event.category()),
-        headers: message::headers(event, id, &correlation),
+        headers: cloudevents::headers(event, id, &correlation),
         payload: Bytes::copy_from_slice(event.data.as_bytes()),
         correlation,
         fence: None,
@@ -174,7 +185,7 @@ mod tests {
         let fences: Vec<_> = prepared.messages.iter().map(|message| message.fence.map(Position::get)).collect();
         assert_eq!(fences, [None, Some(7), None]);
         assert_eq!(prepared.message_id, "a:k%201");
-        let with_id = |message: &&Message| message.headers.get("Nats-Msg-Id").is_some();
+        let with_id = |message: &&Message| message.headers().get("Nats-Msg-Id").is_some();
         assert_eq!(prepared.messages.iter().filter(with_id).count(), 1);
     }
 }

@@ -53,7 +53,7 @@ impl Publisher {
     /// this before it is done takes the message back; dropping what it returns does not.
     pub(super) async fn send(&self, message: &Message) -> Sent {
         match self.line() {
-            Ok(line) => resolve(ask(&line, message, message.headers.clone()).await),
+            Ok(line) => resolve(ask(&line, message, message.headers()).await),
             Err(answer) => future::ready(answer).boxed(),
         }
     }
@@ -75,7 +75,7 @@ async fn batch<'m>(line: &Arc<Line>, messages: impl ExactSizeIterator<Item = &'m
     let batch_id = Uuid::now_v7().simple().to_string();
     let count = messages.len();
     for (index, message) in messages.enumerate() {
-        let mut headers = message.headers.clone();
+        let mut headers = message.headers();
         headers.insert("Nats-Batch-Id", batch_id.as_str());
         headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
         if index + 1 == count {

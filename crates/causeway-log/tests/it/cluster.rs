@@ -38,14 +38,14 @@ async fn races_have_one_winner_while_leaders_die() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_is_opened_as_soon_as_its_cluster_has_a_leader() {
     let mut cluster = NatsCluster::start().await.unwrap();
-    let config = Config { url: cluster.url().into(), replicas: 3, request_timeout: Duration::from_secs(1), ..Config::default() };
+    let config = Config { url: cluster.url().into(), replicas: 3, request_timeout: Duration::from_secs(3), ..Config::default() };
     Log::connect(&config).await.unwrap();
     let survivor = cluster.leader_of("causeway_EVENTS").await;
     let others: Vec<usize> = (0..3).filter(|node| *node != survivor).collect();
     others.iter().for_each(|node| cluster.node(*node).kill());
     let opened = tokio::spawn(async move { Log::connect(&config).await.map(drop) });
     // Longer than a request may take: giving up with the first refusal would show.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(!opened.is_finished(), "{:?}", opened.await);
     cluster.node(others[0]).restart().await.unwrap();
     opened.await.unwrap().unwrap();

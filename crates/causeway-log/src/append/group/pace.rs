@@ -1,142 +1,107 @@
-//! Whether a group is faster than as many singles, from what both were seen to do. Pure: the time is an argument.
+//! Whether those who wait go together or one by one, found out by trying. Pure: the time is an argument.
 //!
-//! Whether the server syncs each message it does not say, and what a sync takes changes tenfold within minutes. So it is
-//! measured: of singles, how long each takes when many are under way (their latency by their number, as Little's law has it);
-//! of groups, what they take beside their size. That says when a group is worth a try. What takes long may as well be a busy
-//! processor, which a group does not help: so it also has to show that more is stored in the same time, or is given up.
+//! Whether the server syncs each message it does not say, and what a sync takes changes tenfold within minutes; what takes long may
+//! as well be a busy processor, which a group does not help. So nothing is modelled: as long as many wait at once, both ways are
+//! tried for a moment now and then, and the one that stored more in its moment is the way until then.
 
 use std::time::{Duration, Instant};
 
-/// With fewer waiting, a single is as good.
+/// With fewer waiting, they go one by one: a group has little to share, and its stall is felt.
 const COUNT_MIN: usize = 8;
-/// What a group takes for each of its events, whatever the disk does.
-const EACH: f64 = 10e-6;
-/// What a group takes beside that, until one was seen: few syncs of a common disk. Where the server does not sync singles it takes
-/// more than this saves, which the first group shows.
-const FIXED: f64 = 3e-3;
-/// A group has to save so much to be worth its stall of those who could have gone alone.
-const GAIN_MIN: f64 = 1.25;
-/// So long a measurement counts; then singles are tried once more, ...
-const SINGLE_VALID: Duration = Duration::from_secs(5);
-/// ... and groups, of which one in vain costs more.
-const GROUP_VALID: Duration = Duration::from_secs(30);
-/// So long no group is tried after one that failed, ...
-const PAUSE: Duration = Duration::from_secs(1);
-/// ... and after groups that stored less than singles had.
-const GIVEN_UP: Duration = Duration::from_secs(10);
 /// How long what is stored is counted before it says something.
-const WINDOW: Duration = Duration::from_millis(100);
-/// The weight of what was seen last.
-const WEIGHT: f64 = 0.2;
+const WINDOW: Duration = Duration::from_millis(200);
+/// So long what a way stored counts; then it is tried again.
+const VALID: Duration = Duration::from_secs(5);
+/// The other way has to have stored so much more to be taken again: less is chance.
+const BETTER: f64 = 1.1;
+
+/// How appends go that wait at the same time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Way {
+    #[default]
+    OneByOne,
+    Together,
+}
 
 /// What was seen.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// Seconds that each single takes among many.
-    single: Option<(f64, Instant)>,
-    /// Seconds that a group takes beside its size.
-    fixed: Option<(f64, Instant)>,
-    paused_until: Option<Instant>,
-    singles: Throughput,
-    groups: Throughput,
+    way: Way,
+    window: Option<Window>,
+    /// What the other way stored in a second, when it was the way.
+    other: Option<(f64, Instant)>,
+}
+
+/// What was stored in a time without pauses.
+#[derive(Debug)]
+struct Window {
+    since: Instant,
+    last: Instant,
+    stored: usize,
+    /// The sum of how many were under way when each began: they come in bursts, so that only the mean says whether they are many.
+    among: usize,
+}
+
+impl Window {
+    fn since(now: Instant) -> Self {
+        Self { since: now, last: now, stored: 0, among: 0 }
+    }
 }
 
 impl Pace {
-    /// A single was answered; when it began, `among` were under way.
-    pub(super) fn single_took(&mut self, among: usize, took: Duration, now: Instant) {
-        if among >= COUNT_MIN {
-            self.single = Some((mean(self.single_at(now), took.as_secs_f64() / among as f64), now));
-            self.singles.stored(1, now, now);
-            self.groups.interrupt();
-        } else {
-            self.singles.interrupt();
-        }
+    /// Whether `count` that wait should go together.
+    pub(super) fn group_pays(&self, count: usize) -> bool {
+        count >= COUNT_MIN && self.way == Way::Together
+    }
+
+    /// A single was stored; when it began, `among` were under way.
+    pub(super) fn single_stored(&mut self, among: usize, begun: Instant, now: Instant) {
+        self.stored(Way::OneByOne, 1, among, begun, now);
     }
 
     /// A group of `count` was stored.
-    pub(super) fn group_took(&mut self, count: usize, took: Duration, now: Instant) {
-        let fixed = (took.as_secs_f64() - count as f64 * EACH).max(0.0);
-        self.fixed = Some((mean(valid(self.fixed, GROUP_VALID, now), fixed), now));
-        self.singles.interrupt();
-        if self.groups.stored(count, now.checked_sub(took).unwrap_or(now), now)
-            && let (Some(groups), Some(singles)) = (self.groups.per_second(now), self.singles.per_second(now))
-            && groups < singles
-        {
-            self.paused_until = Some(now + GIVEN_UP);
-        }
+    pub(super) fn group_stored(&mut self, count: usize, begun: Instant, now: Instant) {
+        self.stored(Way::Together, count, count, begun, now);
     }
 
-    /// A group was refused or not answered.
+    /// A group was refused or not answered: for a while they go one by one.
     pub(super) fn group_failed(&mut self, now: Instant) {
-        self.paused_until = Some(now + PAUSE);
+        *self = Self { way: Way::OneByOne, window: None, other: Some((0.0, now)) };
     }
 
-    /// Whether `count` that wait should go together.
-    pub(super) fn group_pays(&self, count: usize, now: Instant) -> bool {
-        if count < COUNT_MIN || self.paused_until.is_some_and(|until| now < until) {
-            return false;
+    fn stored(&mut self, way: Way, count: usize, among: usize, begun: Instant, now: Instant) {
+        if way != self.way {
+            return;
         }
-        // Without knowing what singles do, nobody would notice that groups do less.
-        if self.singles.per_second(now).is_none() {
-            return false;
-        }
-        let fixed = valid(self.fixed, GROUP_VALID, now).unwrap_or(FIXED);
-        self.single_at(now).is_some_and(|single| single * count as f64 > (fixed + count as f64 * EACH) * GAIN_MIN)
-    }
-
-    fn single_at(&self, now: Instant) -> Option<f64> {
-        valid(self.single, SINGLE_VALID, now)
-    }
-}
-
-/// How much was stored in the last window in which that was all the time many at once.
-#[derive(Debug, Default)]
-struct Throughput {
-    counting: Option<Counting>,
-    seen: Option<(f64, Instant)>,
-}
-
-#[derive(Debug)]
-struct Counting {
-    since: Instant,
-    stored: usize,
-    last: Instant,
-}
-
-impl Throughput {
-    /// So many were stored that were begun then. Says whether that ends a window.
-    fn stored(&mut self, count: usize, begun: Instant, now: Instant) -> bool {
-        let Some(counting) = self.counting.as_mut().filter(|counting| begun < counting.last + WINDOW) else {
+        let Some(window) = self.window.as_mut().filter(|window| begun < window.last + WINDOW) else {
             // The first ones, perhaps after nobody wanted anything for a while, only say that it has begun.
-            self.counting = Some(Counting { since: now, stored: 0, last: now });
-            return false;
+            self.window = Some(Window::since(now));
+            return;
         };
-        counting.stored += count;
-        counting.last = now;
-        let took = now.saturating_duration_since(counting.since);
-        if took < WINDOW {
-            return false;
+        window.stored += count;
+        window.among += among * count;
+        window.last = now;
+        let took = now.saturating_duration_since(window.since);
+        if took >= WINDOW {
+            let (stored, many) = (window.stored, window.among >= window.stored * COUNT_MIN);
+            self.window = Some(Window::since(now));
+            if many {
+                self.compare(stored as f64 / took.as_secs_f64(), now);
+            }
         }
-        self.seen = Some((counting.stored as f64 / took.as_secs_f64(), now));
-        self.counting = Some(Counting { since: now, stored: 0, last: now });
-        true
     }
 
-    fn interrupt(&mut self) {
-        self.counting = None;
+    fn compare(&mut self, rate: f64, now: Instant) {
+        let other = self.other.filter(|(_, at)| now.saturating_duration_since(*at) < VALID);
+        if other.is_none_or(|(other, _)| other > rate * BETTER) {
+            self.way = match self.way {
+                Way::OneByOne => Way::Together,
+                Way::Together => Way::OneByOne,
+            };
+            self.other = Some((rate, now));
+            self.window = None;
+        }
     }
-
-    fn per_second(&self, now: Instant) -> Option<f64> {
-        valid(self.seen, SINGLE_VALID, now)
-    }
-}
-
-fn valid(seen: Option<(f64, Instant)>, valid: Duration, now: Instant) -> Option<f64> {
-    seen.filter(|(_, at)| now.saturating_duration_since(*at) < valid).map(|(value, _)| value)
-}
-
-fn mean(before: Option<f64>, seen: f64) -> f64 {
-    before.map_or(seen, |before| before + WEIGHT * (seen - before))
 }
 
 #[cfg(test)]
@@ -145,95 +110,83 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// 64 at a time, for longer than a window, until `end`.
-    fn singles(each: Duration, end: Instant) -> Pace {
-        let mut pace = Pace::default();
-        let count = 2 * (WINDOW.as_nanos() / each.as_nanos()) as u32;
-        for index in (0..=count).rev() {
-            pace.single_took(64, each * 64, end - each * index);
+    /// `clients` at a time that are stored as fast as either way allows, for so long. Says how much of it went in groups.
+    fn run(pace: &mut Pace, now: &mut Instant, length: Duration, clients: usize, single: Duration, group: Duration) -> f64 {
+        let (end, mut singles, mut grouped) = (*now + length, 0, 0);
+        while *now < end {
+            if pace.group_pays(clients) {
+                *now += group;
+                pace.group_stored(clients, *now - group, *now);
+                grouped += clients;
+            } else {
+                *now += single;
+                pace.single_stored(clients, *now - single * 64, *now);
+                singles += 1;
+            }
         }
-        pace
+        f64::from(u32::try_from(grouped).unwrap()) / f64::from(u32::try_from(grouped + singles).unwrap())
     }
 
     #[test]
-    fn nothing_is_grouped_before_it_is_known_what_a_single_takes_or_when_few_wait() {
-        let now = Instant::now();
-        assert!(!Pace::default().group_pays(1000, now));
-        assert!(!singles(MS, now).group_pays(COUNT_MIN - 1, now));
+    fn the_way_that_stores_more_is_taken_and_the_other_only_tried() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        let synced = run(&mut pace, &mut now, MS * 10_000, 64, MS / 4, MS * 4);
+        assert!(synced > 0.94, "{synced}");
+        let relaxed = run(&mut Pace::default(), &mut now, MS * 10_000, 64, MS / 30, MS * 4);
+        assert!(relaxed < 0.06, "{relaxed}");
+    }
+
+    #[test]
+    fn a_disk_that_changes_is_noticed_either_way() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        run(&mut pace, &mut now, MS * 2000, 64, MS / 4, MS * 40);
+        assert!(!pace.group_pays(64));
+        run(&mut pace, &mut now, VALID + WINDOW * 4, 64, MS * 4, MS * 40);
+        assert!(pace.group_pays(64), "now singles wait for the disk");
+        run(&mut pace, &mut now, VALID + WINDOW * 4, 64, MS / 10, MS * 40);
+        assert!(!pace.group_pays(64));
+    }
+
+    #[test]
+    fn bursts_of_many_are_many() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        for _ in 0..20 {
+            now += MS * 16;
+            (1..=64).for_each(|among| pace.single_stored(among, now - MS * 16, now));
+        }
+        assert!(pace.group_pays(64), "groups are tried");
+    }
+
+    #[test]
+    fn few_never_go_together_and_say_nothing_of_many() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        run(&mut pace, &mut now, MS * 2000, 64, MS, MS * 4);
+        assert!(pace.group_pays(COUNT_MIN) && !pace.group_pays(COUNT_MIN - 1));
         let mut pace = Pace::default();
-        pace.single_took(1, MS * 100, now);
-        assert!(!pace.group_pays(1000, now), "one alone says nothing about many");
+        run(&mut pace, &mut now, VALID * 2, COUNT_MIN - 1, MS, MS);
+        assert!(!pace.group_pays(1000), "nothing was tried");
     }
 
     #[test]
-    fn a_synced_disk_is_shared_and_one_that_is_not_synced_is_not() {
-        let now = Instant::now();
-        assert!(singles(MS / 4, now).group_pays(64, now));
-        assert!(!singles(MS / 4, now).group_pays(10, now), "ten singles are done sooner");
-        assert!(!singles(MS / 30, now).group_pays(64, now));
-    }
-
-    #[test]
-    fn a_group_that_took_long_is_not_repeated_soon() {
-        let now = Instant::now();
-        let mut pace = singles(MS / 10, now);
-        assert!(pace.group_pays(100, now));
-        pace.group_took(100, MS * 20, now);
-        assert!(!pace.group_pays(100, now));
-        assert!(pace.group_pays(1000, now), "but for so many it would pay");
-    }
-
-    #[test]
-    fn what_was_seen_long_ago_does_not_count() {
-        let now = Instant::now();
-        let pace = singles(MS, now);
-        assert!(pace.group_pays(64, now + SINGLE_VALID / 2));
-        assert!(!pace.group_pays(64, now + SINGLE_VALID));
-    }
-
-    #[test]
-    fn a_group_that_failed_is_not_repeated_at_once() {
-        let now = Instant::now();
-        let mut pace = singles(MS, now);
+    fn a_group_that_failed_is_not_repeated_soon() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        run(&mut pace, &mut now, MS * 2000, 64, MS, MS * 4);
         pace.group_failed(now);
-        assert!(!pace.group_pays(64, now));
-        assert!(pace.group_pays(64, now + PAUSE));
+        assert_eq!(run(&mut pace, &mut now, VALID - WINDOW * 2, 64, MS, MS * 4), 0.0);
+        run(&mut pace, &mut now, WINDOW * 4, 64, MS, MS * 4);
+        assert!(pace.group_pays(64));
     }
 
     #[test]
-    fn groups_that_store_less_than_singles_did_are_given_up_whatever_takes_long() {
-        // A busy processor: each takes long, and in a group no less.
-        let now = Instant::now();
-        let mut pace = singles(MS / 8, now);
-        assert!(pace.group_pays(64, now));
-        let mut at = now;
-        while at < now + WINDOW * 2 {
-            at += MS * 16;
-            pace.group_took(64, MS, at);
+    fn a_time_in_which_nobody_wanted_anything_does_not_count_against_the_way() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        run(&mut pace, &mut now, MS * 2000, 64, MS, MS * 4);
+        for _ in 0..20 {
+            now += WINDOW * 3 / 2;
+            pace.group_stored(64, now - MS * 4, now);
+            now += MS * 4;
+            pace.group_stored(64, now - MS * 4, now);
+            assert!(pace.group_pays(64));
         }
-        assert!(!pace.group_pays(64, at));
-        assert!(!pace.group_pays(1000, at + GIVEN_UP / 2));
-    }
-
-    #[test]
-    fn groups_that_store_more_than_singles_did_go_on() {
-        let now = Instant::now();
-        let mut pace = singles(MS / 4, now);
-        let mut at = now;
-        while at < now + WINDOW * 2 {
-            at += MS * 4;
-            pace.group_took(64, MS * 4, at);
-            assert!(pace.group_pays(64, at));
-        }
-    }
-
-    #[test]
-    fn a_time_in_which_nobody_wanted_anything_does_not_count_against_groups() {
-        let now = Instant::now();
-        let mut pace = singles(MS / 4, now);
-        pace.group_took(64, MS * 4, now + MS * 4);
-        let later = now + WINDOW * 10;
-        pace.group_took(64, MS * 4, later);
-        assert!(pace.group_pays(64, later));
     }
 }
