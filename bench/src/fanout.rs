@@ -49,7 +49,7 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
     let home = setup.home()?;
-    let causeway = setup.start(home.path(), Durability::Relaxed, &[]).await?;
+    let causeway = setup.start(home.path(), Durability::Relaxed, &seed::NO_CHECKPOINTS).await?;
     let alone_mib = resident_mib(&causeway)?;
     let start = Instant::now();
     let paced = options.per_second * options.seconds;
@@ -160,7 +160,7 @@ async fn append(writer: &mut EventStoreClient<Channel>, start: Instant, count: u
 async fn slow(setup: &Setup, events: u64) -> Result<(u64, u64, u64)> {
     const READING: Duration = Duration::from_secs(20);
     let home = setup.home()?;
-    let causeway = setup.start(home.path(), Durability::Relaxed, &[]).await?;
+    let causeway = setup.start(home.path(), Durability::Relaxed, &seed::NO_CHECKPOINTS).await?;
     seed::seed(&causeway, events).await?;
     let before = resident_mib(&causeway)?;
     let (mut reader, mut writer) = (ways::connect(&causeway).await?, ways::connect(&causeway).await?);

@@ -78,7 +78,7 @@ struct Row {
 
 pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
     let home = setup.home()?;
-    let causeway = setup.start(home.path(), Durability::Relaxed, &[]).await?;
+    let causeway = setup.start(home.path(), Durability::Relaxed, &seed::NO_CHECKPOINTS).await?;
     let events = options.events;
     let seeding = Instant::now();
     seed::seed(&causeway, events).await?;
@@ -142,12 +142,15 @@ struct Restarts {
 /// Starts with the read model as it was left, without it, and without it but with a copy in the object store.
 async fn restarts(setup: &Setup, home: &Path, events: u64) -> Result<Restarts> {
     let forget = || std::fs::remove_dir_all(home.join("data/event-store")).context("the folder of the read model");
-    let causeway = setup.start(home, Durability::Relaxed, &[]).await?;
+    let causeway = setup.start(home, Durability::Relaxed, &seed::NO_CHECKPOINTS).await?;
     let warm_us = micros(causeway.started_in);
     causeway.stop().await?;
     forget()?;
     let every = events.to_string();
+    let [off, rarely] = seed::NO_CHECKPOINTS;
     let copies = [
+        off,
+        rarely,
         ("CAUSEWAY__EVENT_STORE__READ_MODEL__COPIES__EVERY_EVENTS", every.as_str()),
         ("CAUSEWAY__EVENT_STORE__READ_MODEL__COPIES__LOOK_EVERY", "1s"),
     ];

@@ -11,6 +11,10 @@ const BATCH: u64 = 1000;
 /// Aggregates that the events belong to in turn.
 const AGGREGATES: u64 = 100;
 
+/// For a gateway whose log has what was seeded and nothing else: no signed checkpoint comes between.
+pub(crate) const NO_CHECKPOINTS: [(&str, &str); 2] =
+    [("CAUSEWAY__EVENT_STORE__INTEGRITY__EVERY_EVENTS", "1000000000"), ("CAUSEWAY__EVENT_STORE__INTEGRITY__EVERY", "1d")];
+
 /// Appends `count` events to a log that is empty so far.
 pub(crate) async fn seed(causeway: &Causeway, count: u64) -> Result<()> {
     let mut client = ways::connect(causeway).await?;

@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::process::{Causeway, Durability, Setup};
+use crate::seed::NO_CHECKPOINTS;
 use crate::stats::{Latency, size, thousands, time};
 use crate::table::table;
 use crate::{Outcome, ways};
@@ -42,7 +43,7 @@ struct Row {
 
 pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
     let home = setup.home()?;
-    let causeway = setup.start(home.path(), Durability::Relaxed, &[]).await?;
+    let causeway = setup.start(home.path(), Durability::Relaxed, &NO_CHECKPOINTS).await?;
     seed(&causeway, options).await?;
     let middle = options.events / 2;
     let now = format!("{}/projections/conversation/{SESSION}", causeway.gateway());
@@ -52,7 +53,7 @@ pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
 
     // Without snapshots nothing but the events is left; with them a start finds the newest.
     let mut rows = vec![Row { what: "now, never seen before", ..folded }];
-    let causeway = setup.start(home.path(), Durability::Relaxed, &[]).await?;
+    let causeway = setup.start(home.path(), Durability::Relaxed, &NO_CHECKPOINTS).await?;
     let started = causeway.started_in;
     let now = format!("{}/projections/conversation/{SESSION}", causeway.gateway());
     let past = format!("{now}?as_of={middle}");

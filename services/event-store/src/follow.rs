@@ -288,6 +288,8 @@ struct Progress {
     interval: tokio::time::Interval,
     told: Instant,
     position: Position,
+    /// Where the log was then.
+    target: Option<Position>,
     behind: bool,
     /// The log said before that it has less than it gave.
     shorter: bool,
@@ -297,7 +299,7 @@ impl Progress {
     fn new(position: Position) -> Self {
         let mut interval = tokio::time::interval(PROGRESS_INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { interval, told: Instant::now(), position, behind: false, shorter: false }
+        Self { interval, told: Instant::now(), position, target: None, behind: false, shorter: false }
     }
 
     async fn due(&mut self) {
@@ -316,8 +318,10 @@ impl Progress {
         let seconds = self.told.elapsed().as_secs_f64().max(0.001);
         let rate = position.get().saturating_sub(self.position.get()) as f64 / seconds;
         let behind = CatchingUp { position, target, per_second: rate as u64 };
-        shared.catching_up.send_replace((position < target).then_some(behind));
-        match (position < target, self.behind) {
+        // What was appended since the last look is on its way; only what was there before shows that the model is behind.
+        let is_behind = position < self.target.replace(target).unwrap_or(target);
+        shared.catching_up.send_replace(is_behind.then_some(behind));
+        match (is_behind, self.behind) {
             (true, _) => {
                 tracing::info!(%position, %target, per_second = behind.per_second, "the read model is catching up");
             }
@@ -325,7 +329,7 @@ impl Progress {
             (false, false) => {}
         }
         (self.told, self.position) = (Instant::now(), position);
-        (self.behind, self.shorter) = (position < target, target < end);
+        (self.behind, self.shorter) = (is_behind, target < end);
     }
 }
 
