@@ -39,6 +39,8 @@ struct Row {
     what: &'static str,
     first: Duration,
     again: Latency,
+    /// Of the answer: what it takes to send that is in every time.
+    bytes: usize,
 }
 
 pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
@@ -70,21 +72,25 @@ pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
 
 fn outcome(options: &Options, rows: &[Row], started: Duration, peak: u64, bytes: u64) -> Outcome {
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
-    let cells = |row: &Row| vec![row.what.to_owned(), time(micros(row.first)), time(row.again.p50_us), time(row.again.p99_us)];
+    let cells = |row: &Row| {
+        vec![row.what.to_owned(), time(micros(row.first)), time(row.again.p50_us), time(row.again.p99_us), size(row.bytes as u64)]
+    };
     let text = format!(
         "{} messages among {} events of {} aggregates\n\n{}\nstart to ready with the read model: {}; read model: {}, {} bytes an \
          event; most memory of the gateway's process while it took them in: {}\n",
         thousands(options.messages),
         thousands(options.events),
         thousands(options.aggregates),
-        table(&["view", "first", "p50 again", "p99 again"], 1, &rows.iter().map(cells).collect::<Vec<_>>()),
+        table(&["view", "first", "p50 again", "p99 again", "answer"], 1, &rows.iter().map(cells).collect::<Vec<_>>()),
         time(micros(started)),
         size(bytes),
         bytes / options.events.max(1),
         size(peak),
     );
-    let rows: Vec<Value> =
-        rows.iter().map(|row| json!({ "what": row.what, "first_us": micros(row.first), "again": row.again })).collect();
+    let rows: Vec<Value> = rows
+        .iter()
+        .map(|row| json!({ "what": row.what, "first_us": micros(row.first), "again": row.again, "bytes": row.bytes }))
+        .collect();
     let json = json!({ "rows": rows, "start_us": micros(started), "read_model_bytes": bytes, "peak_bytes": peak });
     Outcome { text, json }
 }
@@ -127,15 +133,16 @@ async fn ask(url: &str, repeats: usize) -> Result<Row> {
     // The connection is not what is measured.
     let health = format!("{}/healthz", url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/"));
     client.get(health).send().await?.error_for_status()?;
-    let mut taken = Vec::new();
+    let (mut taken, mut bytes) = (Vec::new(), 0);
     for _ in 0..=repeats {
         let start = Instant::now();
         let body = client.get(url).send().await?.error_for_status()?.bytes().await?;
         taken.push(start.elapsed());
         ensure!(!body.is_empty(), "an empty answer");
+        bytes = body.len();
     }
     let first = taken.remove(0);
-    Ok(Row { what: "", first, again: Latency::of(taken) })
+    Ok(Row { what: "", first, again: Latency::of(taken), bytes })
 }
 
 /// The most memory that a process ever had.
