@@ -13,6 +13,8 @@
 //! it, and acknowledges only what its own members answered: what the other one delivers meanwhile is delivered twice at worst,
 //! which "at least once" allows.
 
+mod replays;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +27,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::replays::Replays;
 use super::census::{Census, Here, Outcome};
 use super::dispatch::{Answer, Arrival, Dispatch, Origin, Rules, Settlement, Taken};
 use super::notes;
@@ -37,10 +40,6 @@ const TICK: Duration = Duration::from_millis(100);
 const KEEP: Duration = Duration::from_secs(3);
 /// How often it is looked for what is to be delivered again, without being told.
 const REPLAYS: Duration = Duration::from_secs(10);
-/// What one such look brings at most ...
-const REPLAYS_LOOK_MAX: usize = 256;
-/// ... and all together, before some of it is dealt with.
-const REPLAYS_HELD_MAX: usize = 1024;
 /// Pause before something is tried again that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// After so many attempts to strike an event off, and so many again, the operator is told.
@@ -105,22 +104,6 @@ struct Term {
     /// All that was begun before is here.
     has_recovered: bool,
     replays: Replays,
-}
-
-/// What is on its way back to the group.
-#[derive(Default)]
-struct Replays {
-    /// A look is under way.
-    looking: bool,
-    /// The last one that was read, and whether there is more behind it.
-    read_up_to: u64,
-    more: bool,
-    /// All that there was to begin with was read.
-    complete: bool,
-    /// How many are worked on or wait for it.
-    here: usize,
-    /// Another delivery of the same event is under way.
-    postponed: Vec<Replay>,
 }
 
 /// The server is asked what it waits for.
@@ -367,56 +350,6 @@ impl Term {
             // After a recovery all is here that can come; without it what is not acknowledged still may.
             let up_to = if std::mem::take(&mut self.has_recovered) { state.delivered } else { state.acknowledged };
             self.dispatch.forget(up_to);
-        }
-    }
-
-    /// Looks behind what was read already, unless there is enough here.
-    fn look_for_replays(&mut self) {
-        let Replays { looking, read_up_to, here, postponed, .. } = &mut self.replays;
-        if !*looking && *here + postponed.len() < REPLAYS_HELD_MAX {
-            *looking = true;
-            let (Office { log, group, .. }, after) = (self.office.clone(), *read_up_to);
-            self.work.push(async move { Done::Replays(log.replays(&group, after, REPLAYS_LOOK_MAX).await) }.boxed());
-        }
-    }
-
-    fn read_replays(&mut self, found: Result<(Vec<Replay>, bool), LogError>) {
-        self.replays.looking = false;
-        match found {
-            Ok((found, more)) => {
-                self.replays.more = more;
-                self.replays.complete |= !more;
-                for replay in found {
-                    self.replays.read_up_to = replay.number;
-                    self.take(replay);
-                }
-                if more {
-                    self.look_for_replays();
-                }
-            }
-            Err(error) => tracing::debug!(%error, group = %self.office.group, "replays of a group cannot be read yet"),
-        }
-    }
-
-    fn take(&mut self, replay: Replay) {
-        let origin = Origin::Replay(replay.number);
-        match self.dispatch.arrive(replay.position, &replay.aggregate_id, origin, Instant::now()) {
-            Arrival::Known => self.replays.postponed.push(replay),
-            Arrival::Taken | Arrival::Settled => self.replays.here += 1,
-        }
-    }
-
-    /// The event at this position was struck off: it may be here once more, and there is room for another.
-    fn go_on_with_replays(&mut self, position: Position, origin: Origin) {
-        if matches!(origin, Origin::Replay(_)) {
-            self.replays.here = self.replays.here.saturating_sub(1);
-        }
-        if let Some(index) = self.replays.postponed.iter().position(|replay| replay.position == position) {
-            let replay = self.replays.postponed.remove(index);
-            self.take(replay);
-        }
-        if self.replays.more {
-            self.look_for_replays();
         }
     }
 

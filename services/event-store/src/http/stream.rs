@@ -19,7 +19,7 @@ use super::accept::negotiate;
 use super::params::Params;
 use crate::cursor::Cursor;
 use crate::gateway::Gateway;
-use crate::problem::HttpProblem;
+use crate::problem::{self, HttpProblem};
 use crate::store::Update;
 use crate::subscribe::{self, Deltas, Heard, Request, Start};
 
@@ -45,9 +45,11 @@ pub(super) async fn subscribe(
     Ok(respond(heard.map(|heard| heard.and_then(|heard| frame(&heard)))))
 }
 
-/// A stream that cannot go on just ends: the browser reconnects with the last id, and is told then what is wrong.
+/// A stream that cannot go on ends: the browser reconnects with the last id, and is told then what is wrong. The operator is told
+/// here.
 pub(super) fn respond(frames: impl Stream<Item = Result<String, Problem>> + Send + 'static) -> Response {
-    let frames = frames.take_while(|frame| ready(frame.is_ok())).filter_map(|frame| ready(frame.ok()));
+    let going_on = |frame: &Result<String, Problem>| ready(frame.as_ref().inspect_err(|problem| problem::log(problem)).is_ok());
+    let frames = frames.take_while(going_on).filter_map(|frame| ready(frame.ok()));
     let bytes = stream::iter([PREAMBLE.to_owned()]).chain(frames).map(|frame| Ok::<_, Infallible>(Bytes::from(frame)));
     let mut response = Body::from_stream(bytes).into_response();
     let headers = response.headers_mut();
