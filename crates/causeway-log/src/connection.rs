@@ -51,13 +51,16 @@ impl Log {
     /// no JetStream, or has a stream of the same name that is configured otherwise.
     pub async fn connect(config: &Config) -> Result<Self, LogError> {
         let log = Self::reach(config).await?;
-        let patience = Patience::lasting(ELECTION_LIMIT);
+        let (patience, mut told) = (Patience::lasting(ELECTION_LIMIT), false);
         for wanted in [log.events_config(), log.dead_letters_config()] {
             while let Err(error) = log.ensure_stream(&wanted).await {
-                match error.is_transient() {
-                    true => patience.pause_or(error).await?,
-                    false => return Err(error),
+                if !error.is_transient() {
+                    return Err(error);
                 }
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!(%error, "the log cannot be opened yet");
+                }
+                patience.pause_or(error).await?;
             }
         }
         Ok(log)

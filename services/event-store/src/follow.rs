@@ -319,7 +319,7 @@ impl Progress {
         let rate = position.get().saturating_sub(self.position.get()) as f64 / seconds;
         let behind = CatchingUp { position, target, per_second: rate as u64 };
         // What was appended since the last look is on its way; only what was there before shows that the model is behind.
-        let is_behind = position < self.target.replace(target).unwrap_or(target);
+        let is_behind = position < self.target.replace(target).map_or(target, |before| before.min(target));
         shared.catching_up.send_replace(is_behind.then_some(behind));
         match (is_behind, self.behind) {
             (true, _) => {

@@ -42,6 +42,9 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 /// doubles their time, and never longer than this.
 const GATHER_MAX: Duration = Duration::from_millis(5);
 
+/// Those who went together are expected together again for so long.
+const TOGETHER: Duration = Duration::from_millis(100);
+
 /// Whether appends that wait for the disk at the same time share one write to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -84,8 +87,9 @@ struct State {
     busy: bool,
     /// How many must wait before the task is woken once more: as many as are likely to come.
     enough: usize,
-    /// How many went together the last time.
+    /// How many went together the last time, and when.
     last: usize,
+    taken_at: Option<Instant>,
     /// How long others are waited for.
     gather: Duration,
     /// Singles that are on their way.
@@ -173,7 +177,10 @@ enum Entered {
 impl Shared {
     fn enter(self: &Arc<Self>, prepared: &Arc<Prepared>) -> Entered {
         let mut state = self.lock();
-        // The first of those who went together the last time would not go alone if they all came at once.
+        if !state.busy && state.taken_at.is_none_or(|at| at.elapsed() > TOGETHER) {
+            (state.enough, state.last) = (0, 0);
+        }
+        // The first of those who went together a moment ago would not go alone if they all came at once.
         if !state.busy && !self.pays(&state, state.enough.max(state.in_flight + 1)) {
             return Entered::Alone(self.flight(&mut state));
         }
@@ -182,7 +189,7 @@ impl Shared {
         state.tickets += 1;
         if !state.busy {
             // Those in flight come back soon and belong into the first group.
-            state.enough = state.enough.max(state.in_flight + 1);
+            state.enough = state.enough.max(state.in_flight + 1).min(EVENTS_MAX);
             state.busy = true;
             self.enough.notify_one();
         } else if state.queue.len() >= state.enough {
@@ -227,8 +234,9 @@ impl Shared {
         state.busy = !taken.is_empty();
         if !taken.is_empty() {
             // Those who went with the one before come back as well, and those who went alone.
-            state.enough = taken.len().max(state.last) + state.in_flight;
+            state.enough = (taken.len() + state.in_flight).max(state.last).min(EVENTS_MAX);
             state.last = taken.len();
+            state.taken_at = Some(Instant::now());
         }
         taken
     }
@@ -251,7 +259,7 @@ impl Shared {
         let attempt = match answer {
             Answer::Stored { last, .. } if last.get() >= waiting.len() as u64 => {
                 let mut state = self.lock();
-                state.pace.group_stored(waiting.len(), begun, Instant::now());
+                state.pace.stored(waiting.len(), waiting.len(), begun, Instant::now());
                 state.gather = begun.elapsed().min(GATHER_MAX);
                 drop(state);
                 // The server stores a batch without a gap.
@@ -300,7 +308,7 @@ impl Flight {
             let answer = sent.await;
             if matches!(answer, Answer::Stored { .. }) {
                 let mut state = self.shared.lock();
-                state.pace.single_stored(self.among, self.begun, Instant::now());
+                state.pace.stored(1, self.among, self.begun, Instant::now());
             }
             answer
         }
@@ -320,7 +328,12 @@ async fn run(shared: Arc<Shared>) {
         loop {
             if let Some(gather) = shared.gathering() {
                 // If it takes too long, fewer come together, which is no harm.
-                let _ = tokio::time::timeout(gather, shared.enough.notified()).await;
+                let gathered = async {
+                    while shared.gathering().is_some() {
+                        shared.enough.notified().await;
+                    }
+                };
+                let _ = tokio::time::timeout(gather, gathered).await;
             }
             let waiting = shared.take();
             if waiting.is_empty() {

@@ -171,6 +171,8 @@ async fn a_server_that_dies_in_the_middle_of_groups_is_made_good_by_retries_with
             nats.kill();
             nats.restart().await.unwrap();
             let answers = join_all(tasks).await.into_iter().map(|answer| answer.unwrap().unwrap());
+            // Appends have a connection of their own, which may be back before the one that reads.
+            connected(&log).await;
             assert_places(&log, names.into_iter().zip(answers)).await;
         }
         let mut all = texts(&log).await;

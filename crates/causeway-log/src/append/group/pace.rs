@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 const COUNT_MIN: usize = 8;
 /// How long what is stored is counted before it says something.
 const WINDOW: Duration = Duration::from_millis(200);
-/// So long what a way stored counts; then it is tried again.
-const VALID: Duration = Duration::from_secs(5);
-/// The other way has to have stored so much more to be taken again: less is chance.
+/// The other way is tried again after this, ...
+const TRIAL_AFTER: Duration = Duration::from_secs(5);
+/// ... and after so many times what the last trial took: a slow disk makes a trial long.
+const TRIAL_SHARE: u32 = 20;
+/// What is tried has to store so much more to become the way: less is chance.
 const BETTER: f64 = 1.1;
 
 /// How appends go that wait at the same time.
@@ -23,13 +25,32 @@ enum Way {
     Together,
 }
 
+impl Way {
+    fn other(self) -> Self {
+        match self {
+            Self::OneByOne => Self::Together,
+            Self::Together => Self::OneByOne,
+        }
+    }
+}
+
 /// What was seen.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    way: Way,
+    home: Way,
+    trial: Option<Trial>,
+    next_trial: Option<Instant>,
     window: Option<Window>,
-    /// What the other way stored in a second, when it was the way.
-    other: Option<(f64, Instant)>,
+    /// What began before went another way.
+    since: Option<Instant>,
+}
+
+/// The other way is tried.
+#[derive(Debug)]
+struct Trial {
+    since: Instant,
+    /// What the way at home stored in a second, just before.
+    home: f64,
 }
 
 /// What was stored in a time without pauses.
@@ -51,26 +72,14 @@ impl Window {
 impl Pace {
     /// Whether `count` that wait should go together.
     pub(super) fn group_pays(&self, count: usize) -> bool {
-        count >= COUNT_MIN && self.way == Way::Together
+        let way = if self.trial.is_some() { self.home.other() } else { self.home };
+        count >= COUNT_MIN && way == Way::Together
     }
 
-    /// A single was stored; when it began, `among` were under way.
-    pub(super) fn single_stored(&mut self, among: usize, begun: Instant, now: Instant) {
-        self.stored(Way::OneByOne, 1, among, begun, now);
-    }
-
-    /// A group of `count` was stored.
-    pub(super) fn group_stored(&mut self, count: usize, begun: Instant, now: Instant) {
-        self.stored(Way::Together, count, count, begun, now);
-    }
-
-    /// A group was refused or not answered: for a while they go one by one.
-    pub(super) fn group_failed(&mut self, now: Instant) {
-        *self = Self { way: Way::OneByOne, window: None, other: Some((0.0, now)) };
-    }
-
-    fn stored(&mut self, way: Way, count: usize, among: usize, begun: Instant, now: Instant) {
-        if way != self.way {
+    /// So many were stored by one message, which began when `among` were under way. What goes alone although the way is another
+    /// counts as well: it is the way that is judged, with all that comes of it.
+    pub(super) fn stored(&mut self, count: usize, among: usize, begun: Instant, now: Instant) {
+        if self.since.is_some_and(|since| begun < since) {
             return;
         }
         let Some(window) = self.window.as_mut().filter(|window| begun < window.last + WINDOW) else {
@@ -86,20 +95,28 @@ impl Pace {
             let (stored, many) = (window.stored, window.among >= window.stored * COUNT_MIN);
             self.window = Some(Window::since(now));
             if many {
-                self.compare(stored as f64 / took.as_secs_f64(), now);
+                self.judge(stored as f64 / took.as_secs_f64(), now);
             }
         }
     }
 
-    fn compare(&mut self, rate: f64, now: Instant) {
-        let other = self.other.filter(|(_, at)| now.saturating_duration_since(*at) < VALID);
-        if other.is_none_or(|(other, _)| other > rate * BETTER) {
-            self.way = match self.way {
-                Way::OneByOne => Way::Together,
-                Way::Together => Way::OneByOne,
-            };
-            self.other = Some((rate, now));
-            self.window = None;
+    /// A group was refused or not answered: for a while they go one by one.
+    pub(super) fn group_failed(&mut self, now: Instant) {
+        *self = Self { next_trial: Some(now + TRIAL_AFTER), since: Some(now), ..Self::default() };
+    }
+
+    /// The way stored so much in a second.
+    fn judge(&mut self, rate: f64, now: Instant) {
+        if let Some(trial) = self.trial.take() {
+            let took = now.saturating_duration_since(trial.since);
+            self.next_trial = Some(now + TRIAL_AFTER.max(took * TRIAL_SHARE));
+            match rate > trial.home * BETTER {
+                true => self.home = self.home.other(),
+                false => (self.window, self.since) = (None, Some(now)),
+            }
+        } else if self.next_trial.is_none_or(|at| at <= now) {
+            self.trial = Some(Trial { since: now, home: rate });
+            (self.window, self.since) = (None, Some(now));
         }
     }
 }
@@ -116,11 +133,11 @@ mod tests {
         while *now < end {
             if pace.group_pays(clients) {
                 *now += group;
-                pace.group_stored(clients, *now - group, *now);
+                pace.stored(clients, clients, *now - group, *now);
                 grouped += clients;
             } else {
                 *now += single;
-                pace.single_stored(clients, *now - single * 64, *now);
+                pace.stored(1, clients, *now - single * 64, *now);
                 singles += 1;
             }
         }
@@ -141,9 +158,9 @@ mod tests {
         let (mut pace, mut now) = (Pace::default(), Instant::now());
         run(&mut pace, &mut now, MS * 2000, 64, MS / 4, MS * 40);
         assert!(!pace.group_pays(64));
-        run(&mut pace, &mut now, VALID + WINDOW * 4, 64, MS * 4, MS * 40);
+        run(&mut pace, &mut now, TRIAL_AFTER * 2, 64, MS * 4, MS * 40);
         assert!(pace.group_pays(64), "now singles wait for the disk");
-        run(&mut pace, &mut now, VALID + WINDOW * 4, 64, MS / 10, MS * 40);
+        run(&mut pace, &mut now, TRIAL_AFTER * 2, 64, MS / 10, MS * 40);
         assert!(!pace.group_pays(64));
     }
 
@@ -152,9 +169,28 @@ mod tests {
         let (mut pace, mut now) = (Pace::default(), Instant::now());
         for _ in 0..20 {
             now += MS * 16;
-            (1..=64).for_each(|among| pace.single_stored(among, now - MS * 16, now));
+            (1..=64).for_each(|among| pace.stored(1, among, now - MS * 16, now));
         }
         assert!(pace.group_pays(64), "groups are tried");
+    }
+
+    #[test]
+    fn a_way_that_only_stalls_those_who_go_alone_is_left_again() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        run(&mut pace, &mut now, WINDOW + MS * 2, 64, MS / 4, MS * 4);
+        assert!(pace.group_pays(64), "tried");
+        for _ in 0..200 {
+            now += MS * 5;
+            pace.stored(1, 20, now - MS * 5, now);
+        }
+        assert!(!pace.group_pays(64));
+    }
+
+    #[test]
+    fn where_both_ways_store_the_same_the_one_that_was_there_stays() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        let grouped = run(&mut pace, &mut now, TRIAL_AFTER * 6, 64, MS / 4, MS * 16);
+        assert!(grouped < 0.1, "{grouped}");
     }
 
     #[test]
@@ -163,7 +199,7 @@ mod tests {
         run(&mut pace, &mut now, MS * 2000, 64, MS, MS * 4);
         assert!(pace.group_pays(COUNT_MIN) && !pace.group_pays(COUNT_MIN - 1));
         let mut pace = Pace::default();
-        run(&mut pace, &mut now, VALID * 2, COUNT_MIN - 1, MS, MS);
+        run(&mut pace, &mut now, TRIAL_AFTER * 2, COUNT_MIN - 1, MS, MS);
         assert!(!pace.group_pays(1000), "nothing was tried");
     }
 
@@ -172,7 +208,7 @@ mod tests {
         let (mut pace, mut now) = (Pace::default(), Instant::now());
         run(&mut pace, &mut now, MS * 2000, 64, MS, MS * 4);
         pace.group_failed(now);
-        assert_eq!(run(&mut pace, &mut now, VALID - WINDOW * 2, 64, MS, MS * 4), 0.0);
+        assert_eq!(run(&mut pace, &mut now, TRIAL_AFTER - WINDOW * 2, 64, MS, MS * 4), 0.0);
         run(&mut pace, &mut now, WINDOW * 4, 64, MS, MS * 4);
         assert!(pace.group_pays(64));
     }
@@ -183,9 +219,9 @@ mod tests {
         run(&mut pace, &mut now, MS * 2000, 64, MS, MS * 4);
         for _ in 0..20 {
             now += WINDOW * 3 / 2;
-            pace.group_stored(64, now - MS * 4, now);
+            pace.stored(64, 64, now - MS * 4, now);
             now += MS * 4;
-            pace.group_stored(64, now - MS * 4, now);
+            pace.stored(64, 64, now - MS * 4, now);
             assert!(pace.group_pays(64));
         }
     }
