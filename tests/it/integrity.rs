@@ -321,8 +321,8 @@ fn find(folder: &Path, text: &[u8]) -> Option<(PathBuf, usize)> {
     None
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_byte_that_was_flipped_in_the_streams_files_is_named() {
+/// A log of 45 notes whose server was stopped in order: its home, its public key, where note 17 stands, and a copy of its data.
+async fn copied() -> (Causeway, PathBuf, u64, PathBuf) {
     let mut causeway = filled(45).await;
     let key = public_key(&causeway);
     let at = position_of(&causeway, 17).await;
@@ -330,6 +330,12 @@ async fn a_byte_that_was_flipped_in_the_streams_files_is_named() {
     let data = causeway.home().join("copy");
     copy(&causeway.data(), &data);
     let _ = fs::remove_file(data.join("lock"));
+    (causeway, key, at, data)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_that_was_flipped_in_the_streams_files_is_named() {
+    let (_home, key, at, data) = copied().await;
     let verify = async || log(&["verify", "--json", "--data", text(&data), "--public-key", text(&key)]).await;
     assert_eq!(verify().await.problems(), [], "an honest copy");
     let (block, offset) = find(&data.join("nats"), b"{\"n\":17}").unwrap();
@@ -445,12 +451,7 @@ async fn remove(store: &Path, stream: &str, position: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_was_removed_from_a_copy_of_the_streams_files_is_named() {
-    let mut causeway = filled(45).await;
-    let key = public_key(&causeway);
-    let at = position_of(&causeway, 17).await;
-    causeway.terminate().await.unwrap();
-    let data = causeway.home().join("copy");
-    copy(&causeway.data(), &data);
+    let (_home, key, at, data) = copied().await;
     permit_deletes(&data.join("nats"), "causeway_EVENTS");
     remove(&data.join("nats"), "causeway_EVENTS", at).await;
     let verified = log(&["verify", "--json", "--data", text(&data), "--public-key", text(&key)]).await;
