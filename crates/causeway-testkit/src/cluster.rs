@@ -56,6 +56,12 @@ impl NatsCluster {
         wait_until(&format!("a leader of stream {stream}"), ELECTION_LIMIT, async || self.leader(stream).await.ok()).await
     }
 
+    /// Waits until no node leads a stream.
+    pub async fn no_leader_of(&self, stream: &str) {
+        let what = format!("the leader of stream {stream} to step down");
+        wait_until(&what, ELECTION_LIMIT, async || self.leader(stream).await.is_err().then_some(())).await;
+    }
+
     /// SIGKILL of the node that leads a stream. Which one it was.
     pub async fn kill_leader(&mut self, stream: &str) -> usize {
         let leader = self.leader_of(stream).await;

@@ -63,8 +63,8 @@ async fn an_append_without_acknowledgement_is_unknown_and_its_key_settles_it() {
     let dir = tempfile::tempdir().unwrap();
     let log = causeway_log::Config {
         url: nats.url().into(),
-        request_timeout: Duration::from_millis(500),
-        append_timeout: Duration::from_secs(2),
+        request_timeout: Duration::from_secs(2),
+        append_timeout: Duration::from_secs(4),
         ..causeway_log::Config::default()
     };
     let config = Config {
@@ -77,6 +77,8 @@ async fn an_append_without_acknowledgement_is_unknown_and_its_key_settles_it() {
 
     nats.pause().unwrap();
     let crowd = async {
+        // Ours goes first: the gateway soon knows that the log is away, and then refuses before it sends.
+        tokio::time::sleep(Duration::from_millis(200)).await;
         // The one place is taken: whoever comes now is turned away at once.
         wait_until("the gateway to be full", LIMIT, async || {
             let answer = gateway.post(&note("b", 1)).await;
