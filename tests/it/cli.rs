@@ -51,6 +51,15 @@ async fn a_chat_through_a_pipe_answers_each_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn data_that_does_not_fit_is_told_by_its_own_name() {
+    let house = House::start().await;
+    let finished = house.command(&["events", "append", "MessageReceived", "s", "--data", "{}"]).run().await.unwrap();
+    assert_eq!(finished.status.code(), Some(1), "{}", finished.stderr);
+    assert!(finished.stderr.contains("data.content: missing field"), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("/events/0"), "{}", finished.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_chat_for_programs_is_events_and_deltas() {
     let house = House::start().await;
     let arguments = ["chat", "--session", "s", "--json"];

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use causeway_e2e::{Setup, tool};
+use causeway_e2e::{Setup, reference_page, tool};
 use causeway_testkit::NatsServer;
+use serde_json::Value;
 
 /// How many requests are made up for each operation. With them the test takes about half a minute.
 const EXAMPLES: &str = "15";
@@ -35,4 +36,30 @@ async fn the_gateway_does_what_its_document_says() {
     let arguments = [&arguments[..], &streams, &bounds].concat();
     let said = tool("schemathesis", &arguments, dir.path(), LIMIT).await.unwrap();
     assert!(said.contains("14 selected / 16 total"), "an operation more or less: {said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reference_page_shows_all_that_the_document_has() {
+    let nats = NatsServer::start().await.unwrap();
+    let gateway = Setup::event_store(&nats.url()).start().await.unwrap();
+    let document = gateway.api().fetch("/openapi.json").await.unwrap();
+    let page = reference_page(&format!("{}/docs", gateway.ready().gateway)).await.unwrap();
+    let sorted = |names: Vec<&str>| {
+        let mut names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    let shown = |list: &str| sorted(page[list].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect());
+    let operations: Vec<&Value> =
+        document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values()).collect();
+    assert_eq!(
+        shown("operations"),
+        sorted(operations.iter().map(|operation| operation["operationId"].as_str().unwrap()).collect())
+    );
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    assert_eq!(shown("schemas"), sorted(schemas.keys().map(String::as_str).collect()));
+    assert_eq!((&page["errors"], &page["dead_links"]), (&Value::Array(vec![]), &Value::Array(vec![])));
+    // The name of a parameter that these have and no other operation.
+    assert_eq!(shown("found"), ["count_events", "list_events", "stream_events"], "the search hides the others");
+    assert!(page["title"].as_str().unwrap().starts_with("Causeway "));
 }

@@ -23,5 +23,5 @@ pub use grpc::{Grpc, Subscription, Update};
 pub use plant::{Plant, plant, planted_id};
 pub use process::{Causeway, Finished, Ready, Setup, binary, example};
 pub use quickstart::Page;
-pub use tools::{Aimock, OtlpSink, python, script, tool, tools};
+pub use tools::{Aimock, OtlpSink, python, reference_page, script, tool, tools};
 pub use turn::{Turn, check_causation, count, data, of_type, types};

@@ -1,4 +1,4 @@
-//! Programs of others, and small ones of ours in Python, that look at Causeway from outside.
+//! Programs of others, and small ones of ours in their languages, that look at Causeway from outside.
 
 use std::fs;
 use std::net::TcpListener;
@@ -49,6 +49,13 @@ pub async fn tool(name: &str, arguments: &[&str], dir: &Path, limit: Duration) -
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{name}: {}\n{stdout}\n{stderr}", output.status);
     Ok(stdout.into_owned())
+}
+
+/// Loads the gateway's reference page and runs its script, as a browser would. What stands on it then.
+pub async fn reference_page(url: &str) -> Result<Value> {
+    let script = script("reference_page.mjs").display().to_string();
+    let printed = tool("node", &[&script, url], &tools()?, PYTHON_LIMIT).await?;
+    serde_json::from_str(&printed).with_context(|| format!("the page's reader printed {printed}"))
 }
 
 /// A process that is killed with its test.

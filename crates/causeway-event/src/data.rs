@@ -97,8 +97,13 @@ fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
-/// How deep valid JSON text nests: 0 for a scalar.
+/// How deep valid JSON text nests, or more than that where it cannot be too deep: 0 for a scalar.
 fn depth(json: &str) -> usize {
+    // Every event that is read passes here; hardly any has so many brackets that it matters how they stand.
+    let brackets = json.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    if brackets <= DATA_DEPTH_MAX {
+        return brackets;
+    }
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
     for byte in json.bytes() {
         match byte {

@@ -107,7 +107,8 @@ impl From<Hash> for String {
     }
 }
 
-pub(crate) fn to_hex(bytes: &[u8]) -> String {
+/// Two lower-case hex digits for each byte.
+pub fn to_hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {

@@ -21,7 +21,7 @@ pub use audit::{Audit, Fault, Finding, Severity, Summary, Trust};
 pub use chain::{Chain, Head};
 pub use checkpoint::{Checkpoint, KeyError, PublicKey, Signer, key_bytes};
 pub use entry::{Content, Entry, Foreign, Payload, Recorded, is_of_nats};
-pub use hash::Hash;
+pub use hash::{Hash, to_hex};
 pub use line::{Line, LineError};
 
 /// The aggregate of what Causeway says of the log itself.

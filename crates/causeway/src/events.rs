@@ -73,7 +73,7 @@ async fn append(args: AppendArgs, out: &Output) -> anyhow::Result<()> {
     let append = Append { events: vec![event], expected, idempotency_key: args.idempotency_key.map(String::from) };
     match client(&args.server)?.append(append).await {
         Ok(appended) => told(&appended, out),
-        Err(error) => Err(unsettled(error, keyed)),
+        Err(error) => Err(failed(error, keyed)),
     }
 }
 
@@ -86,8 +86,14 @@ fn misspelt(event_type: &EventType) -> Option<&'static str> {
     is_like.then_some(nearest)
 }
 
-/// The failure of an append, with the way out where nobody knows whether it happened.
-fn unsettled(error: ClientError, keyed: bool) -> anyhow::Error {
+/// The failure of an append of one event: in the words of the command line, and with the way out where nobody knows whether it
+/// happened.
+fn failed(mut error: ClientError, keyed: bool) -> anyhow::Error {
+    if let ClientError::Problem(problem) = &mut error
+        && let Some(field) = problem.field.as_deref().and_then(|pointer| pointer.strip_prefix("/events/0/"))
+    {
+        problem.field = Some(field.replace('/', "."));
+    }
     if error.kind() != Some(Kind::OutcomeUnknown) {
         return error.into();
     }
@@ -253,7 +259,7 @@ mod tests {
     #[test]
     fn an_append_of_unknown_outcome_comes_with_a_way_out() {
         let hint = |kind, keyed| {
-            let error = unsettled(Problem::new(kind, "no answer").into(), keyed);
+            let error = failed(Problem::new(kind, "no answer").into(), keyed);
             assert!(error.downcast_ref::<ClientError>().is_some(), "its exit code is the client's");
             error.downcast_ref::<Hinted>().map(|hinted| hinted.hint.clone())
         };

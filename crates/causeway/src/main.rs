@@ -37,6 +37,7 @@ fn main() -> ExitCode {
     if let Some(guarded) = nats::guard::requested() {
         return nats::guard::run(guarded);
     }
+    without_huge_pages();
     let cli = Cli::parse();
     let out = Output::new(cli.common.json);
     causeway_runtime::install_crypto();
@@ -49,6 +50,16 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&out, &error),
+    }
+}
+
+/// The allocator asks the system for pages of 2 MiB, each of which is zeroed when it is first touched: that was half of the time in
+/// which a view is made that nobody looked at before.
+fn without_huge_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        // Slower now and then, and nothing else.
+        tracing::debug!(%error, "transparent huge pages stay enabled");
     }
 }
 

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use causeway_log::{Copies, Copy, CopyLabel, Log, LogError};
+use causeway_proof::to_hex;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -134,7 +135,7 @@ async fn download(copies: &Copies, copy: &Copy, path: &Path) -> Result<(), CopyE
         file.write_all(read).await.map_err(failed)?;
     }
     file.flush().await.map_err(failed)?;
-    match hex(&sum.finalize()) == copy.label.sha256 {
+    match to_hex(&sum.finalize()) == copy.label.sha256 {
         true => Ok(()),
         false => Err(CopyError::Altered),
     }
@@ -196,22 +197,13 @@ async fn digest(path: &Path) -> Result<String, CopyError> {
         let (mut file, mut sum, mut piece) = (File::open(owned)?, Sha256::new(), vec![0; PIECE_BYTES]);
         loop {
             match file.read(&mut piece)? {
-                0 => return Ok(hex(&sum.finalize())),
+                0 => return Ok(to_hex(&sum.finalize())),
                 read => sum.update(&piece[..read]),
             }
         }
     });
     let done = work.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
     done.map_err(|source| CopyError::File { path: path.to_owned(), source })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// What was written on the way; one that cannot be removed is overwritten the next time.

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use causeway_event::{AggregateId, Event, EventId, IdempotencyKey, Position};
 use causeway_log::{Log, LogError};
 use futures::FutureExt as _;
@@ -280,7 +281,7 @@ impl Store {
         version: u32,
         id: &str,
         position: Position,
-        state: Vec<u8>,
+        state: Bytes,
     ) -> Result<(), StoreError> {
         let snapshot = Snapshot { view: view.to_owned(), version, id: id.to_owned(), position, state };
         match timeout(self.shared.config.read_timeout, self.shared.keep(epoch, snapshot)).await {

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use causeway_event::format_timestamp;
 use causeway_log::{Log, StreamFacts};
+use causeway_proof::to_hex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -90,7 +91,7 @@ async fn save(log: &Log, folder: &Path, stream: &StreamFacts, out: &Output) -> a
     file.sync_all().map_err(about(&path))?;
     bar.finish_and_clear();
     let description = snapshot.description().clone();
-    Ok(Saved { file: name, file_bytes: bytes, sha256: hex(&sum.finalize()), facts: facts(stream, &description), description })
+    Ok(Saved { file: name, file_bytes: bytes, sha256: to_hex(&sum.finalize()), facts: facts(stream, &description), description })
 }
 
 /// The stream as the snapshot has it: it may have grown since it was listed.
@@ -158,7 +159,7 @@ fn read(folder: &Path, out: &Output) -> anyhow::Result<Manifest> {
             bar.inc(read as u64);
         }
         bar.finish_and_clear();
-        if hex(&sum.finalize()) != saved.sha256 {
+        if to_hex(&sum.finalize()) != saved.sha256 {
             bail!("{} is not what was backed up: its SHA-256 differs", path.display());
         }
     }
@@ -200,8 +201,4 @@ fn told(manifest: &Manifest, what: &str, out: &Output) -> anyhow::Result<()> {
         out.line(&format!("{:>10} messages  {:>10}  {}", facts.messages, size.to_string(), facts.name))?;
     }
     Ok(out.line(&out.paint(Look::Good, what))?)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

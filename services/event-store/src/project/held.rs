@@ -209,7 +209,7 @@ impl Held {
             return Ok(());
         }
         inner.unkept = 0;
-        let state = if inner.fold.shows_snapshot() { json.to_vec() } else { inner.fold.snapshot()? };
+        let state = if inner.fold.shows_snapshot() { json } else { inner.fold.snapshot()?.into() };
         let last = inner.last;
         drop(inner);
         past::keep(gateway, subject, key, last, state);

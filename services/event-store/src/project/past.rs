@@ -49,7 +49,8 @@ async fn state_of(gateway: &Gateway, subject: &Subject, key: Key, at: Position) 
         return Ok(json);
     }
     if held::is_due(folded, json.len()) {
-        keep(gateway, subject, &key.0, last, fold.snapshot()?);
+        let state = if fold.shows_snapshot() { json.clone() } else { fold.snapshot()?.into() };
+        keep(gateway, subject, &key.0, last, state);
     }
     views.past.insert(key, json.clone());
     Ok(json)
@@ -84,7 +85,7 @@ pub(crate) async fn refresh(gateway: &Gateway, view: &str, id: &str) -> Result<(
     let key = subject.key(gateway);
     let Folded { fold, last, folded } = fold(gateway, &subject, last).await?;
     if folded > 0 {
-        let state = stamped(&subject, key.revision, fold.snapshot()?);
+        let state = stamped(&subject, key.revision, fold.snapshot()?.into());
         let view = subject.view;
         gateway.store.keep_snapshot(key.epoch, view.name, view.version, &subject.id, last, state).await?;
     }
@@ -112,7 +113,7 @@ pub(super) async fn snapshot(
 }
 
 /// Hands a snapshot over to be kept.
-pub(super) fn keep(gateway: &Gateway, subject: &Subject, key: &Key, last: Position, state: Vec<u8>) {
+pub(super) fn keep(gateway: &Gateway, subject: &Subject, key: &Key, last: Position, state: Bytes) {
     let state = stamped(subject, key.revision, state);
     let view = subject.view;
     held::hand_over(gateway.store.keep_snapshot(key.epoch, view.name, view.version, &subject.id, last, state), view.name);
@@ -121,9 +122,9 @@ pub(super) fn keep(gateway: &Gateway, subject: &Subject, key: &Key, last: Positi
 const STAMP_BYTES: usize = size_of::<u64>();
 
 /// A snapshot of a view that depends on the registry of types begins with the registry's revision.
-fn stamped(subject: &Subject, revision: Position, state: Vec<u8>) -> Vec<u8> {
+fn stamped(subject: &Subject, revision: Position, state: Bytes) -> Bytes {
     match subject.view.own_types {
-        true => [&revision.get().to_be_bytes()[..], &state].concat(),
+        true => [&revision.get().to_be_bytes()[..], &state].concat().into(),
         false => state,
     }
 }

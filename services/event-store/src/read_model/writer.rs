@@ -1,5 +1,6 @@
 //! The one connection that writes.
 
+use bytes::Bytes;
 use causeway_event::Position;
 use rusqlite::{Connection, TransactionBehavior, params};
 
@@ -24,7 +25,7 @@ pub(crate) struct Snapshot {
     pub(crate) version: u32,
     pub(crate) id: String,
     pub(crate) position: Position,
-    pub(crate) state: Vec<u8>,
+    pub(crate) state: Bytes,
 }
 
 pub(crate) struct Writer {
@@ -86,7 +87,7 @@ impl Writer {
         tx.prepare_cached(
             "INSERT OR REPLACE INTO snapshots (view, version, id, position, checksum, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
-        .execute(params![view, version, id, number(*position), checksum, state])?;
+        .execute(params![view, version, id, number(*position), checksum, state.as_ref()])?;
         tx.prepare_cached("DELETE FROM snapshots WHERE view = ?1 AND id = ?2 AND version < ?3")?
             .execute(params![view, id, version])?;
         let kept: i64 = tx
