@@ -341,7 +341,8 @@ fn snapshots_are_found_by_position_and_thinned_out() {
     let mut writer = Writer::new(files.load(0).unwrap().unwrap()).unwrap();
     let mut keep = |version, position: u64| {
         let state = position.to_string().into_bytes();
-        let snapshot = Snapshot { view: "v".into(), version, id: "user_1".into(), position: Position::new(position), state: state.into() };
+        let snapshot =
+            Snapshot { view: "v".into(), version, id: "user_1".into(), position: Position::new(position), state: state.into() };
         writer.keep(&snapshot).unwrap();
     };
     keep(1, 5);
