@@ -157,5 +157,9 @@ fn sequence(message: &Message) -> Result<u64, LogError> {
 }
 
 fn refused(status: u16, message: &Message) -> LogError {
-    LogError::Refused { code: status.into(), reason: message.description.clone().unwrap_or_default() }
+    match status {
+        // Nobody is there to answer: a cluster without a leader, for one.
+        503 => LogError::unavailable("no replica answers a direct get"),
+        _ => LogError::Refused { code: status.into(), reason: message.description.clone().unwrap_or_default() },
+    }
 }
