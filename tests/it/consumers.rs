@@ -149,8 +149,24 @@ async fn notes(nats: &NatsServer) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(lease["notes"].as_str().context("notes")?)?)
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    Killed,
+    /// It stands still for longer than it may dispatch, and then goes on as if nothing had been.
+    Paused,
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_and_order_holds_when_the_gateway_that_dispatches_is_killed() {
+    the_other_gateway_goes_on(Fate::Killed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_and_order_holds_when_the_gateway_that_dispatches_is_paused_and_goes_on() {
+    the_other_gateway_goes_on(Fate::Paused).await;
+}
+
+async fn the_other_gateway_goes_on(fate: Fate) {
     const AGGREGATES: usize = 6;
     const NUMBERS: u64 = 60;
     let nats = NatsServer::start().await.unwrap();
@@ -164,9 +180,18 @@ async fn nothing_is_lost_and_order_holds_when_the_gateway_that_dispatches_is_kil
     wait_until("the first to be done", TAKEOVER, async || (0 < count()).then_some(())).await;
     let ours = start(&other);
     wait_until("some to be done by both", TAKEOVER, async || (60 < count()).then_some(())).await;
-    dispatching.kill();
-    assert!(count() < AGGREGATES * NUMBERS as usize, "it is killed under way");
-    assert!(theirs.await.unwrap().is_err(), "its members learn it");
+    match fate {
+        Fate::Killed => dispatching.kill(),
+        Fate::Paused => dispatching.signal(Signal::STOP).unwrap(),
+    }
+    assert!(count() < AGGREGATES * NUMBERS as usize, "that is under way");
+    match fate {
+        Fate::Killed => assert!(theirs.await.unwrap().is_err(), "its members learn it"),
+        Fate::Paused => {
+            other.wait_stderr("dispatching the group").await;
+            dispatching.signal(Signal::CONT).unwrap();
+        }
+    }
     // Whatever they had in hand is nobody's any more; those of the other gateway go on with theirs.
     wait_until("all to be done", TAKEOVER, async || {
         let book = book.lock().unwrap();

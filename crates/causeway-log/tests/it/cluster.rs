@@ -4,8 +4,8 @@ use std::time::Duration;
 use causeway_event::Position;
 use causeway_log::{Append, Config, GroupCommit, Log, LogError};
 use causeway_proof::Entry;
-use futures::future::join_all;
 use causeway_testkit::NatsCluster;
+use futures::future::join_all;
 
 use crate::support::{fenced, keyed, note, single, texts, until_settled};
 
