@@ -15,19 +15,29 @@ async fn connect(nats: &NatsServer) -> Log {
     Log::connect(&Config { url: nats.url().as_str().into(), ..Config::default() }).await.unwrap()
 }
 
+fn a_note(text: &str, n: usize) -> NewEvent {
+    NewEvent {
+        event_type: "NoteTaken".parse().unwrap(),
+        aggregate_id: "a".parse().unwrap(),
+        data: Data::of(&serde_json::json!({ "text": text, "n": n })).unwrap(),
+        source: "test".parse().unwrap(),
+        lineage: Lineage::Root { correlation: None },
+        labels: causeway_event::Labels::new(),
+        schema_version: None,
+        traceparent: None,
+    }
+}
+
 async fn take_notes(log: &Log, text: &str, notes: usize) {
     for n in 0..notes {
-        let event = NewEvent {
-            event_type: "NoteTaken".parse().unwrap(),
-            aggregate_id: "a".parse().unwrap(),
-            data: Data::of(&serde_json::json!({ "text": text, "n": n })).unwrap(),
-            source: "test".parse().unwrap(),
-            lineage: Lineage::Root { correlation: None },
-            labels: causeway_event::Labels::new(),
-            schema_version: None,
-            traceparent: None,
-        };
-        log.append(Append { events: vec![event], ..Append::default() }).await.unwrap();
+        log.append(Append { events: vec![a_note(text, n)], ..Append::default() }).await.unwrap();
+    }
+}
+
+async fn take_thousands(log: &Log, thousands: usize) {
+    for _ in 0..thousands {
+        let events = (0..1000).map(|n| a_note("many", n)).collect();
+        log.append(Append { events, ..Append::default() }).await.unwrap();
     }
 }
 
@@ -106,4 +116,18 @@ async fn a_checkpoint_that_is_out_of_place_is_not_gone_on_from() {
     take_notes(&log, "here", 1).await;
     let (data, chain) = signed(&log).await;
     assert_eq!(data, signer().sign(&chain), "one that vouches for itself");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_while_much_was_read_is_signed_with_it() {
+    let nats = NatsServer::start().await.unwrap();
+    let log = connect(&nats).await;
+    take_thousands(&log, 40).await;
+    let mut signing = Signing::new(log.clone(), signer()).unwrap();
+    let (signed, ()) = tokio::join!(signing.advance(), take_thousands(&log, 12));
+    signed.unwrap();
+    let stored = log.last_event(&signing.aggregate, Category::System).await.unwrap().unwrap();
+    let behind = stored.event.position.get() - signing.vouched.get();
+    assert!(behind <= BEHIND_MAX, "a checkpoint at {} vouches for {}", stored.event.position, signing.vouched);
+    assert_eq!(vouched(&log).await, signing.vouched.get());
 }

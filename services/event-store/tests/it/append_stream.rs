@@ -8,12 +8,13 @@ use causeway_proto::v1::event_store_client::EventStoreClient;
 use causeway_proto::{Kind, Problem, v1};
 use futures::stream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::grpc::draft;
-use crate::harness::{Gateway, LIMIT, World};
+use crate::harness::{Gateway, LIMIT, World, forget_ids};
 
 fn request(id: usize, aggregate: &str) -> v1::AppendStreamRequest {
     let append = v1::AppendRequest { events: vec![draft(aggregate, id).into()], ..v1::AppendRequest::default() };
@@ -143,6 +144,47 @@ async fn a_client_that_does_not_read_is_slowed_and_holds_nobody_up() {
     }
     drop(requests);
     while answers.message().await.unwrap().is_some() {}
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_another_used_while_the_stream_stood_still_is_known_though_the_server_forgot_it() {
+    let World { gateway, mut nats, dir } = World::start().await;
+    gateway.stop().await;
+    let read_model = ReadModelConfig { path: dir.path().join("read-model.sqlite"), ..ReadModelConfig::default() };
+    let mut config = Config { read_model, ..Config::default() };
+    config.limits.stream_appends_max = 16;
+    let gateway = Gateway::start_with(&nats, config).await;
+    let (mut client, mut other) = (gateway.grpc().await, gateway.grpc().await);
+    let keyed = |id: usize| {
+        let mut request = request(id, "a");
+        request.append.as_mut().unwrap().idempotency_key = format!("k{id}");
+        request
+    };
+    let (requests, mut answers) = open(&mut client).await;
+    let large = |id: usize| v1::AppendStreamRequest { request_id: format!("{id}{}", " ".repeat(64 * 1024)), ..keyed(id) };
+    let mut sent = 0;
+    while tokio::time::timeout(Duration::from_secs(2), requests.send(large(sent))).await.is_ok() {
+        sent += 1;
+    }
+    let prepared = Instant::now();
+    // Its key was looked up, and not found; what stands before it is not answered.
+    let waits = gateway.last_position().await as usize + 2;
+    assert!(waits < sent, "{waits} of {sent}");
+    let first = other.append(keyed(waits).append.unwrap()).await.unwrap().into_inner();
+    forget_ids(&mut nats).await;
+
+    tokio::time::sleep_until(prepared + Duration::from_secs(31)).await;
+    for id in 0..sent {
+        let (request_id, said) = next(&mut answers).await;
+        assert_eq!(request_id.trim_end(), id.to_string());
+        let Said::Appended(appended) = said else { panic!("{said:?}") };
+        assert_eq!(appended.duplicate, id == waits);
+        assert!(id != waits || appended.events[0].position == first.events[0].position);
+    }
+    drop(requests);
+    while answers.message().await.unwrap().is_some() {}
+    assert_eq!(gateway.last_position().await as usize, sent);
     gateway.stop().await;
 }
 

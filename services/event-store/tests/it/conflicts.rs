@@ -1,14 +1,11 @@
 //! What a conflict brings along, and keys that come back long afterwards.
 
-use std::time::Duration;
-
 use causeway_proto::{Problem, v1};
-use causeway_testkit::NatsServer;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::grpc::draft;
-use crate::harness::{Gateway, World, message, note, position};
+use crate::harness::{Gateway, World, forget_ids, message, note, position};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conflict_brings_the_events_that_caused_it_and_no_others() {
@@ -82,10 +79,7 @@ async fn the_same_key_an_hour_and_a_restart_later_gives_the_first_answer() {
     let firsts = keyed(&gateway, "k2", &many).await.created();
     let last = gateway.last_position().await;
     gateway.stop().await;
-    set_window(&nats, Duration::from_millis(100)).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    nats.restart().await.unwrap();
-    set_window(&nats, Duration::from_secs(120)).await;
+    forget_ids(&mut nats).await;
 
     let again = |first: &Value| {
         let mut again = first.clone();
@@ -101,17 +95,4 @@ async fn the_same_key_an_hour_and_a_restart_later_gives_the_first_answer() {
         assert_eq!(gateway.last_position().await, last);
         gateway.stop().await;
     }
-}
-
-/// How long the server remembers ids. It reads them again when it starts, as far back as that.
-async fn set_window(nats: &NatsServer, window: Duration) {
-    let client = nats.client().await.unwrap();
-    let ask = async |what: &str, body: String| {
-        let answer = client.request(format!("$JS.API.STREAM.{what}.causeway_EVENTS"), body.into()).await.unwrap();
-        serde_json::from_slice::<Value>(&answer.payload).unwrap()
-    };
-    let mut config = ask("INFO", String::new()).await["config"].take();
-    config["duplicate_window"] = json!(window.as_nanos());
-    let updated = ask("UPDATE", config.to_string()).await;
-    assert_eq!(updated["config"]["duplicate_window"], json!(window.as_nanos()), "{updated}");
 }

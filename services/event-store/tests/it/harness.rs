@@ -161,3 +161,24 @@ pub(crate) fn message(aggregate: &str, content: &str) -> Value {
 fn http() -> reqwest::Client {
     reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build().unwrap()
 }
+
+/// Makes the server forget the ids of all that was appended.
+pub(crate) async fn forget_ids(nats: &mut NatsServer) {
+    set_window(nats, Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    nats.restart().await.unwrap();
+    set_window(nats, Duration::from_secs(120)).await;
+}
+
+/// How long the server remembers ids. It reads them again when it starts, as far back as that.
+async fn set_window(nats: &NatsServer, window: Duration) {
+    let client = nats.client().await.unwrap();
+    let ask = async |what: &str, body: String| {
+        let answer = client.request(format!("$JS.API.STREAM.{what}.causeway_EVENTS"), body.into()).await.unwrap();
+        serde_json::from_slice::<Value>(&answer.payload).unwrap()
+    };
+    let mut config = ask("INFO", String::new()).await["config"].take();
+    config["duplicate_window"] = json!(window.as_nanos());
+    let updated = ask("UPDATE", config.to_string()).await;
+    assert_eq!(updated["config"]["duplicate_window"], json!(window.as_nanos()), "{updated}");
+}
