@@ -21,6 +21,8 @@ use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use crate::copies;
 use crate::follow::{self, CatchingUp, Shared, Source};
@@ -292,6 +294,17 @@ impl Store {
 
     /// Asks the database, as far as it is committed; never one that is being made again.
     async fn read<T: Send + 'static>(
+        &self,
+        ask: impl Fn(&mut Reader, Position) -> Result<T, ModelError> + Clone + Send + 'static,
+    ) -> Result<T, StoreError> {
+        // A task of its own: whoever waits in line for a reader gets one in turn, and would keep it from all others for as long as
+        // nobody polls the future that waits, as nobody does whose client does not read.
+        let store = self.clone();
+        let reading = tokio::spawn(async move { store.read_in_turn(ask).await }.in_current_span());
+        AbortOnDropHandle::new(reading).await.unwrap_or_else(|error| Err(ModelError::BrokeOff(error).into()))
+    }
+
+    async fn read_in_turn<T: Send + 'static>(
         &self,
         ask: impl Fn(&mut Reader, Position) -> Result<T, ModelError> + Clone + Send + 'static,
     ) -> Result<T, StoreError> {

@@ -428,3 +428,22 @@ async fn subscriptions_and_waits_end_with_the_service() {
     assert!(updates.next().await.is_none());
     assert!(matches!(waiting.await.unwrap(), Err(StoreError::Closed)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_that_nobody_waits_for_keep_no_reader_from_others() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(100);
+    let running = Running::start(&log, &folder, 10).await;
+    running.store.fresh().await.unwrap();
+    let query = Query { limit: 10, ..Query::default() };
+    let mut asked: Vec<_> = (0..100).map(|_| Box::pin(running.store.page(query.clone()))).collect();
+    for question in &mut asked {
+        let _ = futures::poll!(question.as_mut());
+    }
+    for _ in 0..10 {
+        let page = tokio::time::timeout(LIMIT, running.store.page(query.clone())).await.unwrap().unwrap();
+        assert_eq!(page.events.len(), 10);
+    }
+    drop(asked);
+    running.stop().await;
+}
