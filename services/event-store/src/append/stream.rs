@@ -23,7 +23,7 @@ use futures::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::mpsc;
 
 use super::{Prepared, Request, begin, finish, prepare, renewed};
-use crate::gateway::{Gateway, Pass};
+use crate::gateway::Gateway;
 
 /// How many requests of a stream look up their keys and causes at the same time.
 const PREPARED_MAX: usize = 32;
@@ -51,23 +51,30 @@ struct InHand {
 }
 
 /// Takes requests until they end, or break off, or the gateway stops; answers all that it took. Ends when nobody listens.
+///
+/// Whatever was begun is looked after until it is done, whether the client reads or not: what is left lying half done could hold
+/// something that others wait for, a reader of the read model or a place at the gate.
 pub(crate) async fn run(
     gateway: Arc<Gateway>,
     requests: impl Stream<Item = Result<Numbered, Problem>> + Send,
     answers: mpsc::Sender<Result<Answer, Problem>>,
 ) {
     let in_hand_max = gateway.config.limits.stream_appends_max;
-    let mut sequence = gateway.log.sequence();
-    let stopped = gateway.stop.clone().cancelled_owned().boxed();
-    let requests = requests.take_until(stopped).map(|request| prepared(&gateway, request)).buffered(PREPARED_MAX);
-    let mut requests = pin!(requests);
+    let mut requests = pin!(requests.take_until(gateway.stop.clone().cancelled_owned().boxed()));
+    let (mut preparing, mut prepared) = (FuturesOrdered::new(), VecDeque::new());
+    let mut sequence = Some(gateway.log.sequence());
+    let mut sending = None;
     let (mut under_way, mut ready) = (FuturesOrdered::new(), VecDeque::new());
-    // The next one, at the gate. Nobody holds a place there who is not looked after: what is under way is, what is prepared is not.
-    let mut entering = None;
     let mut end = None;
     loop {
         let in_hand = under_way.len() + ready.len();
-        if end.is_some() && entering.is_none() && in_hand == 0 {
+        if in_hand < in_hand_max
+            && !prepared.is_empty()
+            && let Some(sequence) = sequence.take()
+        {
+            sending = prepared.pop_front().map(|request| Box::pin(send(&gateway, sequence, request)));
+        }
+        if end.is_some() && preparing.is_empty() && prepared.is_empty() && sending.is_none() && in_hand == 0 {
             break;
         }
         tokio::select! {
@@ -78,15 +85,13 @@ pub(crate) async fn run(
                 _ => return,
             },
             Some(answer) = under_way.next(), if !under_way.is_empty() => ready.push_back(answer),
-            Some((pass, request)) = OptionFuture::from(entering.as_mut()), if entering.is_some() => {
-                entering = None;
-                under_way.push_back(sent(&gateway, &mut sequence, pass, request).await);
+            Some((back, sent)) = OptionFuture::from(sending.as_mut()), if sending.is_some() => {
+                (sequence, sending) = (Some(back), None);
+                under_way.push_back(sent);
             },
-            request = requests.next(), if end.is_none() && entering.is_none() && in_hand < in_hand_max => match request {
-                Some(Ok(request)) => {
-                    let entered = gateway.appends.enter_in_turn();
-                    entering = Some(Box::pin(entered.map(|pass| (pass, request))));
-                },
+            Some(request) = preparing.next(), if !preparing.is_empty() => prepared.push_back(request),
+            request = requests.next(), if end.is_none() && preparing.len() + prepared.len() < PREPARED_MAX => match request {
+                Some(Ok(request)) => preparing.push_back(prepare_one(&gateway, request)),
                 Some(Err(broken)) => end = Some(Some(broken)),
                 None if gateway.stop.is_cancelled() => {
                     end = Some(Some(Problem::new(Kind::Unavailable, "the gateway is shutting down")));
@@ -101,37 +106,37 @@ pub(crate) async fn run(
     }
 }
 
-async fn prepared(gateway: &Gateway, request: Result<Numbered, Problem>) -> Result<InHand, Problem> {
-    let Numbered { request_id, request } = request?;
+async fn prepare_one(gateway: &Gateway, request: Numbered) -> InHand {
+    let Numbered { request_id, request } = request;
     let what = match request {
         Ok(request) => prepare(gateway, request).await,
         Err(problem) => Err(problem),
     };
-    Ok(InHand { request_id, what })
+    InHand { request_id, what }
 }
 
-async fn sent(
-    gateway: &Arc<Gateway>,
-    sequence: &mut Sequence,
-    pass: Result<Pass, Problem>,
+/// Waits for a place and sends. Gives the sequence back for the next one, and what is to come of this one.
+async fn send<'g>(
+    gateway: &'g Gateway,
+    mut sequence: Sequence,
     request: InHand,
-) -> impl Future<Output = Answer> + Send + use<> {
+) -> (Sequence, impl Future<Output = Answer> + Send + use<'g>) {
     let InHand { request_id, what } = request;
-    let (pass, under_way) = match (pass, what) {
+    let (pass, under_way) = match (gateway.appends.enter_in_turn().await, what) {
         // It may have waited for its turn for as long as the client took no answers.
         (Ok(pass), Ok(prepared)) => match renewed(gateway, prepared).await {
-            Ok(prepared) => (Some(pass), Ok(begin(sequence, prepared).await)),
+            Ok(prepared) => (Some(pass), Ok(begin(&mut sequence, prepared).await)),
             Err(problem) => (None, Err(problem)),
         },
         (Err(problem), _) | (_, Err(problem)) => (None, Err(problem)),
     };
-    let gateway = gateway.clone();
-    async move {
+    let answer = async move {
         let result = match under_way {
-            Ok(under_way) => finish(&gateway, under_way).await,
+            Ok(under_way) => finish(gateway, under_way).await,
             Err(problem) => Err(problem),
         };
         drop(pass);
         Answer { request_id, result }
-    }
+    };
+    (sequence, answer)
 }

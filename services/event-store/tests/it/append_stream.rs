@@ -27,6 +27,27 @@ fn fenced(id: usize, aggregate: &str, position: u64) -> v1::AppendStreamRequest 
     request
 }
 
+fn keyed(id: usize) -> v1::AppendStreamRequest {
+    let mut request = request(id, "a");
+    request.append.as_mut().unwrap().idempotency_key = format!("k{id}");
+    request
+}
+
+/// With a name so long that a few answers fill what is on the way to a client.
+fn large(id: usize) -> v1::AppendStreamRequest {
+    v1::AppendStreamRequest { request_id: format!("{id}{}", " ".repeat(64 * 1024)), ..keyed(id) }
+}
+
+/// Sends until the gateway takes no more. Returns how many that are.
+async fn send_all_it_takes(requests: &mpsc::Sender<v1::AppendStreamRequest>) -> usize {
+    let mut sent = 0;
+    while tokio::time::timeout(Duration::from_secs(2), requests.send(large(sent))).await.is_ok() {
+        sent += 1;
+        assert!(sent < 10_000, "a client that reads nothing may send for ever");
+    }
+    sent
+}
+
 async fn open(
     client: &mut EventStoreClient<Channel>,
 ) -> (mpsc::Sender<v1::AppendStreamRequest>, Streaming<v1::AppendStreamResponse>) {
@@ -126,16 +147,11 @@ async fn a_client_that_does_not_read_is_slowed_and_holds_nobody_up() {
     let gateway = Gateway::start_with(&nats, config).await;
     let mut client = gateway.grpc().await;
     let (requests, mut answers) = open(&mut client).await;
-    // Names so long that a few answers fill what is on the way to a client.
-    let large = |id: usize| v1::AppendStreamRequest { request_id: format!("{id}{}", " ".repeat(64 * 1024)), ..request(id, "a") };
-    let mut sent = 0;
-    while tokio::time::timeout(Duration::from_secs(2), requests.send(large(sent))).await.is_ok() {
-        sent += 1;
-        assert!(sent < 10_000, "a client that reads nothing may send for ever");
-    }
-    // Its places are free: what it has in hand is done, and waits for nothing but the client.
+    let sent = send_all_it_takes(&requests).await;
+    // Its places are free, and all readers: what it has in hand is done, and waits for nothing but the client.
     for number in 0..20 {
         gateway.note("other", number).await;
+        gateway.get("/events?aggregate_id=other").await.ok();
     }
     for id in 0..sent {
         let (request_id, said) = next(&mut answers).await;
@@ -156,17 +172,8 @@ async fn a_key_that_another_used_while_the_stream_stood_still_is_known_though_th
     config.limits.stream_appends_max = 16;
     let gateway = Gateway::start_with(&nats, config).await;
     let (mut client, mut other) = (gateway.grpc().await, gateway.grpc().await);
-    let keyed = |id: usize| {
-        let mut request = request(id, "a");
-        request.append.as_mut().unwrap().idempotency_key = format!("k{id}");
-        request
-    };
     let (requests, mut answers) = open(&mut client).await;
-    let large = |id: usize| v1::AppendStreamRequest { request_id: format!("{id}{}", " ".repeat(64 * 1024)), ..keyed(id) };
-    let mut sent = 0;
-    while tokio::time::timeout(Duration::from_secs(2), requests.send(large(sent))).await.is_ok() {
-        sent += 1;
-    }
+    let sent = send_all_it_takes(&requests).await;
     let prepared = Instant::now();
     // Its key was looked up, and not found; what stands before it is not answered.
     let waits = gateway.last_position().await as usize + 2;
