@@ -111,6 +111,9 @@ async fn list(client: &Client, group: Option<&str>, out: &Output) -> anyhow::Res
     let mut after = 0;
     loop {
         let page = client.parked(group, after, PAGE).await?;
+        if page.is_empty() && after == 0 && !out.json {
+            out.note("nothing was given up");
+        }
         for parked in &page {
             match out.json {
                 true => out.json(&as_json(parked))?,
@@ -149,6 +152,9 @@ async fn list_groups(client: &Client, out: &Output) -> anyhow::Result<()> {
     let groups = client.groups().await?;
     if out.json {
         return out.json(&groups.iter().map(group_json).collect::<Vec<_>>());
+    }
+    if groups.is_empty() {
+        out.note("there are no groups");
     }
     let width = groups.iter().map(|group| group.name.len()).max().unwrap_or(0);
     for group in groups {

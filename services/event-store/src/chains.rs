@@ -2,12 +2,14 @@
 //!
 //! A cause may lie in another chain than its effect; the way up and the way down follow it there.
 
+use std::collections::{BTreeSet, HashMap};
+use std::str::FromStr;
+
 use causeway_event::{CorrelationId, Event, EventId, Invalid, Position};
 use causeway_proto::{Kind, Problem};
 use causeway_view::View as _;
 use causeway_view::chain::{Chain, Tree};
 use serde::{Deserialize, Serialize};
-use std::str::FromStr;
 
 use crate::cursor::{Cursor, Moment};
 use crate::gateway::Gateway;
@@ -16,6 +18,8 @@ use crate::read_model::{Filter, Query};
 
 /// Events of a way up or down.
 const EVENTS_MAX: usize = 10_000;
+/// Chains in which the ends of what a way leaves open are looked for.
+const CHAINS_MAX: usize = 32;
 /// Events read at a time.
 const PAGE_EVENTS: usize = 500;
 
@@ -86,7 +90,9 @@ pub(crate) async fn trace(gateway: &Gateway, request: Request) -> Result<Trace, 
                 Scope::Ancestors => ancestors(gateway, &event, at).await?,
                 Scope::Chain | Scope::Descendants => descendants(gateway, &event, at).await?,
             };
-            (Some(event.id), chain.tree(&gateway.config.pricing), more)
+            let mut tree = chain.tree(&gateway.config.pricing);
+            judge(gateway, &mut tree, request.as_of).await?;
+            (Some(event.id), tree, more)
         }
     };
     let url = gateway.config.trace_url.as_ref().zip(tree.correlation_id.as_ref());
@@ -96,25 +102,51 @@ pub(crate) async fn trace(gateway: &Gateway, request: Request) -> Result<Trace, 
 
 /// A whole chain, named by its id or by one of its events.
 async fn chain(gateway: &Gateway, id: &str, as_of: Option<Moment>) -> Result<Tree, Problem> {
-    let not_found = || Problem::new(Kind::NotFound, format!("there is no event in a chain {id}")).at("/id");
-    let tree = async |correlation: &CorrelationId| {
-        let request = project::Request { view: Chain::NAME.to_owned(), id: correlation.to_string(), as_of, min_position: None };
-        let projection = project::project(gateway, request).await?;
-        serde_json::from_slice::<Tree>(&projection.state)
-            .map_err(|error| Problem::new(Kind::Internal, format!("the chain cannot be read: {error}")))
-    };
     if id.starts_with("evt_") {
-        return tree(&event(gateway, id).await?.metadata.correlation_id).await;
+        return whole(gateway, &event(gateway, id).await?.metadata.correlation_id, as_of).await;
     }
-    let found = tree(&id.parse().map_err(|invalid| Problem::from(invalid).at("/id"))?).await?;
-    if found.events > 0 || as_of.is_some() {
+    let correlation = id.parse().map_err(|invalid| Problem::from(invalid).at("/id"))?;
+    let found = whole(gateway, &correlation, as_of).await?;
+    // A chain that began only later has no events at that moment, and is there all the same.
+    if found.events > 0 || as_of.is_some() && whole(gateway, &correlation, None).await?.events > 0 {
         return Ok(found);
     }
     // A number is also the position of an event.
     match id.parse::<Cursor>() {
-        Ok(_) => tree(&event(gateway, id).await?.metadata.correlation_id).await,
-        Err(_) => Err(not_found()),
+        Ok(_) => whole(gateway, &event(gateway, id).await?.metadata.correlation_id, as_of).await,
+        Err(_) => Err(Problem::new(Kind::NotFound, format!("there is no event in a chain {id}")).at("/id")),
     }
+}
+
+/// The chain of this id; without events if there is none.
+async fn whole(gateway: &Gateway, correlation: &CorrelationId, as_of: Option<Moment>) -> Result<Tree, Problem> {
+    let request = project::Request { view: Chain::NAME.to_owned(), id: correlation.to_string(), as_of, min_position: None };
+    let projection = project::project(gateway, request).await?;
+    serde_json::from_slice(&projection.state)
+        .map_err(|error| Problem::new(Kind::Internal, format!("the chain cannot be read: {error}")))
+}
+
+/// Marks what is missing by what the log has, not by the part that is shown: the end of a cause is often none of the causes, and
+/// the cause of what is asked about none of its effects.
+async fn judge(gateway: &Gateway, tree: &mut Tree, as_of: Option<Moment>) -> Result<(), Problem> {
+    for node in tree.nodes.iter_mut().filter(|node| node.orphan) {
+        let Some(cause) = node.link.causation_id else { continue };
+        node.orphan = gateway.store.by_id(cause).await?.is_none_or(|cause| cause.position >= node.link.position);
+    }
+    let first = tree.correlation_id.clone();
+    let unfinished = tree.nodes.iter().filter(|node| node.unfinished);
+    let chains: BTreeSet<_> = unfinished.filter_map(|node| node.link.correlation_id.clone().or_else(|| first.clone())).collect();
+    for correlation in chains.iter().take(CHAINS_MAX) {
+        let whole = whole(gateway, correlation, as_of).await?;
+        let durations: HashMap<_, _> = whole.nodes.iter().map(|node| (node.link.id, node.duration_us)).collect();
+        for node in tree.nodes.iter_mut().filter(|node| node.unfinished) {
+            node.duration_us = durations.get(&node.link.id).copied().flatten();
+            node.unfinished = node.duration_us.is_none();
+        }
+    }
+    tree.unfinished = tree.nodes.iter().filter(|node| node.unfinished).count();
+    tree.orphans = tree.nodes.iter().filter(|node| node.orphan).count();
+    Ok(())
 }
 
 /// The event that an id or a position names.

@@ -64,6 +64,10 @@ async fn a_chain_is_found_by_its_id_and_by_each_of_its_events() {
     assert_eq!(gateway.get("/projections/chain/first").await.ok()["state"]["nodes"], tree["nodes"]);
     let then = gateway.get(&format!("/chains/first?as_of={}", id(&family.claim))).await.ok();
     assert_eq!((&then["events"], &then["unfinished"]), (&json!(2), &json!(1)));
+    let by_position = gateway.get(&format!("/chains/{}?as_of={}", family.claim["position"], id(&family.claim))).await.ok();
+    assert_eq!(by_position, then);
+    let before = gateway.get(&format!("/chains/second?as_of={}", id(&family.claim))).await.ok();
+    assert_eq!(before["events"], 0, "it began later");
     gateway.stop().await;
 }
 
@@ -76,7 +80,16 @@ async fn causes_and_effects_are_followed_into_other_chains() {
     assert_eq!(positions(&why), [&question, &claim, &answer, &elsewhere].map(at));
     assert_eq!((&why["scope"], &why["event_id"], &why["orphans"]), (&json!("ancestors"), &elsewhere["id"], &json!(0)));
     assert_eq!((&why["nodes"][3]["correlation_id"], &why["nodes"][2].get("correlation_id")), (&json!("second"), &None));
+    let claimed = |tree: &Value| tree["nodes"].as_array().unwrap().iter().find(|node| node["id"] == claim["id"]).unwrap().clone();
+    let whole = claimed(&gateway.get("/chains/first").await.ok());
+    assert!(whole["duration_us"].is_i64(), "{whole}");
+    assert_eq!((&why["unfinished"], &claimed(&why)["duration_us"]), (&json!(0), &whole["duration_us"]), "its end is no cause");
     let effects = gateway.get(&format!("/chains/{}?scope=descendants", at(&claim))).await.ok();
+    assert_eq!((&effects["orphans"], &effects["unfinished"]), (&json!(0), &json!(0)), "its cause is none of its effects");
+    let further = gateway.get(&format!("/chains/{}?scope=descendants", id(&elsewhere))).await.ok();
+    assert_eq!(further["orphans"], json!(0), "its cause stands in another chain");
+    let asked = gateway.get(&format!("/chains/{}?scope=ancestors&as_of={}", id(&answer), id(&answer))).await.ok();
+    assert_eq!((&asked["unfinished"], &claimed(&asked)["unfinished"]), (&json!(1), &json!(true)), "then it had not ended");
     let mut expected: Vec<u64> = [at(&claim), at(&answer), at(&elsewhere), at(&answer) + 1].into();
     assert_eq!(positions(&effects), expected, "depth first");
     let then = gateway.get(&format!("/chains/{}?scope=descendants&as_of={}", id(&claim), id(&answer))).await.ok();
@@ -98,6 +111,8 @@ async fn what_cannot_be_traced_is_refused_by_its_name() {
     for (path, status, field) in [
         ("/chains/nothing", 404, "id"),
         ("/chains/4711", 404, "id"),
+        ("/chains/nothing?as_of=1", 404, "id"),
+        ("/chains/4711?as_of=1", 404, "id"),
         ("/chains/evt_01k9x3m5v8e7rs2q4n6p8t0w1y", 404, "id"),
         ("/chains/evt_?scope=ancestors", 400, "id"),
         ("/chains/first?scope=ancestors", 400, "id"),
