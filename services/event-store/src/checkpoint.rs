@@ -69,8 +69,7 @@ pub(crate) async fn run(config: IntegrityConfig, log: Log) -> Result<(), Error> 
     };
     tracing::info!(public_key = %signer.public_key(), "checkpoints of the log are signed");
     let mut signing = Signing::new(log, signer)?;
-    // A log that has just begun is vouched for from its first moments, and what nobody got to sign before a stop soon after it.
-    let mut due_at = Instant::now();
+    let mut due_at = Instant::now() + config.every;
     loop {
         tokio::time::sleep(LOOK_EVERY.min(config.every)).await;
         let signed = match signing.is_due(config.every_events, due_at).await {
