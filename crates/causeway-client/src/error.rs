@@ -70,9 +70,10 @@ impl ClientError {
 
     /// What a status says of a call; `broken` is what a connection that broke half-way means for it.
     pub(crate) fn from_status(server: &str, status: &Status, broken: Kind) -> Self {
-        // A gateway explains itself in the details. Without them the transport speaks, or whoever stands between.
+        // Of others the same codes promise nothing: tonic says the one of a connection that broke, the other where HTTP/2 asks for
+        // calm in the middle of a call.
         match status.code() {
-            Code::Unavailable if status.details().is_empty() => match never_sent(status) {
+            Code::Unavailable | Code::ResourceExhausted if !causeway_proto::is_own(status) => match never_sent(status) {
                 true => Self::Unreachable { server: server.to_owned(), reason: reason(status) },
                 false => Problem::new(broken, format!("the connection to {server} broke: {}", reason(status))).into(),
             },

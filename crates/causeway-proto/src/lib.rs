@@ -9,7 +9,7 @@ mod status;
 
 pub use convert::{Appended, Draft, Expected, Receipt, timestamp, timestamp_from};
 pub use problem::{Conflict, Kind, Problem};
-pub use status::ERROR_DOMAIN;
+pub use status::{ERROR_DOMAIN, is_own};
 
 /// What `proto/causeway/v1` says, generated.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, rustdoc::all)]

@@ -77,6 +77,11 @@ impl From<Status> for Problem {
     }
 }
 
+/// Whether a status is the gateway's own word: the transport and whoever stands between use the same codes.
+pub fn is_own(status: &Status) -> bool {
+    status.get_details_error_info().is_some_and(|info| info.domain == ERROR_DOMAIN)
+}
+
 /// What the transport, a proxy or another server meant.
 fn foreign(status: &Status) -> Problem {
     let kind = match status.code() {

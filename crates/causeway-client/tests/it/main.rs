@@ -17,7 +17,7 @@ use causeway_proto::v1;
 use causeway_proto::v1::subscribe_response::Update as Wire;
 use futures::StreamExt as _;
 use tokio::net::TcpListener;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use gateway::{Gateway, appended, event, options};
 
@@ -62,6 +62,22 @@ async fn an_append_that_may_have_arrived_is_sent_again_only_with_a_key() {
     assert_eq!(gateway.asked().len(), 1, "sent once");
     assert_eq!(client.append(note(Some("k"))).await.unwrap().receipts[0].position, Position::new(3));
     assert_eq!(gateway.asked().len(), 3);
+}
+
+#[tokio::test]
+async fn what_others_say_with_the_gateways_codes_does_not_prove_that_nothing_was_appended() {
+    let of_others = b"\x08\x0e".to_vec();
+    for status in [
+        Status::resource_exhausted("HTTP/2 asked for calm"),
+        Status::with_details(Code::Unavailable, "a proxy with words of its own", of_others.into()),
+    ] {
+        let gateway = Gateway::default();
+        gateway.0.lock().unwrap().appends = vec![Err(status), appended(3)];
+        let client = gateway.start().await;
+        let error = client.append(note(None)).await.unwrap_err();
+        assert_eq!(error.kind(), Some(Kind::OutcomeUnknown), "{error}");
+        assert_eq!(gateway.asked().len(), 1, "sent once: {error}");
+    }
 }
 
 #[tokio::test]
