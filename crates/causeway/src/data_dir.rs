@@ -19,6 +19,9 @@ use anyhow::Context as _;
 
 use crate::failure::Hinted;
 
+/// The folder of the log within it.
+pub(crate) const LOG: &str = "nats";
+
 /// A data folder that is ours until this is dropped, or the process dies in whatever way.
 #[derive(Debug)]
 pub(crate) struct DataDir {

@@ -86,14 +86,8 @@ fn misspelt(event_type: &EventType) -> Option<&'static str> {
     is_like.then_some(nearest)
 }
 
-/// The failure of an append of one event: in the words of the command line, and with the way out where nobody knows whether it
-/// happened.
-fn failed(mut error: ClientError, keyed: bool) -> anyhow::Error {
-    if let ClientError::Problem(problem) = &mut error
-        && let Some(field) = problem.field.as_deref().and_then(|pointer| pointer.strip_prefix("/events/0/"))
-    {
-        problem.field = Some(field.replace('/', "."));
-    }
+/// The failure of an append, with the way out where nobody knows whether it happened.
+fn failed(error: ClientError, keyed: bool) -> anyhow::Error {
     if error.kind() != Some(Kind::OutcomeUnknown) {
         return error.into();
     }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Error;
-use causeway_client::{ClientError, Kind};
+use causeway_client::{ClientError, Kind, Problem};
 use causeway_log::LogError;
 use causeway_runtime::config::ConfigError;
 use causeway_runtime::telemetry::TelemetryError;
@@ -61,7 +61,7 @@ fn code(error: &Error) -> u8 {
 /// The error and its causes in one line; a cause that its effect has quoted already is not said twice.
 fn words(error: &Error) -> String {
     let mut words = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain().map(said) {
         if words.is_empty() {
             words = cause;
         } else if !words.contains(&cause) {
@@ -69,6 +69,16 @@ fn words(error: &Error) -> String {
         }
     }
     words
+}
+
+/// A cause in the words of the command line, where nothing is called `/events/0/data/content`.
+fn said(cause: &(dyn std::error::Error + 'static)) -> String {
+    let Some(ClientError::Problem(problem)) = cause.downcast_ref() else { return cause.to_string() };
+    let field = problem.field.as_deref().map(|pointer| {
+        let within = pointer.strip_prefix("/events/0").unwrap_or(pointer).trim_start_matches('/');
+        within.split('/').map(|name| name.replace("~1", "/").replace("~0", "~")).collect::<Vec<_>>().join(".")
+    });
+    Problem { field: field.filter(|field| !field.is_empty()), ..problem.clone() }.to_string()
 }
 
 fn hint(error: &Error) -> Option<String> {
@@ -89,10 +99,8 @@ fn hint(error: &Error) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use anyhow::Context as _;
-    use causeway_client::Problem;
-
     use super::*;
+    use anyhow::Context as _;
 
     #[test]
     fn each_failure_has_its_exit_code() {
@@ -110,6 +118,14 @@ mod tests {
     fn a_server_of_another_kind_is_suspected() {
         let error = ClientError::from(Problem::new(Kind::Internal, "h2 protocol error: http2 error"));
         assert!(hint(&error.into()).unwrap().contains("is that a Causeway gateway?"));
+    }
+
+    #[test]
+    fn fields_are_told_without_the_envelope() {
+        let refused = |field: &str| words(&ClientError::from(Problem::invalid(field, "is missing")).into());
+        assert_eq!(refused("/events/0/data/a~1b/0"), "data.a/b.0: is missing");
+        assert_eq!(refused("/id"), "id: is missing");
+        assert_eq!(refused("/events/0"), "is missing");
     }
 
     #[test]

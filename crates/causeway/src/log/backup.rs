@@ -14,8 +14,8 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::args::{BackupArgs, RestoreArgs};
-use super::target::Target;
-use super::{about, progress_bytes};
+use super::target::{NoLog, Target};
+use super::{about, keys, progress_bytes};
 use crate::cli::Common;
 use crate::failure::Hinted;
 use crate::output::{Look, Output};
@@ -48,7 +48,7 @@ struct Saved {
 
 pub(super) async fn backup(common: &Common, args: &BackupArgs, out: &Output) -> anyhow::Result<()> {
     let folder = &args.folder;
-    let target = Target::find(common, &args.target, out).await?;
+    let target = Target::find(common, &args.target, NoLog::Refuse, out).await?;
     let log = target.reach("opening the log", Log::open(&target.config), out).await?;
     std::fs::create_dir_all(folder).map_err(about(folder))?;
     if std::fs::read_dir(folder).map_err(about(folder))?.next().is_some() {
@@ -110,8 +110,18 @@ fn facts(listed: &StreamFacts, description: &Value) -> StreamFacts {
 
 pub(super) async fn restore(common: &Common, args: &RestoreArgs, out: &Output) -> anyhow::Result<()> {
     let manifest = read(&args.folder, out)?;
-    let target = Target::find(common, &args.target, out).await?;
+    let target = Target::find(common, &args.target, NoLog::Begin, out).await?;
     let log = target.reach("reaching NATS", Log::reach(&target.config), out).await?;
+    if manifest.namespace != target.config.namespace {
+        return Err(Hinted {
+            what: format!(
+                "the backup is of the namespace {}, and the configuration says {}: nothing was restored",
+                manifest.namespace, target.config.namespace
+            ),
+            hint: format!("restore it with log.namespace = {0:?} (CAUSEWAY__LOG__NAMESPACE={0})", manifest.namespace),
+        }
+        .into());
+    }
     // Nothing is written before it is known that everything can be.
     for saved in &manifest.streams {
         if log.stream_facts(&saved.facts.name).await?.is_some() {
@@ -133,7 +143,14 @@ pub(super) async fn restore(common: &Common, args: &RestoreArgs, out: &Output) -
         }
     }
     target.leave().await?;
-    told(&manifest, "restored", out)
+    told(&manifest, "restored", out)?;
+    if let Some(folder) = args.target.data.as_deref().filter(|folder| !out.json && !keys::is_there(folder)) {
+        out.note(&format!(
+            "a backup has no signing key: put the old one into {} before the start, or a new one is made and signs from there on",
+            folder.display()
+        ));
+    }
+    Ok(())
 }
 
 /// The manifest, once every file is known to be what it says.

@@ -7,12 +7,12 @@ use causeway_proof::{Chain, Entry, Line};
 use super::args::ExportArgs;
 use super::files::Sink;
 use super::progress;
-use super::target::Target;
+use super::target::{NoLog, Target};
 use crate::cli::Common;
 use crate::output::Output;
 
 pub(super) async fn run(common: &Common, args: &ExportArgs, out: &Output) -> anyhow::Result<()> {
-    let target = Target::find(common, &args.target, out).await?;
+    let target = Target::find(common, &args.target, NoLog::Refuse, out).await?;
     let log = target.reach("opening the log", Log::open(&target.config), out).await?;
     let last = target.reach("opening the log", log.last_position(), out).await?;
     let up_to = args.before.map_or(last, |before| last.min(before.previous()));

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use anyhow::bail;
 use causeway_event::Position;
-use causeway_log::Log;
+use causeway_log::{Log, LogError};
 use causeway_proof::{Audit, Chain, Fault, Finding, Line, Severity, Trust};
 
 use super::args::ImportArgs;
 use super::files::Lines;
-use super::target::Target;
+use super::target::{NoLog, Target};
 use super::verify::{Kept, Told, of_export};
 use super::{keys, progress, progress_bytes};
 use crate::cli::Common;
@@ -20,11 +20,16 @@ pub(super) async fn run(common: &Common, args: &ImportArgs, out: &Output) -> any
     if args.file.as_os_str() == "-" {
         return Err(Usage("an import reads its file twice: it cannot come from standard input".to_owned()).into());
     }
-    let target = Target::find(common, &args.target, out).await?;
-    let log = target.reach("opening the log", Log::connect(&target.config), out).await?;
-    let last = log.last_position().await?;
-    let keys = keys::trusted(&[], target.data(&args.target))?;
+    let target = Target::find(common, &args.target, NoLog::Begin, out).await?;
+    let last = match target.reach("opening the log", Log::open(&target.config), out).await {
+        Ok(log) => log.last_position().await?,
+        Err(error) if matches!(error.downcast_ref(), Some(LogError::Mismatch { .. })) => Position::START,
+        Err(error) => return Err(error),
+    };
+    let keys = keys::trusted(&[], target.data(&args.target), out)?;
     let export = check(&args.file, last, Trust { keys, ..Trust::default() }, out)?;
+    // A log is begun only for an export that can be imported.
+    let log = target.reach("opening the log", Log::connect(&target.config), out).await?;
     let here = chain_of(&log, last, out).await?;
     if export.at_last.map(|chain| chain.hash) != Some(here.hash) {
         bail!("the log holds {} entries up to position {last}, and they are not the beginning of this export", here.entries);

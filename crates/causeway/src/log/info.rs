@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::args::InfoArgs;
 use super::progress;
-use super::target::Target;
+use super::target::{NoLog, Target};
 use crate::cli::Common;
 use crate::output::{Look, Output, clean};
 
@@ -19,7 +19,7 @@ use crate::output::{Look, Output, clean};
 type Newest = Option<(Position, Timestamp, LogCheckpointed)>;
 
 pub(super) async fn run(common: &Common, args: &InfoArgs, out: &Output) -> anyhow::Result<()> {
-    let target = Target::find(common, &args.target, out).await?;
+    let target = Target::find(common, &args.target, NoLog::Refuse, out).await?;
     let log = target.reach("opening the log", Log::open(&target.config), out).await?;
     let info = log.info().await?;
     let aggregate: AggregateId = LOG_AGGREGATE.parse()?;

@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
 use causeway_proof::{PublicKey, Signer};
@@ -49,12 +49,19 @@ fn make(path: &Path) -> anyhow::Result<()> {
     fs::rename(&part, path).with_context(cannot)
 }
 
-/// What `--public-key` names, each a file or a key; with none, the key of the data folder if it has one.
-pub(super) fn trusted(given: &[String], data: &Path) -> anyhow::Result<Vec<PublicKey>> {
+/// Whether this folder has the key that signs.
+pub(super) fn is_there(data: &Path) -> bool {
+    data.join(SECRET).exists()
+}
+
+/// What `--public-key` names, each a file or a key; with none, the key of the data folder if it has one, which is told.
+pub(super) fn trusted(given: &[String], data: Option<&Path>, out: &Output) -> anyhow::Result<Vec<PublicKey>> {
     if given.is_empty() {
-        let own: PathBuf = data.join(PUBLIC);
-        let text = fs::read_to_string(own).ok();
-        return Ok(text.and_then(|text| PublicKey::parse(&text).ok()).into_iter().collect());
+        let Some(own) = data.map(|data| data.join(PUBLIC)).filter(|own| own.exists()) else { return Ok(Vec::new()) };
+        if !out.json {
+            out.note(&format!("trusting the key in {}", own.display()));
+        }
+        return Ok(vec![read(&own.display().to_string())?]);
     }
     given.iter().map(|text| read(text)).collect()
 }
@@ -82,9 +89,9 @@ mod tests {
         let first = of_folder(&data, &out).unwrap();
         assert_eq!(of_folder(&data, &out).unwrap(), first);
         assert_eq!(fs::metadata(data.join(SECRET)).unwrap().permissions().mode() & 0o777, 0o600);
-        let trusted = trusted(&[], folder.path()).unwrap();
+        let trusted = trusted(&[], Some(folder.path()), &out).unwrap();
         assert_eq!(trusted, [Signer::parse(first.expose()).unwrap().public_key()]);
-        assert_eq!(super::trusted(&[trusted[0].to_string()], folder.path()).unwrap(), trusted);
-        assert!(super::trusted(&["no-such-file".to_owned()], folder.path()).is_err());
+        assert_eq!(super::trusted(&[trusted[0].to_string()], None, &out).unwrap(), trusted);
+        assert!(super::trusted(&["no-such-file".to_owned()], None, &out).is_err());
     }
 }

@@ -11,16 +11,25 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::args::TargetArgs;
 use crate::cli::Common;
 use crate::config::{self, Config, Section};
-use crate::data_dir::DataDir;
-use crate::failure::Hinted;
+use crate::data_dir::{self, DataDir};
+use crate::failure::{Hinted, Usage};
 use crate::nats::{self, Durability, Server, Settings};
 use crate::output::Output;
+
+/// What is to become of a folder that holds no log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoLog {
+    Refuse,
+    Begin,
+}
 
 /// Where a log is. A server that was started for it lives as long as this.
 pub(super) struct Target {
     pub(super) config: LogConfig,
     pub(super) loaded: Loaded<Config>,
     server: Option<Started>,
+    /// Whether nobody said which log: then it is that of this configuration's own `causeway up`.
+    is_own: bool,
 }
 
 struct Started {
@@ -31,13 +40,16 @@ struct Started {
 
 impl Target {
     /// Finds it, and starts its server if it is to be.
-    pub(super) async fn find(common: &Common, args: &TargetArgs, out: &Output) -> anyhow::Result<Self> {
+    pub(super) async fn find(common: &Common, args: &TargetArgs, no_log: NoLog, out: &Output) -> anyhow::Result<Self> {
         let nats = args.nats.clone().filter(|url| !url.is_empty());
         let flags: Vec<Flag> = nats.map(|value| Flag { name: "--nats", key: "log.url", value }).into_iter().collect();
         let loaded = config::read(common, &flags, &[Section::Up, Section::Log])?;
         let mut config = loaded.config.log.clone();
-        let mut server = None;
+        let (mut server, mut is_own) = (None, false);
         if let Some(folder) = &args.data {
+            if no_log == NoLog::Refuse && !folder.join(data_dir::LOG).is_dir() {
+                return Err(Usage(format!("--data {}: there is no log in it", folder.display())).into());
+            }
             let (started, url) = start(&loaded.config, folder, out).await?;
             (config.url, server) = (url.as_str().into(), Some(started));
         } else if !loaded.sources.contains_key("log.url") {
@@ -45,13 +57,14 @@ impl Target {
                 Some(url) => url.clone(),
                 None => beside_gateway(&loaded.config.up.listen).as_str().into(),
             };
+            is_own = true;
         }
-        Ok(Self { config, loaded, server })
+        Ok(Self { config, loaded, server, is_own })
     }
 
-    /// The folder whose keys are meant: the named one, else that of the configuration.
-    pub(super) fn data<'d>(&'d self, args: &'d TargetArgs) -> &'d Path {
-        args.data.as_deref().unwrap_or(&self.loaded.config.up.data)
+    /// The folder whose key signs the log's checkpoints; that of a log elsewhere is not known.
+    pub(super) fn data<'d>(&'d self, args: &'d TargetArgs) -> Option<&'d Path> {
+        args.data.as_deref().or_else(|| self.is_own.then_some(&self.loaded.config.up.data))
     }
 
     /// Awaits what was asked of the log, with a hint where it cannot be reached.

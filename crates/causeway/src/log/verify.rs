@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 
 use super::args::VerifyArgs;
 use super::files::Lines;
-use super::target::Target;
+use super::target::{NoLog, Target};
 use super::{keys, progress, progress_bytes};
 use crate::cli::Common;
 use crate::config::{self, Section};
@@ -25,14 +25,15 @@ pub(super) async fn run(common: &Common, args: &VerifyArgs, out: &Output) -> any
     let (audit, keys) = match &args.from_export {
         Some(file) => {
             let loaded = config::read(common, &[], &[Section::Up])?;
-            let keys = keys::trusted(&args.public_keys, &loaded.config.up.data)?;
+            let keys =
+                keys::trusted(&args.public_keys, Some(args.target.data.as_deref().unwrap_or(&loaded.config.up.data)), out)?;
             let mut audit = Audit::new(Chain::START, trust(&keys));
             of_export(file, &mut audit, &mut kept, &mut told, |_| {})?;
             (audit, keys)
         }
         None => {
-            let target = Target::find(common, &args.target, out).await?;
-            let keys = keys::trusted(&args.public_keys, target.data(&args.target))?;
+            let target = Target::find(common, &args.target, NoLog::Refuse, out).await?;
+            let keys = keys::trusted(&args.public_keys, target.data(&args.target), out)?;
             let mut audit = Audit::new(Chain::START, trust(&keys));
             let log = target.reach("opening the log", Log::open(&target.config), out).await?;
             of_log(&log, &mut audit, &mut kept, &mut told).await?;

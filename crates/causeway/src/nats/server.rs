@@ -70,7 +70,7 @@ impl Server {
     pub(crate) async fn start(settings: Settings, data: &DataDir, out: &Output) -> anyhow::Result<Self> {
         let files = Files {
             conf: data.join("nats.conf"),
-            store: data.join("nats"),
+            store: data.join(crate::data_dir::LOG),
             log: data.join("nats-server.log"),
             pid: data.join("nats-server.pid"),
         };
