@@ -167,6 +167,8 @@ async fn an_export_that_was_imported_is_exported_to_the_same_bytes() {
     fs::write(folder.join("part.ndjson"), &part).unwrap();
     let refused = log(&["import", text(&folder.join("part.ndjson")), "--nats", &fresh.url()]).await;
     assert_eq!(refused.0.status.code(), Some(1), "half an export is none");
+    let untouched = log(&["info", "--nats", &fresh.url()]).await;
+    assert!(untouched.0.stderr.contains("there is no log"), "{:?}", untouched.0);
     log(&["import", text(&folder.join("first.ndjson")), "--nats", &fresh.url()]).await.ok();
     let again = log(&["import", "--json", text(&folder.join("first.ndjson")), "--nats", &fresh.url()]).await.ok();
     assert_eq!(again.json()["imported"], 0);
@@ -494,13 +496,17 @@ async fn a_backup_comes_back_whole_and_overwrites_nothing() {
     let refused = log(&["restore", text(&folder), "--nats", &nats]).await;
     assert_eq!(refused.0.status.code(), Some(1));
     assert!(refused.0.stderr.contains("nothing is overwritten"), "{:?}", refused.0);
+    let elsewhere = Setup::command(&["log", "restore", text(&folder), "--nats", &nats]).env("CAUSEWAY__LOG__NAMESPACE", "other");
+    let refused = elsewhere.run().await.unwrap();
+    assert!(refused.stderr.contains("the backup is of the namespace causeway"), "{refused:?}");
     let before = log(&["verify", "--json", "--nats", &nats]).await.json();
     let event = causeway.api().fetch("/events/3").await.unwrap();
     causeway.terminate().await.unwrap();
 
     let setup = Setup::up();
     let data = setup.data();
-    log(&["restore", text(&folder), "--data", text(&data)]).await.ok();
+    let restored = log(&["restore", text(&folder), "--data", text(&data)]).await.ok();
+    assert!(restored.0.stderr.contains("no signing key"), "{:?}", restored.0);
     let restored = setup.start().await.unwrap();
     let nats = restored.ready().nats.clone();
     assert_eq!(restored.api().fetch("/events/3").await.unwrap(), event);
@@ -533,4 +539,9 @@ async fn a_log_that_is_not_there_is_told_with_a_way_out() {
     let none = log(&["verify", "--nats", &nats.url()]).await;
     assert_eq!(none.0.status.code(), Some(1));
     assert!(none.0.stderr.contains("there is no log"), "{:?}", none.0);
+    let folder = tempfile::tempdir().unwrap();
+    let mistyped = folder.path().join("typo");
+    let refused = log(&["verify", "--data", text(&mistyped)]).await;
+    assert_eq!(refused.0.status.code(), Some(2), "{:?}", refused.0);
+    assert!(!mistyped.exists(), "a look makes no folder");
 }
