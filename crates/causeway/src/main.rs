@@ -35,9 +35,11 @@ const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     if let Some(guarded) = nats::guard::requested() {
+        // What was said for this program is inherited, and is not for nats-server to follow.
+        huge_pages(true);
         return nats::guard::run(guarded);
     }
-    without_huge_pages();
+    huge_pages(false);
     let cli = Cli::parse();
     let out = Output::new(cli.common.json);
     causeway_runtime::install_crypto();
@@ -54,13 +56,12 @@ fn main() -> ExitCode {
 }
 
 /// The allocator asks the system for pages of 2 MiB, each of which is zeroed when it is first touched: that was half of the time in
-/// which a view is made that nobody looked at before.
-fn without_huge_pages() {
+/// which a view is made that nobody looked at before. Where they cannot be refused it is slower, and nothing else.
+fn huge_pages(wanted: bool) {
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        // Slower now and then, and nothing else.
-        tracing::debug!(%error, "transparent huge pages stay enabled");
-    }
+    let _ = rustix::thread::disable_transparent_huge_pages(!wanted);
+    #[cfg(not(target_os = "linux"))]
+    let _ = wanted;
 }
 
 async fn run(cli: Cli, out: &Output) -> anyhow::Result<()> {
