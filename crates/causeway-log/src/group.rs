@@ -5,12 +5,17 @@
 //! a lease (`lease.rs`). Only the dispatcher pulls (`pull.rs`), and pulls headers only: the members' gateways have the events.
 //! Dispatcher and members speak over core NATS (`mail.rs`): anything may be lost there, and whoever uses it must heal that.
 //!
+//! **Deleted and started again.** Whoever still works for the group that was deleted must not touch the next one of its name. So
+//! each has a generation (`generation.rs`), which is part of its consumer's name, of its lease and of the subjects of its mail.
+//!
 //! This module knows nothing of order, members or retries: that is the gateway's.
 
+mod generation;
 mod lease;
 mod mail;
 mod pull;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
@@ -31,6 +36,10 @@ use crate::{Log, LogError};
 
 /// Stands before a group's name in the name of its consumer, and in the subjects of its dead letters.
 pub(crate) const PREFIX: &str = "group_";
+/// Stands between a group's name and its generation.
+const GENERATION: char = '=';
+/// How often a group is opened that is deleted meanwhile.
+const OPEN_ATTEMPTS_MAX: usize = 5;
 /// Key of the terms in the consumer's metadata.
 const TERMS: &str = "causeway-terms";
 
@@ -40,11 +49,23 @@ impl Log {
     /// What one group's dispatcher holds at most: delivered to members, or waiting behind an earlier event of the aggregate.
     pub const GROUP_HELD_MAX: i64 = 2048;
 
-    /// Creates the group unless it is there. What the group's terms are: the given ones, or those of its first start.
-    pub async fn open_group(&self, group: &Group) -> Result<String, LogError> {
-        self.require_connection()?;
+    /// Creates the group unless it is there. Which one it is, and its terms: the given ones, or those of its first start.
+    pub async fn open_group(&self, group: &Group) -> Result<(GroupName, String), LogError> {
+        for _ in 0..OPEN_ATTEMPTS_MAX {
+            let name = self.newest(&group.name).await?;
+            let terms = self.create_group(&name, group).await?;
+            if self.newest(&name).await? == name {
+                return Ok((name, terms));
+            }
+            // It was deleted in between, and what was made anew would be one that nobody else finds.
+            self.delete_consumer_of(&name).await?;
+        }
+        Err(LogError::unavailable("the group is deleted again and again"))
+    }
+
+    async fn create_group(&self, name: &GroupName, group: &Group) -> Result<String, LogError> {
         let names = &self.inner.names;
-        let durable = group.name.consumer(self);
+        let durable = name.consumer(self);
         let config = js::Config {
             durable_name: Some(durable.clone()),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: group.after.next().get() },
@@ -67,7 +88,7 @@ impl Log {
         match created {
             Ok(consumer) => Ok(terms(consumer.cached_info())),
             Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => {
-                let info = self.group_info(&group.name).await?;
+                let info = self.group_info(name).await?;
                 info.map(|info| terms(&info)).ok_or_else(|| LogError::unavailable("the group was deleted meanwhile"))
             }
             Err(error) => match error.kind() {
@@ -79,32 +100,47 @@ impl Log {
         }
     }
 
-    /// What the server knows of a group; none if there is no such group.
+    /// The group that has this name now; none if there is none.
+    pub async fn group_named(&self, name: &GroupName) -> Result<Option<GroupState>, LogError> {
+        self.group(&self.newest(name).await?).await
+    }
+
+    /// What the server knows of the group that [`open_group`](Self::open_group) gave; none if it was deleted.
     pub async fn group(&self, name: &GroupName) -> Result<Option<GroupState>, LogError> {
         Ok(self.group_info(name).await?.and_then(|info| state(self, &info)))
     }
 
     /// The groups that there are, by name.
     pub async fn groups(&self) -> Result<Vec<GroupState>, LogError> {
+        let mut groups = self.all_generations().await?;
+        // The end of an older one may have broken off.
+        groups.sort_by(|one, other| other.name.cmp(&one.name));
+        groups.dedup_by(|older, newer| older.name.name == newer.name.name);
+        groups.reverse();
+        Ok(groups)
+    }
+
+    async fn all_generations(&self) -> Result<Vec<GroupState>, LogError> {
         self.require_connection()?;
         let stream = self.inner.jetstream.get_stream_no_info(self.inner.names.events_stream()).await;
         let stream = stream.map_err(LogError::unavailable)?;
         let consumers = stream.consumers();
         let all: Vec<Info> = consumers.try_collect().await.map_err(LogError::unavailable)?;
-        let mut groups: Vec<_> = all.iter().filter_map(|info| state(self, info)).collect();
-        groups.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(groups)
+        Ok(all.iter().filter_map(|info| state(self, info)).collect())
     }
 
     /// Ends a group; says whether it was there. Its letters stay, those that are on their way back to it do not.
     /// [`LogError::Unknown`] if it broke off when it may have been ended: the same again does the rest.
     pub async fn delete_group(&self, name: &GroupName) -> Result<bool, LogError> {
-        let stream = self.inner.names.events_stream();
-        let is_there = self.group_info(name).await?.is_some();
+        let started = self.all_generations().await?.into_iter().map(|state| state.name);
+        let started: Vec<_> = started.filter(|started| started.name == name.name).collect();
+        let is_there = !started.is_empty();
         let ended = async {
-            if is_there {
-                let deleted = self.inner.jetstream.delete_consumer_from_stream(name.consumer(self), stream).await;
-                deleted.map_err(LogError::unavailable)?;
+            if let Some(last) = started.iter().max() {
+                self.pass(last).await?;
+            }
+            for started in &started {
+                self.delete_consumer_of(started).await?;
             }
             // Also of a group that is gone: its end may have broken off here, and the next of its name must not get them.
             self.drop_replays(name).await
@@ -116,6 +152,16 @@ impl Log {
                 Err(LogError::Unknown)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    async fn delete_consumer_of(&self, group: &GroupName) -> Result<(), LogError> {
+        let stream = self.inner.names.events_stream();
+        match self.inner.jetstream.delete_consumer_from_stream(group.consumer(self), stream).await {
+            Ok(_) => Ok(()),
+            // Somebody else was faster.
+            Err(_) if self.group_info(group).await?.is_none() => Ok(()),
+            Err(error) => Err(LogError::unavailable(error)),
         }
     }
 
@@ -166,16 +212,32 @@ pub struct GroupState {
     pub undelivered: u64,
 }
 
-/// Names a group: `[a-zA-Z0-9_-]{1,64}`.
+/// Names a group: `[a-zA-Z0-9_-]{1,64}`. One that [`Log::open_group`] gave names just that one, not the next of its name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GroupName(String);
+pub struct GroupName {
+    name: String,
+    generation: u64,
+}
 
 impl GroupName {
     const BYTES_MAX: usize = 64;
 
     /// The name.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
+    }
+
+    /// The name with its generation, which is no name that a client could give.
+    fn key(&self) -> Cow<'_, str> {
+        match self.generation {
+            0 => Cow::Borrowed(&self.name),
+            generation => format!("{}{GENERATION}{generation}", self.name).into(),
+        }
+    }
+
+    fn of_key(key: &str) -> Option<Self> {
+        let (name, generation) = key.split_once(GENERATION).unwrap_or((key, "0"));
+        Some(Self { generation: generation.parse().ok()?, ..name.parse().ok()? })
     }
 
     /// How dead letters name it.
@@ -184,7 +246,7 @@ impl GroupName {
     }
 
     fn consumer(&self, log: &Log) -> String {
-        log.inner.names.consumer(&self.as_processor())
+        log.inner.names.consumer(&format!("{PREFIX}{}", self.key()))
     }
 }
 
@@ -194,19 +256,23 @@ impl FromStr for GroupName {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let fits = (1..=Self::BYTES_MAX).contains(&text.len())
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-        if fits { Ok(Self(text.to_owned())) } else { Err(Invalid::new("", "must be 1 to 64 letters, digits, - or _")) }
+        if fits {
+            Ok(Self { name: text.to_owned(), generation: 0 })
+        } else {
+            Err(Invalid::new("", "must be 1 to 64 letters, digits, - or _"))
+        }
     }
 }
 
 impl fmt::Display for GroupName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(&self.name)
     }
 }
 
 impl fmt::Debug for GroupName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
+        fmt::Debug::fmt(&self.key(), f)
     }
 }
 
@@ -215,7 +281,7 @@ fn terms(info: &Info) -> String {
 }
 
 fn state(log: &Log, info: &Info) -> Option<GroupState> {
-    let name = info.name.strip_prefix(&log.inner.names.consumer(PREFIX))?.parse().ok()?;
+    let name = GroupName::of_key(info.name.strip_prefix(&log.inner.names.consumer(PREFIX))?)?;
     Some(GroupState {
         name,
         terms: terms(info),

@@ -132,7 +132,7 @@ pub(crate) async fn join(
         after,
         terms: text,
     };
-    let found = gateway.log.open_group(&wanted).await.map_err(of_log)?;
+    let (group, found) = gateway.log.open_group(&wanted).await.map_err(of_log)?;
     let found: Terms = serde_json::from_str(&found)
         .map_err(|_| Problem::invalid("/start/group", format!("the group {group} was started by another version of Causeway")))?;
     terms.check(&found, &group)?;
@@ -170,10 +170,12 @@ pub(crate) async fn list(gateway: &Gateway) -> Result<Vec<Report>, Problem> {
 
 /// Ends a group and its members' streams. No limit of time around it: what breaks off under way is not "nothing was changed".
 pub(crate) async fn delete(gateway: &Gateway, group: &GroupName) -> Result<(), Problem> {
+    let found = gateway.log.group_named(group).await.map_err(of_log)?;
     if !gateway.log.delete_group(group).await.map_err(of_log)? {
         return Err(no_group(group));
     }
-    if let Err(error) = gateway.log.tell_members(group, words::write(&ToMember::Deleted)).await {
+    let ended = found.map_or_else(|| group.clone(), |found| found.name);
+    if let Err(error) = gateway.log.tell_members(&ended, words::write(&ToMember::Deleted)).await {
         tracing::debug!(%error, %group, "its members were not told of the end of a group; its dispatcher tells them");
     }
     Ok(())
@@ -192,15 +194,13 @@ pub(crate) async fn parked(
 /// Delivers parked events again: these, or without any all of the group up to one of them, as many as there is time for. How many,
 /// and if not all up to where there are more. As with [`delete`], no limit of time stands around what moves them.
 pub(crate) async fn replay(gateway: &Gateway, group: &GroupName, letters: &[u64], up_to: u64) -> Result<(u32, u64), Problem> {
-    if gateway.log.group(group).await.map_err(of_log)?.is_none() {
-        return Err(no_group(group));
-    }
+    let Some(found) = gateway.log.group_named(group).await.map_err(of_log)? else { return Err(no_group(group)) };
     let replayed = match letters {
         [] => replay_all(gateway, group, up_to).await,
         letters => gateway.log.replay_letters(group, letters).await.map(|replayed| (replayed, 0)),
     };
     // Also of those before something went wrong.
-    if gateway.log.tell_dispatcher(group, words::write(&ToDispatcher::Replays)).await.is_err() {
+    if gateway.log.tell_dispatcher(&found.name, words::write(&ToDispatcher::Replays)).await.is_err() {
         tracing::debug!(%group, "the dispatcher was not told of a replay; it looks by itself");
     }
     replayed.map_err(of_log)

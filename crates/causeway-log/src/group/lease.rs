@@ -72,6 +72,22 @@ pub enum Claim {
 }
 
 impl Log {
+    /// The bucket of the leases, made if need be.
+    pub(super) async fn group_leases(&self) -> Result<kv::Store, LogError> {
+        let inner = &self.inner;
+        let config = kv::Config {
+            bucket: inner.names.leases(),
+            history: 1,
+            storage: StorageType::File,
+            num_replicas: inner.config.replicas,
+            ..kv::Config::default()
+        };
+        match inner.jetstream.get_key_value(inner.names.leases()).await {
+            Ok(bucket) => Ok(bucket),
+            Err(_) => inner.jetstream.create_key_value(config).await.map_err(LogError::unavailable),
+        }
+    }
+
     /// A lease that is nobody's until it is claimed.
     pub fn group_lease(&self, group: &GroupName) -> Lease {
         let holder = uuid::Uuid::now_v7().simple().to_string();
@@ -97,7 +113,7 @@ impl Lease {
     pub async fn release(&mut self) {
         if let (Some(bucket), Some(revision)) = (self.bucket.clone(), self.held.take()) {
             let words = Words { holder: String::new(), notes: self.notes.clone() }.write();
-            let released = bucket.update(self.group.as_str(), words, revision);
+            let released = bucket.update(self.group.key(), words, revision);
             let released = timeout(self.log.inner.config.request_timeout, released);
             if !matches!(released.await, Ok(Ok(_))) {
                 tracing::debug!(group = %self.group, "a lease was not released; it runs out");
@@ -113,7 +129,7 @@ impl Lease {
         {
             return Ok(Claim::Kept);
         }
-        let entry = bucket.entry(self.group.as_str()).await.map_err(LogError::unavailable)?;
+        let entry = bucket.entry(self.group.key()).await.map_err(LogError::unavailable)?;
         let left = entry.as_ref().map(|entry| Words::read(&entry.value)).unwrap_or_default();
         let is_ours = left.holder == self.holder;
         if !is_ours {
@@ -151,7 +167,7 @@ impl Lease {
     /// Whether it is ours now. Without a revision there must be none.
     async fn write(&mut self, bucket: &kv::Store, revision: Option<u64>) -> Result<bool, LogError> {
         let words = Words { holder: self.holder.clone(), notes: self.notes.clone() }.write();
-        let written = bucket.update(self.group.as_str(), words, revision.unwrap_or(0)).await;
+        let written = bucket.update(self.group.key(), words, revision.unwrap_or(0)).await;
         match written {
             Ok(revision) => {
                 self.held = Some(revision);
@@ -166,18 +182,7 @@ impl Lease {
         if let Some(bucket) = &self.bucket {
             return Ok(bucket.clone());
         }
-        let inner = &self.log.inner;
-        let config = kv::Config {
-            bucket: inner.names.leases(),
-            history: 1,
-            storage: StorageType::File,
-            num_replicas: inner.config.replicas,
-            ..kv::Config::default()
-        };
-        let bucket = match inner.jetstream.get_key_value(inner.names.leases()).await {
-            Ok(bucket) => bucket,
-            Err(_) => inner.jetstream.create_key_value(config).await.map_err(LogError::unavailable)?,
-        };
+        let bucket = self.log.group_leases().await?;
         Ok(self.bucket.insert(bucket).clone())
     }
 }

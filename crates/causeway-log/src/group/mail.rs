@@ -24,34 +24,34 @@ pub struct Post {
 impl Log {
     /// What is sent to the group's dispatcher.
     pub async fn dispatcher_mail(&self, group: &GroupName) -> Result<Mail, LogError> {
-        self.mail([self.inner.names.group_dispatcher(group.as_str())]).await
+        self.mail([self.inner.names.group_dispatcher(&group.key())]).await
     }
 
     /// What is sent to one member of the group, or to all.
     pub async fn member_mail(&self, group: &GroupName, member: &str) -> Result<Mail, LogError> {
         let names = &self.inner.names;
-        self.mail([names.group_member(group.as_str(), member), names.group_members(group.as_str())]).await
+        self.mail([names.group_member(&group.key(), member), names.group_members(&group.key())]).await
     }
 
     /// Tells the group's dispatcher, if there is one.
     pub async fn tell_dispatcher(&self, group: &GroupName, words: Vec<u8>) -> Result<(), LogError> {
-        self.send(self.inner.names.group_dispatcher(group.as_str()), words).await
+        self.send(self.inner.names.group_dispatcher(&group.key()), words).await
     }
 
     /// Tells one member.
     pub async fn tell_member(&self, group: &GroupName, member: &str, words: Vec<u8>) -> Result<(), LogError> {
-        self.send(self.inner.names.group_member(group.as_str(), member), words).await
+        self.send(self.inner.names.group_member(&group.key(), member), words).await
     }
 
     /// Tells all members.
     pub async fn tell_members(&self, group: &GroupName, words: Vec<u8>) -> Result<(), LogError> {
-        self.send(self.inner.names.group_members(group.as_str()), words).await
+        self.send(self.inner.names.group_members(&group.key()), words).await
     }
 
     /// Asks the group's dispatcher. Fails at once when there is none.
     pub async fn ask_dispatcher(&self, group: &GroupName, words: Vec<u8>) -> Result<Bytes, LogError> {
         self.require_connection()?;
-        let subject = self.inner.names.group_dispatcher(group.as_str());
+        let subject = self.inner.names.group_dispatcher(&group.key());
         let answer = self.inner.client.request(subject, Bytes::from(words)).await;
         Ok(answer.map_err(LogError::unavailable)?.payload)
     }

@@ -31,9 +31,9 @@ async fn a_group_is_what_its_first_start_said_and_holds_what_was_not_acknowledge
         log.append(single(note("a", text))).await.unwrap();
     }
     assert_eq!(log.group(&name()).await.unwrap(), None);
-    assert_eq!(log.open_group(&group("first")).await.unwrap(), "first");
+    assert_eq!(log.open_group(&group("first")).await.unwrap(), (name(), "first".to_owned()));
     let second = Group { categories: vec![Category::Ai], ..group("second") };
-    assert_eq!(log.open_group(&second).await.unwrap(), "first", "whoever comes later is told");
+    assert_eq!(log.open_group(&second).await.unwrap().1, "first", "whoever comes later is told");
     let mut pull = log.pull_group(&name());
     let first = next(&mut pull).await;
     let event = first.event.unwrap();
@@ -50,6 +50,32 @@ async fn a_group_is_what_its_first_start_said_and_holds_what_was_not_acknowledge
     assert!(log.delete_group(&name()).await.unwrap());
     assert!(!log.delete_group(&name()).await.unwrap());
     assert_eq!(log.group(&name()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn whoever_worked_for_a_group_that_was_deleted_gets_nothing_of_the_next_one() {
+    let (_nats, log) = server().await;
+    log.append(single(note("a", "1"))).await.unwrap();
+    let (first, _) = log.open_group(&group("first")).await.unwrap();
+    let mut lease = log.group_lease(&first);
+    assert_eq!(lease.claim().await.unwrap(), Claim::Won);
+    lease.notes = "of the first one".into();
+    lease.release().await;
+    assert!(log.delete_group(&name()).await.unwrap());
+    assert_eq!(log.group_named(&name()).await.unwrap(), None);
+    let (second, terms) = log.open_group(&group("second")).await.unwrap();
+    assert_eq!((second.as_str(), terms.as_str()), ("g", "second"));
+    assert_eq!(log.open_group(&group("third")).await.unwrap(), (second.clone(), terms), "it is there");
+    assert_eq!(log.group(&first).await.unwrap(), None);
+    assert_eq!(log.groups().await.unwrap(), [log.group_named(&name()).await.unwrap().unwrap()]);
+    let mut lease = log.group_lease(&second);
+    assert_eq!((lease.claim().await.unwrap(), lease.notes.as_str()), (Claim::Won, ""));
+    let mut late = log.pull_group(&first);
+    let nothing = tokio::time::timeout(Duration::from_secs(1), late.next(Instant::now() + LIMIT)).await;
+    assert!(!matches!(nothing, Ok(Pull::Came(_))), "it is the next one's");
+    assert_eq!(next(&mut log.pull_group(&second)).await.position.get(), 1);
+    assert!(log.delete_group(&name()).await.unwrap());
+    assert_eq!(log.open_group(&group("fourth")).await.unwrap().1, "fourth");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use causeway_proto::v1::consume_response::Message as Hear;
 use causeway_proto::v1::event_store_client::EventStoreClient;
 use causeway_proto::{Kind, Problem, v1};
 use causeway_testkit::{NatsServer, wait_until};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -293,6 +294,60 @@ async fn members_of_two_gateways_share_the_work_and_survive_the_orderly_end_of_e
     }
     assert!(stopped.elapsed() < Log::GROUP_HOLD, "what was held was handed over, and did not run out");
     other.stop().await;
+}
+
+/// Acknowledges what comes, as long as anything comes. What that was.
+async fn work_on(member: &mut Member, wanted: usize) -> BTreeSet<(String, u64)> {
+    let mut done = BTreeSet::new();
+    while done.len() < wanted {
+        let next = timeout(LIMIT, member.hear()).await;
+        match next {
+            Ok(Ok(Some(Hear::Delivery(delivery)))) => {
+                assert_eq!(delivery.deliveries, 1, "{delivery:?}");
+                member.ack(&delivery).await;
+                done.insert((delivery.event.as_ref().unwrap().r#type.clone(), number(&delivery)));
+            }
+            Ok(Ok(Some(_))) => {}
+            Ok(Ok(None) | Err(_)) | Err(_) => break,
+        }
+    }
+    done
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_is_deleted_at_work_and_started_again_gets_all_that_is_its_own() {
+    const EVENTS: u64 = 600;
+    let World { gateway, nats, dir } = World::start().await;
+    let other = second_gateway(&nats, dir.path()).await;
+    for number in 0..EVENTS {
+        let event_type = if number.is_multiple_of(2) { "GammaSeen" } else { "DeltaSeen" };
+        let event = json!({ "type": event_type, "aggregate_id": format!("a{}", number % 50), "data": { "number": number } });
+        gateway.post(&event).await.created();
+    }
+    let begin = |event_type: &str| {
+        let filter = v1::Filter { types: vec![event_type.into()], ..v1::Filter::default() };
+        v1::ConsumeStart { filter: Some(filter), ..start("g") }
+    };
+    let mut client = gateway.grpc().await;
+    // Of both gateways each dispatches some of them.
+    for (round, at) in [&gateway, &other, &gateway, &other].into_iter().enumerate() {
+        let mut first = Member::of(at, begin("GammaSeen")).await;
+        let working = tokio::spawn(async move { work_on(&mut first, usize::MAX).await });
+        wait_until("the group to be at work", LIMIT, async || {
+            groups(&mut client.clone()).await.first().filter(|group| group.acknowledged_position > 100).map(drop)
+        })
+        .await;
+        client.delete_group(v1::DeleteGroupRequest { group: "g".into() }).await.unwrap();
+        let mut second = Member::of(&gateway, begin("DeltaSeen")).await;
+        let seen = work_on(&mut second, EVENTS as usize / 2).await;
+        let all = (0..EVENTS).filter(|number| !number.is_multiple_of(2)).map(|number| ("DeltaSeen".to_owned(), number));
+        assert_eq!(seen.len() as u64, EVENTS / 2, "round {round}");
+        assert_eq!(seen, all.collect(), "round {round}");
+        client.delete_group(v1::DeleteGroupRequest { group: "g".into() }).await.unwrap();
+        working.await.unwrap();
+    }
+    other.stop().await;
+    gateway.stop().await;
 }
 
 /// What happened to the events of one aggregate, as members saw it.
