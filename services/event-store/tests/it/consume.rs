@@ -303,7 +303,6 @@ async fn work_on(member: &mut Member, wanted: usize) -> BTreeSet<(String, u64)> 
         let next = timeout(LIMIT, member.hear()).await;
         match next {
             Ok(Ok(Some(Hear::Delivery(delivery)))) => {
-                assert_eq!(delivery.deliveries, 1, "{delivery:?}");
                 member.ack(&delivery).await;
                 done.insert((delivery.event.as_ref().unwrap().r#type.clone(), number(&delivery)));
             }
