@@ -33,6 +33,15 @@ async fn append(api: &Api, count: usize) {
     assert_eq!(status, 201, "{answer}");
 }
 
+/// Whether the gateway says that it is catching up, and how fast.
+async fn tells_how_far_it_is(api: &Api) -> bool {
+    let answer = api.request(Method::GET, "/readyz").send().await.unwrap();
+    let status = answer.status();
+    let told: Value = answer.json().await.unwrap();
+    let number = |name: &str| told[name].as_u64();
+    status == 503 && number("position") < number("target") && number("per_second") > Some(0)
+}
+
 fn small(number: u64) -> Plant {
     Plant {
         number,
@@ -118,10 +127,13 @@ async fn memory_stays_bounded_while_two_read_a_long_log_slowly_and_others_append
     let gateway = gateway(&nats.url()).unwrap().start().await.unwrap();
     let (client, pid) = (Client::of(&gateway).unwrap(), gateway.pid());
     assert_eq!(plant(nats.port(), (0..EVENTS).map(small)).await.unwrap(), EVENTS);
+    let told = AtomicBool::new(false);
     wait_until("the gateway to have all of it", LIMIT, async || {
+        told.fetch_or(tells_how_far_it_is(&client.http).await, Ordering::Relaxed);
         client.http.last_position().await.ok().filter(|last| *last == EVENTS)
     })
     .await;
+    assert!(told.into_inner(), "so much takes its time, and nobody was told how far it was");
     let before = resident_mib(pid);
 
     let pace = Pace(AtomicBool::new(true));

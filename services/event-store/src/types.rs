@@ -103,9 +103,10 @@ impl Types {
         self.current().upcast(event).map_or_else(|| event.clone(), Arc::new)
     }
 
-    /// The last registration that [`Self::show`] takes account of: what was made from shown events is as old as this.
+    /// The last registration that changes how [`Self::show`] shows events of before: what was made from shown events holds until
+    /// the next one.
     pub(crate) fn revision(&self) -> Position {
-        self.current.borrow().position()
+        self.current.borrow().changed()
     }
 
     /// Takes account of all registrations up to this one. Mostly it does already.
@@ -200,7 +201,7 @@ impl Types {
         log.catch_up(&self.aggregate, &mut folded, at_least, registry::fold).await?;
         let tip = folded.tip(Category::System);
         // Compared with what is in use, since whoever folded it may have been dropped before it was.
-        if folded.state().position() == self.revision() {
+        if folded.state().position() == self.current().position() {
             self.seen.fetch_max(tip.get(), Ordering::AcqRel);
             return Ok((self.current(), tip));
         }
@@ -270,7 +271,7 @@ pub(crate) async fn follow(gateway: &Gateway) {
     let types = &gateway.types;
     let filter = Filter { aggregate_id: Some(types.aggregate.clone()), ..Filter::default() };
     loop {
-        let mut updates = gateway.store.subscribe(filter.clone(), types.revision(), gateway.config.heartbeat).boxed();
+        let mut updates = gateway.store.subscribe(filter.clone(), types.current().position(), gateway.config.heartbeat).boxed();
         while let Some(Ok(update)) = updates.next().await {
             let Update::Event(event) = update else { continue };
             while let Err(error) = types.refresh(&gateway.log, event.position).await {

@@ -53,7 +53,7 @@ pub(crate) async fn diff(gateway: &Gateway, request: DiffRequest) -> Result<Diff
     if to < from {
         return Err(Problem::invalid("/to", format!("is position {to}, which lies before {from}")));
     }
-    let mut fold = past::fold(gateway, &subject, from).await?.fold;
+    let mut fold = past::fold_and_keep(gateway, &subject, from).await?.fold;
     fold.mark();
     let mut pace = Pace::begin();
     let (mut changes, mut bytes, mut more) = (Vec::new(), 0, false);

@@ -78,6 +78,19 @@ pub(super) async fn fold(gateway: &Gateway, subject: &Subject, at: Position) -> 
     Ok(Folded { fold, last, folded })
 }
 
+/// The same, with a snapshot of it if that took long: whoever asks for about that moment again goes on from there.
+pub(super) async fn fold_and_keep(gateway: &Gateway, subject: &Subject, at: Position) -> Result<Folded, Problem> {
+    let key = subject.key(gateway);
+    let done = fold(gateway, subject, at).await?;
+    if held::is_due(done.folded, 0) {
+        let state = Bytes::from(done.fold.snapshot()?);
+        if held::is_due(done.folded, state.len()) && key == subject.key(gateway) {
+            keep(gateway, subject, &key, done.last, state);
+        }
+    }
+    Ok(done)
+}
+
 /// Makes sure that there is a snapshot of the view's version for this id, as new as the log.
 pub(crate) async fn refresh(gateway: &Gateway, view: &str, id: &str) -> Result<(), Problem> {
     let subject = Subject::of(view, id)?;

@@ -26,6 +26,7 @@ pub(crate) struct Registry {
     types: BTreeMap<EventType, Vec<Arc<Version>>>,
     bytes: usize,
     position: Position,
+    changed: Position,
 }
 
 /// A version of a type.
@@ -79,6 +80,9 @@ pub(crate) fn fold(mut registry: Registry, event: &Event) -> Registry {
     }
     registry.bytes += bytes(&registered.schema, &registered.upcast);
     registry.position = event.position;
+    if registered.version > 1 {
+        registry.changed = event.position;
+    }
     registry.types.entry(name).or_default().push(Arc::new(Version {
         version: registered.version,
         schema: registered.schema,
@@ -181,9 +185,14 @@ impl Registry {
         self.types.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// The last registration that it takes account of: what was derived from upcast events is as old as this.
+    /// The last registration that it takes account of.
     pub(crate) fn position(&self) -> Position {
         self.position
+    }
+
+    /// The last one by which events of before may be shown in another way: there are none of a type's first version.
+    pub(crate) fn changed(&self) -> Position {
+        self.changed
     }
 
     /// Holds data against a version of its type: the newest, unless another is stated. Fields start at the event.

@@ -55,3 +55,18 @@ async fn snapshots_of_an_older_version_are_replaced_in_the_background() {
     assert_eq!(gateway.get("/projections/conversation/long").await.ok(), before);
     gateway.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_diff_between_late_moments_leaves_a_snapshot_for_the_next_one() {
+    let World { gateway, nats: _nats, dir } = World::start().await;
+    for from in (0..MESSAGES).step_by(100) {
+        let messages: Vec<Value> = (from..from + 100).map(|number| message("long", &format!("message {number}"))).collect();
+        gateway.post(&Value::from(messages)).await.created();
+    }
+    let late = "/projections/conversation/long/diff?from=298";
+    let first = gateway.get(late).await.ok();
+    assert_eq!(first["changes"].as_array().map(Vec::len), Some(2), "{first}");
+    wait_until("a snapshot", LIMIT, async || versions(dir.path()).ok().filter(|kept| !kept.is_empty())).await;
+    assert_eq!(gateway.get(late).await.ok(), first);
+    gateway.stop().await;
+}

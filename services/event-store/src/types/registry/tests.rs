@@ -140,6 +140,20 @@ fn what_nobody_decided_is_left_out_of_the_fold() {
 }
 
 #[test]
+fn only_a_later_version_changes_how_events_of_before_are_shown() {
+    let changed = |registered: &[TypeRegistered]| {
+        let events = registered.iter().zip(1..).map(|(data, at)| event("TypeRegistered", at, None, json!(data)));
+        let registry = events.fold(Registry::default(), |registry, event| fold(registry, &event));
+        (registry.position().get(), registry.changed().get())
+    };
+    let first = registered(1, number("amount"), json!([]));
+    let other = TypeRegistered { name: "OrderSent".into(), ..first.clone() };
+    let second = registered(2, json!({}), json!([]));
+    assert_eq!(changed(&[first.clone(), other.clone()]), (2, 0));
+    assert_eq!(changed(&[first, second, other]), (3, 2));
+}
+
+#[test]
 fn data_is_held_against_the_newest_or_the_stated_version() {
     let three = three();
     let name = "OrderPlaced".parse().unwrap();
