@@ -171,6 +171,8 @@ pub struct Audit {
     ids: HashSet<EventId>,
     used_keys: HashSet<(AggregateId, Hash)>,
     tips: HashMap<(AggregateId, Category), Position>,
+    /// Runs of lines that were taken out of an export, and named.
+    taken_out: Vec<(Position, Position)>,
     /// Findings that a checkpoint may explain.
     pending: Vec<Finding>,
     found: Vec<Finding>,
@@ -202,6 +204,7 @@ impl Audit {
             ids: HashSet::new(),
             used_keys: HashSet::new(),
             tips: HashMap::new(),
+            taken_out: Vec::new(),
             pending: Vec::new(),
             found: Vec::new(),
             summary: Summary {

@@ -257,6 +257,17 @@ fn an_export_names_the_line_that_was_altered_removed_swapped_or_put_in() {
 }
 
 #[test]
+fn a_line_that_was_taken_out_is_named_once_wherever_it_stood() {
+    let is_of_the_log = |line: &Line| matches!(line, Line::Entry { .. });
+    for at in 0..export().iter().rposition(is_of_the_log).unwrap() {
+        let mut lines = export();
+        lines.remove(at);
+        let position = at as u64 + 1;
+        assert_eq!(audit_lines(&lines), [(Fault::Missing, position, position)]);
+    }
+}
+
+#[test]
 fn an_export_whose_hashes_were_made_anew_does_not_agree_with_its_checkpoints() {
     let mut lines = export();
     altered(&mut lines, 8);
