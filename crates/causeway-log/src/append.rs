@@ -56,6 +56,15 @@ pub struct Fence {
     pub position: Position,
 }
 
+/// A fence that does not hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StaleFence {
+    /// The fence.
+    pub fence: Fence,
+    /// The last position that there is.
+    pub actual: Position,
+}
+
 /// What an append did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Appended {

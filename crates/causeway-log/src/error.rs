@@ -2,6 +2,8 @@
 
 use causeway_event::{AggregateId, Category, Invalid, Position};
 
+use crate::StaleFence;
+
 /// An operation on the log that did not succeed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LogError {
@@ -16,6 +18,8 @@ pub enum LogError {
         expected: Position,
         /// What the log has.
         actual: Position,
+        /// The other fences of the same append that do not hold either.
+        others: Vec<StaleFence>,
     },
     /// What was given cannot be an event. Nothing was written.
     #[error(transparent)]

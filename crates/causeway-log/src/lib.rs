@@ -25,7 +25,7 @@ mod snapshot;
 mod subscribe;
 mod walk;
 
-pub use append::{Append, Appended, Begun, EVENTS_MAX, Fence, GroupCommit, Receipt, Sequence};
+pub use append::{Append, Appended, Begun, EVENTS_MAX, Fence, GroupCommit, Receipt, Sequence, StaleFence};
 pub use config::{Config, NatsUrl, NotAUrl};
 pub use connection::Log;
 pub use consumer::{Consumer, ConsumerConfig, Delivery, Seen};

@@ -213,23 +213,39 @@ impl From<Conflict> for v1::Conflict {
             actual_position: conflict.actual.get(),
             events: conflict.events.iter().map(Into::into).collect(),
             more: conflict.more,
+            others: conflict.others.into_iter().map(Into::into).collect(),
         }
     }
 }
 
 impl v1::Conflict {
-    /// A conflict with as many of its events, from the oldest, as fit into so many encoded bytes.
+    /// A conflict with as many of its events, from the oldest, and then of its others, as fit into so many encoded bytes.
     pub fn bounded(conflict: Conflict, bytes_max: usize) -> Self {
         let mut whole = Self::from(conflict);
-        let mut bytes = 0;
-        let fitting = whole.events.iter().take_while(|event| {
-            bytes += event.encoded_len();
-            bytes <= bytes_max
+        let mut left = bytes_max;
+        whole.keep_events(&mut left);
+        let others = std::mem::take(&mut whole.others);
+        whole.others = others.into_iter().map_while(|other| other.fitting(&mut left)).collect();
+        whole
+    }
+
+    /// The same with what fits of its events; nothing if not even the fence does.
+    fn fitting(mut self, left: &mut usize) -> Option<Self> {
+        let events = std::mem::take(&mut self.events);
+        *left = left.checked_sub(self.encoded_len())?;
+        self.events = events;
+        self.keep_events(left);
+        Some(self)
+    }
+
+    fn keep_events(&mut self, left: &mut usize) {
+        let fitting = self.events.iter().map_while(|event| {
+            *left = left.checked_sub(event.encoded_len())?;
+            Some(())
         });
         let count = fitting.count();
-        whole.more |= count < whole.events.len();
-        whole.events.truncate(count);
-        whole
+        self.more |= count < self.events.len();
+        self.events.truncate(count);
     }
 }
 
@@ -247,6 +263,7 @@ impl TryFrom<v1::Conflict> for Conflict {
             actual: Position::new(conflict.actual_position),
             events: events.collect::<Result<_, _>>()?,
             more: conflict.more,
+            others: conflict.others.into_iter().map(Self::try_from).collect::<Result<_, _>>()?,
         })
     }
 }

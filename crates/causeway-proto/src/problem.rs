@@ -146,6 +146,8 @@ pub struct Conflict {
     pub events: Vec<Event>,
     /// Whether there are more of them than fitted in; read them behind the last one.
     pub more: bool,
+    /// The other fences of the same append that do not hold either, as many as fitted in.
+    pub others: Vec<Conflict>,
 }
 
 impl Problem {
@@ -193,8 +195,13 @@ impl From<Invalid> for Problem {
 
 impl From<Conflict> for Problem {
     fn from(conflict: Conflict) -> Self {
-        let Conflict { aggregate_id, category, expected, actual, .. } = &conflict;
-        let detail = format!("the last {category} event of {aggregate_id} is at position {actual}, not {expected}");
+        let Conflict { aggregate_id, category, expected, actual, others, .. } = &conflict;
+        let mut detail = format!("the last {category} event of {aggregate_id} is at position {actual}, not {expected}");
+        match others.len() {
+            0 => {}
+            1 => detail += "; another fence does not hold either",
+            more => detail += &format!("; {more} other fences do not hold either"),
+        }
         Self { conflict: Some(Box::new(conflict)), ..Self::new(Kind::Conflict, detail) }
     }
 }

@@ -158,6 +158,7 @@ fn read_conflict(info: &ErrorInfo) -> Option<Conflict> {
         actual: text("actual_position")?.parse().ok()?,
         events: Vec::new(),
         more: true,
+        others: Vec::new(),
     })
 }
 
@@ -179,6 +180,7 @@ mod tests {
             actual: Position::new(u64::MAX),
             events: vec![event; events],
             more: true,
+            others: Vec::new(),
         }
     }
 
@@ -191,6 +193,13 @@ mod tests {
         assert!(status.details().len() * 4 / 3 < 7 * 1024, "{}", status.details().len());
         let cut = Problem::from(status).conflict.unwrap();
         assert_eq!((cut.events.len(), cut.more), (3, true));
+        let others = Conflict { others: vec![Conflict { more: false, ..conflict(1) }; 1000], ..conflict(1) };
+        let status = Status::from(Problem::from(others));
+        assert!(status.details().len() * 4 / 3 < 7 * 1024, "{}", status.details().len());
+        let cut = Problem::from(status).conflict.unwrap();
+        let events = cut.others.iter().map(|other| (other.events.len(), other.more)).collect::<Vec<_>>();
+        assert_eq!(events[..3], [(1, false), (1, false), (0, true)]);
+        assert!((4..100).contains(&events.len()), "{}", events.len());
     }
 
     #[test]
@@ -222,6 +231,7 @@ mod tests {
         }
         survives(Problem::from(conflict(0)));
         survives(Problem::from(conflict(2)));
+        survives(Problem::from(Conflict { others: vec![conflict(1), conflict(0)], ..conflict(1) }));
     }
 
     #[test]

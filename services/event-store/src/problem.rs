@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use causeway_event::{Event, Position};
-use causeway_log::LogError;
+use causeway_log::{Fence, LogError, StaleFence};
 use causeway_proto::{Conflict, Kind, Problem};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -25,9 +25,10 @@ pub(crate) const COME_BACK: Duration = Duration::from_secs(1);
 /// What the log answered.
 pub(crate) fn of_log(error: LogError) -> Problem {
     match error {
-        LogError::Conflict { aggregate_id, category, expected, actual } => {
-            let more = expected < actual;
-            Conflict { aggregate_id, category, expected, actual, events: Vec::new(), more }.into()
+        LogError::Conflict { aggregate_id, category, expected, actual, others } => {
+            let others = others.into_iter().map(|StaleFence { fence, actual }| conflict(fence, actual));
+            let fence = Fence { aggregate_id, category, position: expected };
+            Conflict { others: others.collect(), ..conflict(fence, actual) }.into()
         }
         LogError::Invalid(invalid) => invalid.into(),
         LogError::TooLarge { field, bytes, bytes_max } => {
@@ -41,6 +42,12 @@ pub(crate) fn of_log(error: LogError) -> Problem {
             Problem::new(kind, format!("the log refused: {reason} (NATS error {code})"))
         }
     }
+}
+
+/// A conflict whose events are not there yet.
+fn conflict(fence: Fence, actual: Position) -> Conflict {
+    let Fence { aggregate_id, category, position: expected } = fence;
+    Conflict { aggregate_id, category, expected, actual, events: Vec::new(), more: expected < actual, others: Vec::new() }
 }
 
 /// What the read side answered.
@@ -121,9 +128,35 @@ struct Body<'p> {
     field: Option<&'p str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     more: Option<bool>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    others: Vec<Other<'p>>,
     status: u16,
     title: &'static str,
     r#type: String,
+}
+
+/// Another fence of the same append that does not hold.
+#[derive(Serialize)]
+struct Other<'p> {
+    actual_position: Position,
+    aggregate_id: &'p str,
+    category: &'static str,
+    events: &'p [Event],
+    expected_position: Position,
+    more: bool,
+}
+
+impl<'p> From<&'p Conflict> for Other<'p> {
+    fn from(conflict: &'p Conflict) -> Self {
+        Self {
+            actual_position: conflict.actual,
+            aggregate_id: conflict.aggregate_id.as_str(),
+            category: conflict.category.as_str(),
+            events: &conflict.events,
+            expected_position: conflict.expected,
+            more: conflict.more,
+        }
+    }
 }
 
 fn body(problem: &Problem) -> String {
@@ -137,6 +170,7 @@ fn body(problem: &Problem) -> String {
         expected_position: conflict.map(|conflict| conflict.expected),
         field: problem.field.as_deref(),
         more: conflict.map(|conflict| conflict.more),
+        others: conflict.iter().flat_map(|conflict| &conflict.others).map(Other::from).collect(),
         status: problem.kind.status().as_u16(),
         title: problem.kind.title(),
         r#type: format!("urn:causeway:problem:{}", problem.kind.name()),
@@ -168,6 +202,7 @@ mod tests {
             category: Category::Custom,
             expected: Position::new(3),
             actual: Position::new(7),
+            others: vec![],
         });
         insta::assert_snapshot!(body(&problem), @r#"{"actual_position":7,"aggregate_id":"user_1","category":"custom","detail":"the last custom event of user_1 is at position 7, not 3","events":[],"expected_position":3,"more":true,"status":409,"title":"The log has moved on","type":"urn:causeway:problem:conflict"}"#);
     }

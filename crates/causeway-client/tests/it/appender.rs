@@ -26,6 +26,7 @@ async fn answers_come_in_order_and_one_refusal_ends_nothing() {
         actual: Position::new(2),
         events: vec![event(2).try_into().unwrap()],
         more: false,
+        others: vec![],
     });
     let gateway = Gateway::default();
     gateway.0.lock().unwrap().streams = vec![vec![Step::Appended(1), Step::Problem(conflict), Step::Appended(3)]];

@@ -24,7 +24,7 @@ fn conflict(expected: u64, actual: u64, events: &[u64], more: bool) -> Status {
     let events = events.iter().map(|position| event(*position).try_into().unwrap()).collect();
     let (expected, actual) = (Position::new(expected), Position::new(actual));
     let aggregate_id = "me".parse().unwrap();
-    Problem::from(Conflict { aggregate_id, category: Category::Custom, expected, actual, events, more }).into()
+    Problem::from(Conflict { aggregate_id, category: Category::Custom, expected, actual, events, more, others: vec![] }).into()
 }
 
 #[tokio::test]

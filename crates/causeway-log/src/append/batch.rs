@@ -15,7 +15,7 @@ use super::fence::{Behind, Standing, standing};
 use super::prepare::Prepared;
 use super::publisher::Sent;
 use super::single::Attempt;
-use super::{Appended, Begun, Fence, Receipt, after_sending};
+use super::{Appended, Begun, Fence, Receipt, StaleFence, after_sending};
 use crate::{Log, LogError};
 
 /// How many messages of one subject are looked through for a batch whose acknowledgement was lost.
@@ -87,7 +87,7 @@ impl Log {
 
     /// Fails with the conflict if a fence does not hold, unless the cause is this very batch.
     async fn check_fences(&self, prepared: &Prepared, attempt: Attempt) -> Result<Fences, LogError> {
-        for fence in &prepared.fences {
+        for (index, fence) in prepared.fences.iter().enumerate() {
             let actual = self.last_of(&fence.aggregate_id, fence.category).await?;
             match standing(fence.position, actual, attempt) {
                 Standing::Holds => continue,
@@ -101,9 +101,23 @@ impl Log {
                 Standing::Ahead => {}
             }
             let (aggregate_id, category) = (fence.aggregate_id.clone(), fence.category);
-            return Err(LogError::Conflict { aggregate_id, category, expected: fence.position, actual });
+            let others = self.stale_of(&prepared.fences[index + 1..], attempt).await;
+            return Err(LogError::Conflict { aggregate_id, category, expected: fence.position, actual, others });
         }
         Ok(Fences::Hold)
+    }
+
+    /// Which of the other fences of a refused batch do not hold either, as far as the log answers: the conflict is sure without
+    /// them. Nothing of the batch stands behind any of them, since nothing of it stands behind the first.
+    async fn stale_of(&self, fences: &[Fence], attempt: Attempt) -> Vec<StaleFence> {
+        let mut stale = Vec::new();
+        for fence in fences {
+            let Ok(actual) = self.last_of(&fence.aggregate_id, fence.category).await else { break };
+            if let Standing::Passed | Standing::Ahead = standing(fence.position, actual, attempt) {
+                stale.push(StaleFence { fence: fence.clone(), actual });
+            }
+        }
+        stale
     }
 
     /// Whose the message behind this fence is.

@@ -89,7 +89,7 @@ impl Log {
             Standing::Ahead => {}
         }
         let (aggregate_id, category) = (fence.aggregate_id.clone(), fence.category);
-        Err(LogError::Conflict { aggregate_id, category, expected, actual })
+        Err(LogError::Conflict { aggregate_id, category, expected, actual, others: Vec::new() })
     }
 }
 

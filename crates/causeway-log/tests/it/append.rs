@@ -33,7 +33,8 @@ async fn a_fence_holds_per_aggregate_and_category() {
     log.append(fenced(event("a", "MessageReceived", &serde_json::json!({"content": "x"})), 0)).await.unwrap();
     log.append(fenced(note("b", "1"), 0)).await.unwrap();
     match log.append(fenced(note("a", "2"), 0)).await {
-        Err(LogError::Conflict { aggregate_id, category, expected, actual }) => {
+        Err(LogError::Conflict { aggregate_id, category, expected, actual, others }) => {
+            assert_eq!(others, []);
             assert_eq!((aggregate_id, category), (id("a"), Category::Custom));
             assert_eq!((expected.get(), actual.get()), (0, 1));
         }

@@ -1,5 +1,5 @@
-use causeway_event::Category;
-use causeway_log::{Append, LogError};
+use causeway_event::{Category, Position};
+use causeway_log::{Append, LogError, StaleFence};
 
 use crate::support::{connected, event, fence, keyed, note, server, single, texts, until_settled};
 
@@ -38,7 +38,20 @@ async fn fences_of_several_aggregates_hold_together_or_nothing_is_written() {
         idempotency_key: None,
     };
     match log.append(both(1)).await {
-        Err(LogError::Conflict { aggregate_id, actual, .. }) => assert_eq!((aggregate_id.as_str(), actual.get()), ("b", 0)),
+        Err(LogError::Conflict { aggregate_id, actual, others, .. }) => {
+            assert_eq!((aggregate_id.as_str(), actual.get(), others), ("b", 0, vec![]));
+        }
+        other => panic!("{other:?}"),
+    }
+    let mut three = both(1);
+    three.expected[0].position = Position::START;
+    three.expected.insert(1, fence("b", Category::Input, 0));
+    match log.append(three).await {
+        Err(LogError::Conflict { aggregate_id, actual, others, .. }) => {
+            assert_eq!((aggregate_id.as_str(), actual.get()), ("a", 1));
+            let other = StaleFence { fence: fence("b", Category::Custom, 1), actual: Position::START };
+            assert_eq!(others, [other], "each that does not hold, and none that does");
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(log.last_position().await.unwrap().get(), 1);

@@ -20,7 +20,7 @@ const READ_MAX: Duration = Duration::from_secs(2);
 /// The same problem; a conflict with its events, as far as they can be read in time.
 pub(super) async fn with_events(gateway: &Gateway, mut problem: Problem) -> Problem {
     if let Some(conflict) = &mut problem.conflict {
-        match tokio::time::timeout(READ_MAX, read(gateway, conflict)).await {
+        match tokio::time::timeout(READ_MAX, read_all(gateway, conflict)).await {
             Ok(Ok(())) => {}
             // The conflict itself is sure: what is missing can be read, and `more` says so.
             Ok(Err(error)) => tracing::debug!(%error, "a conflict is told without its events"),
@@ -30,8 +30,23 @@ pub(super) async fn with_events(gateway: &Gateway, mut problem: Problem) -> Prob
     problem
 }
 
-async fn read(gateway: &Gateway, conflict: &mut Conflict) -> Result<(), StoreError> {
-    if conflict.actual <= conflict.expected {
+/// What the answer has room for yet.
+struct Room {
+    events: usize,
+    data_bytes: usize,
+}
+
+async fn read_all(gateway: &Gateway, conflict: &mut Conflict) -> Result<(), StoreError> {
+    let mut room = Room { events: EVENTS_MAX, data_bytes: DATA_BYTES_MAX };
+    read(gateway, conflict, &mut room).await?;
+    for other in &mut conflict.others {
+        read(gateway, other, &mut room).await?;
+    }
+    Ok(())
+}
+
+async fn read(gateway: &Gateway, conflict: &mut Conflict, room: &mut Room) -> Result<(), StoreError> {
+    if conflict.actual <= conflict.expected || room.events == 0 {
         return Ok(());
     }
     gateway.store.wait_for(conflict.actual).await?;
@@ -41,16 +56,17 @@ async fn read(gateway: &Gateway, conflict: &mut Conflict) -> Result<(), StoreErr
         filter,
         after: Some(conflict.expected),
         before: Some(conflict.actual.next()),
-        limit: EVENTS_MAX,
+        limit: room.events,
         ..Query::default()
     };
     let page = gateway.store.page(query).await?;
-    let mut bytes = 0;
-    let shown = page.events.iter().map(|event| gateway.types.show(event)).take_while(|event| {
-        bytes += event.data.as_bytes().len();
-        bytes <= DATA_BYTES_MAX
+    let shown = page.events.iter().map_while(|event| {
+        let event = gateway.types.show(event);
+        room.data_bytes = room.data_bytes.checked_sub(event.data.as_bytes().len())?;
+        Some(event)
     });
     conflict.events = shown.map(Arc::unwrap_or_clone).collect();
+    room.events -= conflict.events.len();
     conflict.more = page.more || conflict.events.len() < page.events.len();
     Ok(())
 }

@@ -34,6 +34,41 @@ async fn a_conflict_brings_the_events_that_caused_it_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_of_several_aggregates_brings_the_events_of_each() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let [a, b, c] = [gateway.note("a", 1).await, gateway.note("b", 1).await, gateway.note("c", 1).await].map(|e| position(&e));
+    gateway.note("b", 2).await;
+    gateway.note("c", 2).await;
+    let fence = |aggregate: &str, position: u64| json!({"aggregate_id": aggregate, "category": "custom", "position": position});
+    let transfer = json!({
+        "events": [note("a", 9), note("b", 9), note("c", 9)],
+        "expected": [fence("a", a), fence("b", b), fence("c", c)],
+    });
+    let numbers = |conflict: &Value| {
+        let events = conflict["events"].as_array().unwrap().iter();
+        events.map(|event| (event["aggregate_id"].clone(), event["data"]["number"].clone())).collect::<Vec<_>>()
+    };
+    let problem = gateway.post(&transfer).await.json();
+    assert_eq!(numbers(&problem), [(json!("b"), json!(2))]);
+    let others = problem["others"].as_array().unwrap();
+    assert_eq!((others.len(), numbers(&others[0]), &others[0]["more"]), (1, vec![(json!("c"), json!(2))], &json!(false)));
+    assert_eq!((&others[0]["expected_position"], &others[0]["actual_position"]), (&json!(c), &json!(c + 2)));
+
+    let mut client = gateway.grpc().await;
+    let expected =
+        |aggregate: &str, position| v1::Expected { aggregate_id: aggregate.to_owned(), category: "custom".to_owned(), position };
+    let transfer = v1::AppendRequest {
+        events: vec![draft("a", 9).into(), draft("b", 9).into(), draft("c", 9).into()],
+        expected: vec![expected("a", a), expected("b", b), expected("c", c)],
+        ..v1::AppendRequest::default()
+    };
+    let conflict = Problem::from(client.append(transfer).await.unwrap_err()).conflict.unwrap();
+    let other = &conflict.others[0];
+    assert_eq!((other.aggregate_id.as_str(), other.events.len(), other.more), ("c", 1, false));
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_conflict_with_many_events_says_that_there_are_more() {
     let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let notes: Vec<_> = (0..150).map(|number| note("a", number)).collect();

@@ -392,6 +392,22 @@ pub(super) struct Problem {
     /// Whether there are more of them.
     #[schema(nullable = false)]
     more: Option<bool>,
+    /// Of a conflict: the other fences of the same append that do not hold either.
+    #[schema(nullable = false)]
+    others: Option<Vec<StaleFence>>,
+}
+
+/// Another fence of an append that does not hold.
+#[derive(ToSchema)]
+pub(super) struct StaleFence {
+    aggregate_id: String,
+    category: Category,
+    expected_position: u64,
+    actual_position: u64,
+    /// Those that stand there behind the expected position, the oldest first.
+    events: Vec<Event>,
+    /// Whether there are more of them.
+    more: bool,
 }
 
 /// Which events; everything given must hold.
