@@ -8,8 +8,9 @@
 //!
 //! Which views there are stands in `views.rs`; what they show is folded by `causeway-view`. The cache and the snapshots change
 //! no answer: without them every one is the same. Events are folded as the types' registry shows them, so a view that looks
-//! into data of the users' own types is folded anew when one of them gets a new version.
+//! into data of the users' own types is folded anew when one of the types in it gets a new version (`basis.rs`).
 
+mod basis;
 mod diff;
 mod fold;
 mod held;
@@ -36,6 +37,7 @@ use crate::Config;
 use crate::cursor::Moment;
 use crate::gateway::Gateway;
 use crate::read_model::Filter;
+use basis::Basis;
 use held::{Budget, Held, Key};
 
 /// What to look at, and when.
@@ -78,7 +80,7 @@ pub(crate) struct Views {
     held: moka::sync::Cache<Key, Arc<Held>>,
     /// Those that somebody watches, which stay in memory whatever the cache drops.
     watched: Arc<Budget>,
-    past: moka::sync::Cache<(Key, Position), Bytes>,
+    past: moka::sync::Cache<(Key, Position), (Arc<Basis>, Bytes)>,
 }
 
 impl Views {
@@ -96,7 +98,9 @@ impl Views {
             watched: Arc::new(Budget::new(config.limits.watched_bytes_max)),
             past: moka::sync::Cache::builder()
                 .max_capacity(past_bytes_max)
-                .weigher(move |(key, _): &(Key, Position), json: &Bytes| size(json.len() + key.id.len()))
+                .weigher(move |(key, _): &(Key, Position), (basis, json): &(Arc<Basis>, Bytes)| {
+                    size(json.len() + key.id.len() + basis.bytes())
+                })
                 .build(),
         }
     }
@@ -126,14 +130,8 @@ impl Subject {
         Ok(Self { view, id: id.into(), filter })
     }
 
-    /// What is cached under this key holds for as long as the key stays the same.
     fn key(&self, gateway: &Gateway) -> Key {
-        Key {
-            view: self.view.name,
-            id: self.id.clone(),
-            revision: if self.view.own_types { gateway.types.revision() } else { Position::START },
-            epoch: gateway.store.epoch(),
-        }
+        Key { view: self.view.name, id: self.id.clone(), epoch: gateway.store.epoch() }
     }
 }
 

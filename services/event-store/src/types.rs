@@ -103,10 +103,15 @@ impl Types {
         self.current().upcast(event).map_or_else(|| event.clone(), Arc::new)
     }
 
-    /// The last registration that changes how [`Self::show`] shows events of before: what was made from shown events holds until
-    /// the next one.
+    /// The last registration that changes how [`Self::show`] shows events of before.
     pub(crate) fn revision(&self) -> Position {
         self.current.borrow().changed()
+    }
+
+    /// Whether [`Self::show`] shows events of these types as it did at their revisions.
+    pub(crate) fn unchanged<'t>(&self, mut shown: impl Iterator<Item = (&'t EventType, Position)>) -> bool {
+        let registry = self.current.borrow();
+        shown.all(|(name, revision)| registry.changed_of(name) <= revision)
     }
 
     /// Takes account of all registrations up to this one. Mostly it does already.

@@ -17,10 +17,12 @@ use causeway_proto::{Kind, Problem};
 use causeway_view::Prices;
 use futures::FutureExt as _;
 
+use super::basis::Basis;
 use super::fold::Fold;
 use super::pace::Pace;
 use super::pages::{Pages, Shown};
-use super::{Change, Subject, View, Views, internal, past};
+use super::past::{self, Kept};
+use super::{Change, Subject, View, Views, internal};
 use crate::gateway::Gateway;
 use crate::problem::COME_BACK;
 
@@ -36,13 +38,11 @@ const WEIGHT: usize = 3;
 /// What an entry takes in any case.
 const ENTRY_BYTES: usize = 1024;
 
-/// Under what a state is cached. What is behind a key never becomes wrong.
+/// Under what a state is cached. What is behind a key becomes wrong only when its [`Basis`] no longer holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) view: &'static str,
     pub(super) id: Arc<str>,
-    /// Of the types' registry.
-    pub(super) revision: Position,
     /// Of the read model.
     pub(super) epoch: u64,
 }
@@ -59,6 +59,9 @@ pub(super) struct Held {
 
 struct Inner {
     fold: Box<dyn Fold>,
+    /// Empty for a view that does not depend on the registry of types.
+    basis: Basis,
+    own_types: bool,
     /// Whether a snapshot was looked for.
     begun: bool,
     /// The last event folded.
@@ -113,9 +116,11 @@ pub(super) async fn newest(gateway: &Gateway, subject: &Subject, last: Position)
         let key = subject.key(gateway);
         let held = views.held.get_with_by_ref(&key, || Arc::new(Held::new(subject.view, views)));
         let grown = held.advance(gateway, subject, &key, last).await?;
-        if key != subject.key(gateway) {
-            // A type got a new version meanwhile, and may have been shown in both.
-            views.held.invalidate(&key);
+        if key != subject.key(gateway) || !held.holds(gateway) {
+            // The read model was made again, or a type in the state got a new version and may have been shown in both.
+            if views.held.get(&key).is_some_and(|cached| Arc::ptr_eq(&cached, &held)) {
+                views.held.invalidate(&key);
+            }
             continue;
         }
         if grown {
@@ -129,7 +134,7 @@ pub(super) async fn newest(gateway: &Gateway, subject: &Subject, last: Position)
 impl Held {
     fn new(view: &'static View, views: &Views) -> Self {
         let (prices, budget) = (views.prices.clone(), views.watched.clone());
-        let inner = Mutex::new(Inner::new((view.start)(prices.clone())));
+        let inner = Mutex::new(Inner::new(view, prices.clone()));
         Self { view, prices, budget, turn: tokio::sync::Mutex::default(), inner }
     }
 
@@ -139,7 +144,7 @@ impl Held {
             self.inner.clear_poison();
             let mut inner = poisoned.into_inner();
             let (watchers, pinned) = (inner.watchers, inner.pinned);
-            *inner = Inner { watchers, pinned, ..Inner::new((self.view.start)(self.prices.clone())) };
+            *inner = Inner { watchers, pinned, ..Inner::new(self.view, self.prices.clone()) };
             inner
         })
     }
@@ -148,6 +153,11 @@ impl Held {
     fn begun(&self) -> Result<MutexGuard<'_, Inner>, Problem> {
         let inner = self.lock();
         inner.begun.then_some(inner).ok_or_else(|| internal("it failed for somebody else at this moment"))
+    }
+
+    /// Whether the events in it would still be shown as they were.
+    fn holds(&self, gateway: &Gateway) -> bool {
+        self.lock().basis.holds(&gateway.types)
     }
 
     /// About how much memory it takes.
@@ -161,10 +171,11 @@ impl Held {
         Ok((inner.through, inner.json()?))
     }
 
-    /// The JSON as of this moment, if the state is of it.
-    pub(super) fn state_at(&self, at: Position) -> Result<Option<Bytes>, Problem> {
+    /// The JSON as of this moment, if the state is of it and holds.
+    pub(super) fn state_at(&self, gateway: &Gateway, at: Position) -> Result<Option<Bytes>, Problem> {
         let mut inner = self.lock();
-        (inner.last <= at && at <= inner.through).then(|| inner.json()).transpose()
+        let known = inner.last <= at && at <= inner.through && inner.basis.holds(&gateway.types);
+        known.then(|| inner.json()).transpose()
     }
 
     /// Folds what is there behind it, at least up to `last`, which must be readable. Says whether something was.
@@ -181,15 +192,15 @@ impl Held {
             return Ok(false);
         }
         if !begun {
-            let snapshot = past::snapshot(gateway, subject, key.revision, Position::new(u64::MAX >> 1)).await?;
+            let snapshot = past::snapshot(gateway, subject, Position::new(u64::MAX >> 1)).await?;
             through = self.lock().begin(snapshot);
         }
         let (mut grown, mut pace) = (false, Pace::begin());
         let mut pages = Pages::behind(gateway, subject, through, None);
-        while let Some(Shown { events, reached }) = pages.next().await? {
+        while let Some(Shown { events, revision, reached }) = pages.next().await? {
             grown |= !events.is_empty();
             for event in &events {
-                self.begun()?.take(event)?;
+                self.begun()?.take(event, revision)?;
                 pace.give_way().await;
             }
             let mut inner = self.begun()?;
@@ -210,10 +221,9 @@ impl Held {
         }
         inner.unkept = 0;
         let state = if inner.fold.shows_snapshot() { json } else { inner.fold.snapshot()?.into() };
-        let last = inner.last;
+        let (last, basis) = (inner.last, inner.basis.clone());
         drop(inner);
-        past::keep(gateway, subject, key, last, state);
-        Ok(())
+        past::keep(gateway, subject, key, last, &basis, state)
     }
 
     /// Counts somebody who watches, for as long as the answer is held. Who watches what is watched already costs nothing more.
@@ -260,11 +270,16 @@ impl Watching {
         !self.0.lock().begun
     }
 
+    /// Whether the events in it would still be shown as they were.
+    pub(super) fn holds(&self, gateway: &Gateway) -> bool {
+        self.0.holds(gateway)
+    }
+
     /// What this event changed; `None` if that is no longer at hand. The caller has brought, or seen in a state, every event of
-    /// the id before it.
-    pub(super) fn change(&self, event: &Arc<Event>) -> Result<Option<Arc<Change>>, Problem> {
+    /// the id before it, and shows this one by the registry of types as of `revision` or a later one.
+    pub(super) fn change(&self, event: &Arc<Event>, revision: Position) -> Result<Option<Arc<Change>>, Problem> {
         let mut inner = self.0.lock();
-        inner.take(event)?;
+        inner.take(event, revision)?;
         let weight = inner.weight();
         self.0.weigh(&mut inner, weight);
         let found = inner.changes.binary_search_by_key(&event.position, |change| change.event.position);
@@ -284,9 +299,11 @@ impl Drop for Watching {
 }
 
 impl Inner {
-    fn new(fold: Box<dyn Fold>) -> Self {
+    fn new(view: &View, prices: Arc<Prices>) -> Self {
         Self {
-            fold,
+            fold: (view.start)(prices),
+            basis: Basis::default(),
+            own_types: view.own_types,
             begun: false,
             last: Position::START,
             through: Position::START,
@@ -302,7 +319,7 @@ impl Inner {
 
     /// About how much memory it takes.
     fn weight(&self) -> usize {
-        self.bytes * WEIGHT + self.changes_bytes + ENTRY_BYTES
+        self.bytes * WEIGHT + self.changes_bytes + self.basis.bytes() + ENTRY_BYTES
     }
 
     /// Whether all events up to `last` are folded.
@@ -311,20 +328,23 @@ impl Inner {
     }
 
     /// Goes on from a snapshot. How far that goes.
-    fn begin(&mut self, snapshot: Option<(Position, Vec<u8>)>) -> Position {
+    fn begin(&mut self, snapshot: Option<Kept>) -> Position {
         self.begun = true;
-        if let Some((position, state)) = snapshot
+        if let Some(Kept { position, basis, state }) = snapshot
             && self.fold.restore(&state)
         {
-            (self.last, self.through) = (position, position);
+            (self.last, self.through, self.basis) = (position, position, basis);
         }
         self.through
     }
 
-    /// Folds an event unless it is folded already.
-    fn take(&mut self, event: &Arc<Event>) -> Result<(), Problem> {
+    /// Folds an event, shown as of this revision or later, unless it is folded already.
+    fn take(&mut self, event: &Arc<Event>, revision: Position) -> Result<(), Problem> {
         if event.position <= self.last {
             return Ok(());
+        }
+        if self.own_types {
+            self.basis.take(event, revision);
         }
         self.json = None;
         if self.watchers == 0 {
@@ -400,8 +420,8 @@ mod tests {
     fn a_change_is_computed_once_for_all_who_watch() {
         let held = held();
         let (first, second) = (held.clone().watch().unwrap(), held.clone().watch().unwrap());
-        let change = first.change(&event(1)).unwrap().unwrap();
-        assert!(Arc::ptr_eq(&change, &second.change(&event(1)).unwrap().unwrap()));
+        let change = first.change(&event(1), Position::START).unwrap().unwrap();
+        assert!(Arc::ptr_eq(&change, &second.change(&event(1), Position::START).unwrap().unwrap()));
         assert_eq!(first.state().unwrap().0, Position::new(1));
     }
 
@@ -411,10 +431,10 @@ mod tests {
         let (fast, slow) = (held.clone().watch().unwrap(), held.clone().watch().unwrap());
         let last = CHANGES_MAX as u64 + 10;
         for position in 1..=last {
-            assert!(fast.change(&event(position)).unwrap().is_some());
+            assert!(fast.change(&event(position), Position::START).unwrap().is_some());
         }
-        assert!(slow.change(&event(1)).unwrap().is_none());
-        assert!(slow.change(&event(last)).unwrap().is_some());
+        assert!(slow.change(&event(1), Position::START).unwrap().is_none());
+        assert!(slow.change(&event(last), Position::START).unwrap().is_some());
         assert_eq!(held.lock().changes.len(), CHANGES_MAX);
         drop((fast, slow));
         assert!(held.lock().changes.is_empty(), "nobody watches");
@@ -430,7 +450,7 @@ mod tests {
         assert_eq!(other.clone().watch().map(drop).unwrap_err().kind, Kind::Overloaded);
         // What is watched already grows on, and whoever watches stays.
         for position in 1..10 {
-            first.change(&event(position)).unwrap();
+            first.change(&event(position), Position::START).unwrap();
         }
         assert!(taken() > ENTRY_BYTES + 400);
         assert!(held.clone().watch().is_ok());
@@ -444,7 +464,7 @@ mod tests {
     fn a_fold_that_panicked_begins_again() {
         let held = held();
         let watching = held.clone().watch().unwrap();
-        watching.change(&event(3)).unwrap();
+        watching.change(&event(3), Position::START).unwrap();
         let other = held.clone();
         let panicked = std::thread::spawn(move || {
             let _inner = other.lock();

@@ -28,6 +28,8 @@ pub(super) struct Pages<'g> {
 /// A page.
 pub(super) struct Shown {
     pub(super) events: Vec<Arc<Event>>,
+    /// Of the registry that showed them, or of one before.
+    pub(super) revision: Position,
     /// All events of the id up to here are in this page or one before.
     pub(super) reached: Position,
 }
@@ -59,9 +61,10 @@ impl<'g> Pages<'g> {
             let _ = futures::poll!(reading.as_mut());
             self.under_way = Some(reading);
         }
+        let revision = self.gateway.types.revision();
         let events = page.events.iter().map(|event| self.gateway.types.show(event)).collect();
         let before = self.query.before.map_or(page.last_position, Position::previous);
-        Ok(Some(Shown { events, reached: end.unwrap_or(before.min(page.last_position)) }))
+        Ok(Some(Shown { events, revision, reached: end.unwrap_or(before.min(page.last_position)) }))
     }
 }
 

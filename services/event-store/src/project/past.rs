@@ -1,81 +1,89 @@
 //! States as of a moment, from the newest snapshot before it. Snapshots are a cache: deleting them changes no answer.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
 use causeway_event::Position;
 use causeway_proto::Problem;
 
+use super::basis::Basis;
 use super::fold::Fold;
 use super::held::Key;
 use super::pace::Pace;
 use super::pages::{Pages, Shown};
-use super::{Subject, held};
+use super::{Subject, held, internal};
 use crate::gateway::Gateway;
 
 /// A state that nobody else uses.
 pub(super) struct Folded {
     pub(super) fold: Box<dyn Fold>,
+    basis: Basis,
     /// The last event in it.
-    pub(super) last: Position,
+    last: Position,
     /// Events folded since the snapshot that it was made from.
-    pub(super) folded: usize,
+    folded: usize,
+}
+
+/// A snapshot as it was kept.
+pub(super) struct Kept {
+    pub(super) position: Position,
+    pub(super) basis: Basis,
+    pub(super) state: Vec<u8>,
 }
 
 /// The JSON as of a moment, which must be readable.
 pub(super) async fn state(gateway: &Gateway, subject: &Subject, at: Position) -> Result<Bytes, Problem> {
+    let views = &gateway.views;
     loop {
-        let key = subject.key(gateway);
-        let json = state_of(gateway, subject, key.clone(), at).await?;
-        // A type that got a new version meanwhile may have been shown in both.
-        if key == subject.key(gateway) {
+        let key = (subject.key(gateway), at);
+        if let Some(held) = views.held.get(&key.0)
+            && let Some(json) = held.state_at(gateway, at)?
+        {
             return Ok(json);
         }
-    }
-}
-
-async fn state_of(gateway: &Gateway, subject: &Subject, key: Key, at: Position) -> Result<Bytes, Problem> {
-    let views = &gateway.views;
-    let key = (key, at);
-    if let Some(held) = views.held.get(&key.0)
-        && let Some(json) = held.state_at(at)?
-    {
+        if let Some((basis, json)) = views.past.get(&key)
+            && basis.holds(&gateway.types)
+        {
+            return Ok(json);
+        }
+        let Folded { fold, basis, last, folded } = fold(gateway, subject, at).await?;
+        let json = Bytes::from(fold.shown()?);
+        // The read model may have been made again meanwhile, or a type that got a new version may have been shown in both.
+        if key.0 != subject.key(gateway) || !basis.holds(&gateway.types) {
+            continue;
+        }
+        if held::is_due(folded, json.len()) {
+            let state = if fold.shows_snapshot() { json.clone() } else { fold.snapshot()?.into() };
+            keep(gateway, subject, &key.0, last, &basis, state)?;
+        }
+        views.past.insert(key, (Arc::new(basis), json.clone()));
         return Ok(json);
     }
-    if let Some(json) = views.past.get(&key) {
-        return Ok(json);
-    }
-    let Folded { fold, last, folded } = fold(gateway, subject, at).await?;
-    let json = Bytes::from(fold.shown()?);
-    if key.0 != subject.key(gateway) {
-        return Ok(json);
-    }
-    if held::is_due(folded, json.len()) {
-        let state = if fold.shows_snapshot() { json.clone() } else { fold.snapshot()?.into() };
-        keep(gateway, subject, &key.0, last, state);
-    }
-    views.past.insert(key, json.clone());
-    Ok(json)
 }
 
 /// Folds up to a moment, which must be readable.
 pub(super) async fn fold(gateway: &Gateway, subject: &Subject, at: Position) -> Result<Folded, Problem> {
     let mut fold = (subject.view.start)(gateway.views.prices.clone());
-    let mut last = Position::START;
-    if let Some((position, state)) = snapshot(gateway, subject, subject.key(gateway).revision, at).await?
-        && fold.restore(&state)
+    let (mut last, mut basis) = (Position::START, Basis::default());
+    if let Some(kept) = snapshot(gateway, subject, at).await?
+        && fold.restore(&kept.state)
     {
-        last = position;
+        (last, basis) = (kept.position, kept.basis);
     }
     let (mut folded, mut pace) = (0, Pace::begin());
     let mut pages = Pages::behind(gateway, subject, last, Some(at));
-    while let Some(Shown { events, .. }) = pages.next().await? {
+    while let Some(Shown { events, revision, .. }) = pages.next().await? {
         for event in &events {
             fold.step(event);
+            if subject.view.own_types {
+                basis.take(event, revision);
+            }
             last = event.position;
             pace.give_way().await;
         }
         folded += events.len();
     }
-    Ok(Folded { fold, last, folded })
+    Ok(Folded { fold, basis, last, folded })
 }
 
 /// The same, with a snapshot of it if that took long: whoever asks for about that moment again goes on from there.
@@ -84,8 +92,8 @@ pub(super) async fn fold_and_keep(gateway: &Gateway, subject: &Subject, at: Posi
     let done = fold(gateway, subject, at).await?;
     if held::is_due(done.folded, 0) {
         let state = Bytes::from(done.fold.snapshot()?);
-        if held::is_due(done.folded, state.len()) && key == subject.key(gateway) {
-            keep(gateway, subject, &key, done.last, state);
+        if held::is_due(done.folded, state.len()) && key == subject.key(gateway) && done.basis.holds(&gateway.types) {
+            keep(gateway, subject, &key, done.last, &done.basis, state)?;
         }
     }
     Ok(done)
@@ -95,49 +103,38 @@ pub(super) async fn fold_and_keep(gateway: &Gateway, subject: &Subject, at: Posi
 pub(crate) async fn refresh(gateway: &Gateway, view: &str, id: &str) -> Result<(), Problem> {
     let subject = Subject::of(view, id)?;
     let last = gateway.fresh().await?;
-    let key = subject.key(gateway);
-    let Folded { fold, last, folded } = fold(gateway, &subject, last).await?;
+    let epoch = gateway.store.epoch();
+    let Folded { fold, basis, last, folded } = fold(gateway, &subject, last).await?;
+    // One whose basis no longer holds would only not be used.
     if folded > 0 {
-        let state = stamped(&subject, key.revision, fold.snapshot()?.into());
         let view = subject.view;
-        gateway.store.keep_snapshot(key.epoch, view.name, view.version, &subject.id, last, state).await?;
+        let state = basis.sealed(view, fold.snapshot()?.into()).map_err(internal)?;
+        gateway.store.keep_snapshot(epoch, view.name, view.version, &subject.id, last, state).await?;
     }
     Ok(())
 }
 
-/// The newest snapshot that is not newer than `at` and was folded from events as they are shown.
-pub(super) async fn snapshot(
-    gateway: &Gateway,
-    subject: &Subject,
-    revision: Position,
-    at: Position,
-) -> Result<Option<(Position, Vec<u8>)>, Problem> {
+/// The newest snapshot that is not newer than `at`, if its events would still be shown as they were.
+pub(super) async fn snapshot(gateway: &Gateway, subject: &Subject, at: Position) -> Result<Option<Kept>, Problem> {
     let view = subject.view;
-    let Some((position, mut state)) = gateway.store.snapshot(view.name, view.version, &subject.id, at).await? else {
-        return Ok(None);
-    };
-    if view.own_types {
-        match state.split_first_chunk() {
-            Some((stamp, _)) if u64::from_be_bytes(*stamp) == revision.get() => _ = state.drain(..STAMP_BYTES),
-            _ => return Ok(None),
-        }
-    }
-    Ok(Some((position, state)))
+    let newest = gateway.store.snapshot(view.name, view.version, &subject.id, at).await?;
+    Ok(newest.and_then(|(position, sealed)| {
+        let (basis, state) = Basis::opened(view, sealed)?;
+        basis.holds(&gateway.types).then_some(Kept { position, basis, state })
+    }))
 }
 
 /// Hands a snapshot over to be kept.
-pub(super) fn keep(gateway: &Gateway, subject: &Subject, key: &Key, last: Position, state: Bytes) {
-    let state = stamped(subject, key.revision, state);
+pub(super) fn keep(
+    gateway: &Gateway,
+    subject: &Subject,
+    key: &Key,
+    last: Position,
+    basis: &Basis,
+    state: Bytes,
+) -> Result<(), Problem> {
     let view = subject.view;
+    let state = basis.sealed(view, state).map_err(internal)?;
     held::hand_over(gateway.store.keep_snapshot(key.epoch, view.name, view.version, &subject.id, last, state), view.name);
-}
-
-const STAMP_BYTES: usize = size_of::<u64>();
-
-/// A snapshot of a view that depends on the registry of types begins with the registry's revision.
-fn stamped(subject: &Subject, revision: Position, state: Bytes) -> Bytes {
-    match subject.view.own_types {
-        true => [&revision.get().to_be_bytes()[..], &state].concat().into(),
-        false => state,
-    }
+    Ok(())
 }

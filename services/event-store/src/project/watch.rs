@@ -99,7 +99,7 @@ impl Watched {
         seen: &mut Position,
         states: bool,
     ) -> Result<Option<Told>, Problem> {
-        if self.watching.is_lost() || self.key != self.subject.key(gateway) {
+        if self.watching.is_lost() || !self.watching.holds(gateway) || self.key != self.subject.key(gateway) {
             self.watching.leave();
             // Subscribers hear of events before they are readable.
             let wanted = position(&update).max(*seen);
@@ -117,7 +117,8 @@ impl Watched {
         if event.position <= *seen {
             return Ok(None);
         }
-        match self.watching.change(&gateway.types.show(&event))? {
+        let revision = gateway.types.revision();
+        match self.watching.change(&gateway.types.show(&event), revision)? {
             Some(change) if change.patch.as_ref() == b"[]" => {
                 *seen = event.position;
                 Ok(None)

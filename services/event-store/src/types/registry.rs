@@ -38,6 +38,8 @@ pub(crate) struct Version {
     pub(crate) description: String,
     /// The event that registered it.
     pub(crate) registered_by: EventId,
+    /// Of that event.
+    position: Position,
     /// Made when it is first needed: most old versions never are.
     compiled: OnceLock<Option<Compiled>>,
 }
@@ -89,6 +91,7 @@ pub(crate) fn fold(mut registry: Registry, event: &Event) -> Registry {
         upcast: registered.upcast,
         description: registered.description,
         registered_by: event.id,
+        position: event.position,
         compiled: OnceLock::new(),
     }));
     registry
@@ -193,6 +196,11 @@ impl Registry {
     /// The last one by which events of before may be shown in another way: there are none of a type's first version.
     pub(crate) fn changed(&self) -> Position {
         self.changed
+    }
+
+    /// The last one by which events of this type may be shown in another way.
+    pub(crate) fn changed_of(&self, name: &EventType) -> Position {
+        self.versions(name).last().filter(|newest| newest.version > 1).map_or(Position::START, |newest| newest.position)
     }
 
     /// Holds data against a version of its type: the newest, unless another is stated. Fields start at the event.

@@ -6,8 +6,9 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use causeway_proto::v1;
+use causeway_testkit::wait_until;
 
-use crate::harness::{Gateway, World, message, position};
+use crate::harness::{Gateway, LIMIT, World, message, position};
 
 fn said(projection: &Value) -> Vec<String> {
     let messages = projection["state"]["messages"].as_array().unwrap();
@@ -238,6 +239,44 @@ async fn a_new_version_of_a_type_is_seen_in_every_state_at_once() {
     gateway.stop().await;
     let gateway = Gateway::start(&nats, dir.path()).await;
     assert_eq!(states(&gateway).await, (json!({"count": 149}), json!({"count": 70})));
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_version_of_another_type_keeps_the_snapshots_of_a_state() {
+    let World { nats, dir, gateway } = World::start().await;
+    let register = async |gateway: &Gateway, name: &str, upcast: Value| {
+        let body = json!({"name": name, "schema": {"type": "object"}, "upcast": upcast});
+        let request = gateway.request(reqwest::Method::POST, "/types").json(&body);
+        assert!(gateway.send(request).await.status.is_success());
+    };
+    let state = async |gateway: &Gateway| gateway.get("/projections/state/c").await.ok()["state"]["state"].clone();
+    register(&gateway, "Counted", json!([])).await;
+    register(&gateway, "Weighed", json!([])).await;
+    for aggregate in ["c", "d"] {
+        let events: Vec<_> = (0..150).map(|_| custom("Counted", aggregate, &json!({"in": aggregate}))).collect();
+        gateway.post(&json!(events)).await.created();
+        gateway.get(&format!("/projections/state/{aggregate}")).await.ok();
+    }
+    let read_model = || rusqlite::Connection::open(dir.path().join("read-model.sqlite"));
+    wait_until("a snapshot of each", LIMIT, async || {
+        let count = "SELECT count(DISTINCT id) FROM snapshots WHERE view = 'state'";
+        let count = read_model().ok()?.query_row(count, [], |row| row.get::<_, u32>(0)).ok()?;
+        (count == 2).then_some(())
+    })
+    .await;
+    register(&gateway, "Weighed", json!([{"op": "add", "path": "/unit", "value": "g"}])).await;
+    gateway.stop().await;
+
+    // The one's snapshots now show the other: what is answered says whether they are used.
+    let file = read_model().unwrap();
+    file.execute("DELETE FROM snapshots WHERE id = 'c'", []).unwrap();
+    file.execute("UPDATE snapshots SET id = 'c' WHERE id = 'd'", []).unwrap();
+    file.close().unwrap();
+    let gateway = Gateway::start(&nats, dir.path()).await;
+    assert_eq!(state(&gateway).await, json!({"in": "d"}));
+    register(&gateway, "Counted", json!([{"op": "move", "from": "/in", "path": "/of"}])).await;
+    assert_eq!(state(&gateway).await, json!({"of": "c"}));
     gateway.stop().await;
 }
 
