@@ -83,7 +83,7 @@ async fn a_position_that_never_comes_is_waited_for_only_so_long() {
     let answer = gateway.get("/projections/conversation/a?min_position=1000").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.json()["type"], "urn:causeway:problem:behind");
-    assert!(asked.elapsed() < crate::harness::LIMIT);
+    assert!(asked.elapsed() < LIMIT);
     gateway.stop().await;
 }
 
