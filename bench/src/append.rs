@@ -55,8 +55,9 @@ impl Load {
 
     fn ways(self) -> &'static [Way] {
         match self {
-            Self::Singles { clients: 1 } => &[Way::Raw, Way::Grpc, Way::Http, Way::GrpcEmpty, Way::HttpEmpty],
-            Self::Singles { .. } | Self::Batches { .. } => &[Way::Raw, Way::Grpc, Way::Http],
+            Self::Singles { clients: 1 } => &[Way::Raw, Way::Grpc, Way::GrpcStream, Way::Http, Way::GrpcEmpty, Way::HttpEmpty],
+            Self::Singles { .. } => &[Way::Raw, Way::Grpc, Way::GrpcStream, Way::Http],
+            Self::Batches { .. } => &[Way::Raw, Way::Grpc, Way::Http],
             Self::Pipeline => &[Way::Raw, Way::Grpc],
         }
     }

@@ -1,12 +1,15 @@
 //! A long conversation within a long log: what it costs to see it now, as of the past, and right after a start.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use causeway_proto::v1;
 use clap::Args;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpListener;
 
 use crate::process::{Causeway, Durability, Setup};
 use crate::seed::NO_CHECKPOINTS;
@@ -66,6 +69,8 @@ pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
     let half = format!("{counted}?type=NoteTaken&before={middle}");
     rows.push(Row { what: "count of a type, half of the log", ..ask(&half, 20).await? });
     causeway.stop().await?;
+    let answer = rows.iter().map(|row| row.bytes).max().unwrap_or_default();
+    rows.push(Row { what: "the sending of so many bytes alone", ..ask(&sender(answer).await?, options.repeats).await? });
     let bytes = size_of_folder(&home.path().join("data/event-store"))?;
     Ok(outcome(options, &rows, started, peak, bytes))
 }
@@ -132,7 +137,7 @@ async fn ask(url: &str, repeats: usize) -> Result<Row> {
     let client = reqwest::Client::builder().no_proxy().build()?;
     // The connection is not what is measured.
     let health = format!("{}/healthz", url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/"));
-    client.get(health).send().await?.error_for_status()?;
+    client.get(health).send().await?.error_for_status()?.bytes().await?;
     let (mut taken, mut bytes) = (Vec::new(), 0);
     for _ in 0..=repeats {
         let start = Instant::now();
@@ -143,6 +148,32 @@ async fn ask(url: &str, repeats: usize) -> Result<Row> {
     }
     let first = taken.remove(0);
     Ok(Row { what: "", first, again: Latency::of(taken), bytes })
+}
+
+/// A server that has the answer at hand and does nothing but send it: the limit of any view of that size.
+async fn sender(bytes: usize) -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/", listener.local_addr()?);
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {bytes}\r\n\r\n");
+    let answer: Arc<[u8]> = [head.into_bytes(), vec![b'0'; bytes]].concat().into();
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut connection = BufReader::new(connection);
+                let mut line = String::new();
+                // Requests have no body; each ends with an empty line.
+                while connection.read_line(&mut line).await? > 0 {
+                    if line == "\r\n" {
+                        connection.write_all(&answer).await?;
+                    }
+                    line.clear();
+                }
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    Ok(url)
 }
 
 /// The most memory that a process ever had.

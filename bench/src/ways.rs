@@ -19,7 +19,7 @@ use futures::stream::{self as streams, FuturesUnordered};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -42,6 +42,8 @@ pub(crate) enum Way {
     /// What the others are compared with.
     Raw,
     Grpc,
+    /// An append of a stream that stays open, and its answer, before the next one.
+    GrpcStream,
     Http,
     /// A gRPC call that appends nothing, the health check: what the way to the gateway and back takes by itself.
     GrpcEmpty,
@@ -54,6 +56,7 @@ impl Way {
         match self {
             Self::Raw => "raw JetStream",
             Self::Grpc => "gRPC",
+            Self::GrpcStream => "gRPC stream",
             Self::Http => "HTTP",
             Self::GrpcEmpty => "gRPC, appending nothing",
             Self::HttpEmpty => "HTTP, appending nothing",
@@ -76,6 +79,7 @@ pub(crate) async fn clients(causeway: &Causeway, way: Way, count: usize, events:
             (Way::Raw, 1) => raw(causeway, &aggregate).await?,
             (Way::Raw, _) => raw_batch(causeway, &aggregate, events).await?,
             (Way::Grpc, _) => grpc(causeway, &aggregate, events).await?,
+            (Way::GrpcStream, _) => grpc_stream(causeway, &aggregate, events).await?,
             (Way::Http, _) => http(causeway, &aggregate, events)?,
             (Way::GrpcEmpty, _) => grpc_empty(causeway).await?,
             (Way::HttpEmpty, _) => http_empty(causeway)?,
@@ -165,6 +169,28 @@ async fn grpc(causeway: &Causeway, aggregate: &str, events: usize) -> Result<App
         let (mut client, request) = (client.clone(), request.clone());
         async move {
             client.append(request).await?;
+            Ok(())
+        }
+        .boxed()
+    }))
+}
+
+async fn grpc_stream(causeway: &Causeway, aggregate: &str, events: usize) -> Result<Append> {
+    let append = v1::AppendRequest { events: vec![event(aggregate); events], ..v1::AppendRequest::default() };
+    let request = v1::AppendStreamRequest { append: Some(append), ..v1::AppendStreamRequest::default() };
+    let (send, requests) = mpsc::channel(1);
+    let requests = streams::unfold(requests, |mut requests| async move { Some((requests.recv().await?, requests)) });
+    // The answer to the call comes with the first answer of the stream at the latest.
+    let mut client = connect(causeway).await?;
+    let answers = client.append_stream(requests).await?.into_inner();
+    let stream = Arc::new(Mutex::new((send, answers)));
+    Ok(Arc::new(move || {
+        let (stream, request) = (stream.clone(), request.clone());
+        async move {
+            let (send, answers) = &mut *stream.lock().await;
+            send.send(request).await?;
+            let answer = answers.message().await?.context("the stream ended")?;
+            ensure!(matches!(answer.result, Some(v1::append_stream_response::Result::Appended(_))), "{answer:?}");
             Ok(())
         }
         .boxed()

@@ -64,6 +64,11 @@ impl Data {
 
     /// Reads the JSON as a `T`; the error's field is the path inside `data`.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Invalid> {
+        // To know the path takes as long as the reading: only what does not fit is read again for it.
+        serde_json::from_str(self.as_str()).or_else(|_| self.parse_with_path())
+    }
+
+    fn parse_with_path<T: DeserializeOwned>(&self) -> Result<T, Invalid> {
         let mut json = serde_json::Deserializer::from_str(self.as_str());
         serde_path_to_error::deserialize(&mut json).map_err(|error| {
             let pointer = pointer(error.path());

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
@@ -13,8 +13,8 @@ use crate::Invalid;
 macro_rules! text_newtype {
     ($(#[$doc:meta])* $name:ident, $check:expr) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
         pub struct $name(std::sync::Arc<str>);
 
         impl $name {
@@ -39,9 +39,9 @@ macro_rules! text_newtype {
             }
         }
 
-        impl From<$name> for String {
-            fn from(value: $name) -> String {
-                value.0.as_ref().to_owned()
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
 
@@ -126,13 +126,23 @@ impl CorrelationId {
 /// The id of an event: `evt_` and a UUIDv7 in TypeID base32 (<https://github.com/jetify-com/typeid>).
 ///
 /// Sorts by time, says what it is, and can be pasted anywhere.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct EventId(Uuid);
 
 /// Crockford's base32 in lower case.
 const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// What each byte stands for as a digit; 32 or more: it is none.
+const DIGITS: [u8; 256] = {
+    let (mut digits, mut value) = ([u8::MAX; 256], 0);
+    while value < BASE32.len() {
+        digits[BASE32[value] as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
 const EVENT_ID_PREFIX: &str = "evt_";
+const EVENT_ID_BYTES: usize = 30;
 
 impl EventId {
     /// The event id made of this UUID, which should be a version 7.
@@ -144,17 +154,30 @@ impl EventId {
     pub const fn uuid(self) -> Uuid {
         self.0
     }
+
+    /// The text, all of it ASCII. Every event is told with it many times: nothing is allocated.
+    fn text(self) -> [u8; EVENT_ID_BYTES] {
+        let (mut text, mut rest) = ([0; EVENT_ID_BYTES], self.0.as_u128());
+        let (prefix, digits) = text.split_at_mut(EVENT_ID_PREFIX.len());
+        prefix.copy_from_slice(EVENT_ID_PREFIX.as_bytes());
+        // 26 digits of 5 bits are 130 bits: the first digit holds the upper 3.
+        for digit in digits.iter_mut().rev() {
+            *digit = BASE32[(rest & 31) as usize];
+            rest >>= 5;
+        }
+        text
+    }
+}
+
+impl Serialize for EventId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::from(EVENT_ID_PREFIX);
-        // 26 digits of 5 bits are 130 bits: the first digit holds the upper 3.
-        for digit in (0..26).rev() {
-            let five = (self.0.as_u128() >> (5 * digit)) & 31;
-            text.push(char::from(BASE32[five as usize]));
-        }
-        f.pad(&text)
+        f.pad(std::str::from_utf8(&self.text()).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -175,8 +198,8 @@ impl FromStr for EventId {
         }
         let mut value = 0_u128;
         for digit in digits.bytes() {
-            let five = BASE32.iter().position(|known| *known == digit).ok_or_else(invalid)?;
-            value = value << 5 | five as u128;
+            let five = Some(DIGITS[usize::from(digit)]).filter(|five| *five < 32).ok_or_else(invalid)?;
+            value = value << 5 | u128::from(five);
         }
         Ok(Self(Uuid::from_u128(value)))
     }
@@ -186,12 +209,6 @@ impl TryFrom<String> for EventId {
     type Error = Invalid;
     fn try_from(text: String) -> Result<Self, Invalid> {
         text.parse()
-    }
-}
-
-impl From<EventId> for String {
-    fn from(id: EventId) -> String {
-        id.to_string()
     }
 }
 

@@ -62,7 +62,10 @@ struct OutcomeParts {
 
 impl Conversation {
     fn hear(&mut self, event: &Event, input: Input) {
-        let parts: InputParts = event.data.parse().unwrap_or_default();
+        let parts = match input.channel.is_some() || !input.attachments.is_empty() {
+            true => event.data.parse().unwrap_or_default(),
+            false => InputParts::default(),
+        };
         self.index.inputs.insert(event.id, self.messages.len());
         self.messages.push(Message {
             user_id: Some(input.user_id.unwrap_or_else(|| event.aggregate_id.to_string())),
@@ -73,7 +76,7 @@ impl Conversation {
     }
 
     fn say(&mut self, event: &Event, said: MessageGenerated) {
-        let parts: InputParts = event.data.parse().unwrap_or_default();
+        let parts = said.channel.is_some().then(|| event.data.parse::<InputParts>().unwrap_or_default());
         let turn = known(said.turn);
         if let Some(id) = &turn {
             let at = self.turn(id, event);
@@ -86,7 +89,7 @@ impl Conversation {
         }
         self.messages.push(Message {
             turn,
-            channel: parts.channel,
+            channel: parts.and_then(|parts| parts.channel),
             model: known(said.model),
             finish_reason: known(said.finish_reason),
             ..message(event, Role::Assistant, said.content)
