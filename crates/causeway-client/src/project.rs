@@ -2,7 +2,6 @@
 //! of cause and effect.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use backon::ExponentialBackoff;
 use causeway_event::{Event, Position};
@@ -12,11 +11,8 @@ use futures::{Stream, StreamExt as _};
 use tonic::Streaming;
 use tracing::warn;
 
-use crate::client::{Effect, event};
+use crate::client::{Effect, SILENCE_MAX, event};
 use crate::{Client, ClientError, Kind};
-
-/// Without a word for so long (heartbeats come far more often), a connection is given up and made anew.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// What to look at.
 #[derive(Clone, Debug)]
