@@ -41,7 +41,7 @@ async fn view(args: ViewArgs, out: &Output) -> anyhow::Result<()> {
     }
     let projection = client.project(Project { view, id, as_of, min_position }).await?;
     if out.json {
-        let state: &RawValue = serde_json::from_slice(&projection.state).context("the view is not JSON")?;
+        let state: &RawValue = projection.state.read()?;
         let Projection { view, id, position, .. } = &projection;
         return out.json(&ViewJson { view, id, position: *position, state });
     }
@@ -79,19 +79,19 @@ struct ViewJson<'a> {
 /// A view for a person.
 fn show(projection: &Projection, out: &Output) -> anyhow::Result<()> {
     const OTHER: &str = "the gateway's view is of another version";
-    let state = projection.state.as_slice();
+    let state = &projection.state;
     let (nothing, pieces) = match projection.view.as_str() {
         "conversation" => {
-            let conversation: Conversation = serde_json::from_slice(state).context(OTHER)?;
+            let conversation: Conversation = state.read().context(OTHER)?;
             (conversation.position == Position::START, render(&projection.id, projection.position, &conversation))
         }
         "chain" => {
-            let tree: Tree = serde_json::from_slice(state).context(OTHER)?;
+            let tree: Tree = state.read().context(OTHER)?;
             let line = |line: Vec<_>| line.into_iter().chain([(Look::Plain, "\n".to_owned())]);
             (tree.events == 0, trace::lines(&tree).into_iter().flat_map(line).collect())
         }
         "state" => {
-            let state: State = serde_json::from_slice(state).context(OTHER)?;
+            let state: State = state.read().context(OTHER)?;
             (state.events == 0, document(&projection.id, projection.position, &state)?)
         }
         // A view that this version does not know is shown as it is.
