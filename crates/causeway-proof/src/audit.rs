@@ -178,8 +178,9 @@ pub struct Audit {
     tips: HashMap<(AggregateId, Category), Position>,
     /// Runs of lines that were taken out of an export, and named.
     taken_out: Vec<(Position, Position)>,
-    /// The first events whose data was taken out.
+    /// The first events whose data was taken out, and the last one.
     without_data: Vec<Position>,
+    without_data_last: Position,
     /// Findings that a checkpoint may explain.
     pending: Vec<Finding>,
     found: Vec<Finding>,
@@ -213,6 +214,7 @@ impl Audit {
             tips: HashMap::new(),
             taken_out: Vec::new(),
             without_data: Vec::new(),
+            without_data_last: Position::START,
             pending: Vec::new(),
             found: Vec::new(),
             summary: Summary {

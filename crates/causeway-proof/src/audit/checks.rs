@@ -53,6 +53,7 @@ impl Audit {
         self.summary.events += 1;
         if let Payload::Digest(_) = event.payload {
             self.summary.without_data += 1;
+            self.without_data_last = position;
             if self.without_data.len() < WITHOUT_DATA_MAX {
                 self.without_data.push(position);
             }
@@ -256,8 +257,8 @@ impl Audit {
 
     /// No deed by itself, and nobody shall take what is not there for seen: whoever hands over an export can blank any event.
     pub(super) fn say_what_has_no_data(&mut self) {
-        let (Some(&first), Some(&last)) = (self.without_data.first(), self.without_data.last()) else { return };
-        let count = self.summary.without_data;
+        let Some(&first) = self.without_data.first() else { return };
+        let (count, last) = (self.summary.without_data, self.without_data_last);
         let named: Vec<String> = self.without_data.iter().map(Position::to_string).collect();
         let have = if count == 1 { "event has its" } else { "events have their" };
         let at = if count == 1 { "position" } else { "positions" };

@@ -366,6 +366,8 @@ fn data_that_was_taken_out_is_counted_and_told() {
     let (findings, summary) = audit(&many, Trust::default());
     assert_eq!(summary.without_data, 30);
     assert!(told(&findings).unwrap().ends_with("19, 20 and 10 more"), "{findings:?}");
+    let finding = findings.iter().find(|finding| finding.fault == Fault::WithoutData).unwrap();
+    assert_eq!((finding.position.get(), finding.last.get()), (1, 30));
 }
 
 proptest! {
