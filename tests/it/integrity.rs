@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use causeway_e2e::{Causeway, Finished, Setup};
+use causeway_e2e::{Causeway, Finished, Page, Setup, binary, planted_id, tools};
 use causeway_testkit::wait_until;
 use highway::{HighwayHash as _, HighwayHasher, Key};
 use serde_json::{Value, json};
@@ -169,12 +170,30 @@ async fn an_export_that_was_imported_is_exported_to_the_same_bytes() {
     assert_eq!(refused.0.status.code(), Some(1), "half an export is none");
     let untouched = log(&["info", "--nats", &fresh.url()]).await;
     assert!(untouched.0.stderr.contains("there is no log"), "{:?}", untouched.0);
-    log(&["import", text(&folder.join("first.ndjson")), "--nats", &fresh.url()]).await.ok();
+    // For whoever names a key, somebody who has it must vouch for it.
+    let first_file = folder.join("first.ndjson");
+    let foreign_key = foreign_key(&folder);
+    let refused = log(&["import", text(&first_file), "--nats", &fresh.url(), "--public-key", text(&foreign_key)]).await;
+    assert_eq!(refused.0.status.code(), Some(1));
+    assert!(refused.0.stderr.contains("no checkpoint of a key that --public-key names"), "{:?}", refused.0);
+    let untouched = log(&["info", "--nats", &fresh.url()]).await;
+    assert!(untouched.0.stderr.contains("there is no log"), "{:?}", untouched.0);
+    let key = public_key(&causeway);
+    let imported = log(&["import", "--json", text(&first_file), "--nats", &fresh.url(), "--public-key", text(&key)]).await.ok();
+    assert_eq!(imported.json()["vouched"].as_u64(), imported.json()["position"].as_u64().map(|last| last - 1));
+    // A person sees how far it is with checking, and with importing.
+    let (watched, terminal) =
+        (causeway_testkit::NatsServer::start().await.unwrap(), "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)");
+    let mut python = tokio::process::Command::new(tools().unwrap().join("bin/python"));
+    python.args(["-c", terminal]).arg(binary().unwrap()).args(["log", "import", text(&first_file), "--nats", &watched.url()]);
+    let seen =
+        tokio::time::timeout(Duration::from_secs(60), python.current_dir(&folder).kill_on_drop(true).output()).await.unwrap();
+    let seen = String::from_utf8(seen.unwrap().stdout).unwrap();
+    assert!(seen.contains("verifying [") && seen.contains("importing [") && seen.contains("imported"), "{seen:?}");
     let again = log(&["import", "--json", text(&folder.join("first.ndjson")), "--nats", &fresh.url()]).await.ok();
     assert_eq!(again.json()["imported"], 0);
     let second = export(&fresh.url(), &folder.join("second.ndjson")).await;
     assert!(first == second, "the second export differs");
-    let key = public_key(&causeway);
     let verified = log(&["verify", "--json", "--nats", &fresh.url(), "--public-key", text(&key), "--checkpoint", &head]).await;
     assert_eq!(verified.problems(), []);
     // A gateway on the copy reads the same events with the same times.
@@ -281,11 +300,171 @@ async fn whatever_is_done_to_a_line_of_an_export_is_named_with_its_position() {
     let (data, after) = rest.split_once(",\"hash\"").unwrap();
     shredded[at] = format!("{before}\"datadigest\":\"{}\",\"hash\"{after}", sha256(data));
     assert_eq!(audit(&shredded).await, []);
+    // And that it was taken out is told: who hands over an export could blank whatever they like.
     let text: String = shredded.iter().map(|line| format!("{line}\n")).collect();
     fs::write(folder.join("shredded.ndjson"), text).unwrap();
+    let told = log(&["verify", "--json", "--from-export", self::text(&folder.join("shredded.ndjson"))]).await.json();
+    assert_eq!(
+        (&told["without_data"], &told["warnings"], &told["findings"][0]["fault"]),
+        (&json!(1), &json!(1), &json!("without_data"))
+    );
+    let told = log(&["verify", "--from-export", self::text(&folder.join("shredded.ndjson"))]).await.ok().0.stdout;
+    let words = format!("1 event has its data taken out, of which only the digest is left: position {position}");
+    assert!(
+        told.contains(&words) && told.contains("entries up to position") && told.contains("1 of them without their data"),
+        "{told}"
+    );
     let fresh = causeway_testkit::NatsServer::start().await.unwrap();
     let refused = log(&["import", self::text(&folder.join("shredded.ndjson")), "--nats", &fresh.url()]).await;
     assert!(refused.0.stderr.contains("only its digest"), "{:?}", refused.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_overwrites_nothing_and_one_that_was_kept_says_how_far_it_reaches() {
+    let causeway = filled(30).await;
+    let nats = causeway.ready().nats.clone();
+    let file = |name: &str| causeway.home().join(name);
+    let whole = export(&nats, &file("whole.ndjson")).await;
+    let again = log(&["export", "--nats", &nats, "--file", text(&file("whole.ndjson"))]).await;
+    assert_eq!(again.0.status.code(), Some(1));
+    assert!(again.0.stderr.contains("nothing is overwritten") && again.0.stderr.contains("another name"), "{:?}", again.0);
+    assert_eq!(fs::read_to_string(file("whole.ndjson")).unwrap(), whole);
+    assert!(!file("whole.ndjson.part").exists());
+
+    let against = async |kept: &str| {
+        let done = log(&["verify", "--json", "--nats", &nats, "--against", text(&file(kept))]).await;
+        assert_eq!(done.problems(), [], "{:?}", done.0);
+        let told = log(&["verify", "--nats", &nats, "--against", text(&file(kept))]).await.ok();
+        (done.json(), told.0.stdout)
+    };
+    let reach = |json: &Value| {
+        let against = &json["against"];
+        (against["start"].as_u64().unwrap(), against["position"].as_u64().unwrap(), against["whole"].as_bool().unwrap())
+    };
+    let warned = |json: &Value, words: &str| {
+        let findings = json["findings"].as_array().unwrap();
+        findings.iter().any(|finding| finding["severity"] == "warning" && finding["what"].as_str().unwrap().contains(words))
+    };
+    let (json, told) = against("whole.ndjson").await;
+    let last = json["position"].as_u64().unwrap();
+    assert_eq!((reach(&json), json["warnings"].as_u64()), ((0, last, true), Some(0)));
+    assert!(told.contains(&format!("positions 1 to {last}\n")), "{told}");
+    // One of a part is whole, and says nothing of the rest.
+    log(&["export", "--nats", &nats, "--after", "3", "--before", "12", "--file", text(&file("part.ndjson"))]).await.ok();
+    let (json, told) = against("part.ndjson").await;
+    assert_eq!((reach(&json), json["warnings"].as_u64()), ((3, 11, true), Some(0)));
+    assert!(told.contains("positions 4 to 11; what stands behind was not compared"), "{told}");
+    // One that was cut at a line break looks like one of a part, but for its end.
+    let cut: String = whole.lines().take(20).map(|line| format!("{line}\n")).collect();
+    fs::write(file("cut.ndjson"), cut).unwrap();
+    let (json, told) = against("cut.ndjson").await;
+    assert_eq!(reach(&json), (0, 20, false));
+    assert!(warned(&json, "breaks off behind position 20") && told.contains("positions 1 to 20; what stands"), "{json} {told}");
+    let thinned: String = whole.lines().enumerate().filter(|(at, _)| *at != 9).map(|(_, line)| format!("{line}\n")).collect();
+    fs::write(file("thinned.ndjson"), thinned).unwrap();
+    let (json, _) = against("thinned.ndjson").await;
+    assert!(!reach(&json).2 && warned(&json, "are not those that it was made of"), "{json}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_checkpoint_of_a_new_key_vouches_for_the_whole_log_anew() {
+    let mut causeway = filled(25).await;
+    let old = causeway.home().join("old.pub");
+    causeway.terminate().await.unwrap();
+    fs::rename(public_key(&causeway), &old).unwrap();
+    fs::remove_file(causeway.data().join("signing-key")).unwrap();
+    causeway.restart().await.unwrap();
+    let new = public_key(&causeway);
+    assert_ne!(fs::read(&old).unwrap(), fs::read(&new).unwrap());
+    append(&causeway, 25..40).await;
+    vouched(&causeway).await;
+    let nats = causeway.ready().nats.clone();
+    let verify = async |keys: &[&Path]| {
+        let keys = keys.iter().flat_map(|key| ["--public-key", text(key)]);
+        let arguments: Vec<&str> = ["verify", "--json", "--nats", &nats].into_iter().chain(keys).collect();
+        let done = log(&arguments).await;
+        assert_eq!(done.problems(), []);
+        let json = done.json();
+        let number = |name: &str| json[name].as_u64().unwrap();
+        (number("vouched"), number("checkpoints"), number("signed"), number("warnings"), number("position"))
+    };
+    let (vouched, checkpoints, signed, warnings, last) = verify(&[&old, &new]).await;
+    assert_eq!((vouched, signed, warnings), (last - 1, checkpoints, 0));
+    // Each alone: the new one vouches for all of it, the old one for what stood when it was exchanged.
+    let (vouched, _, by_new, warnings, _) = verify(&[&new]).await;
+    assert_eq!((vouched, by_new + warnings), (last - 1, checkpoints), "what the old key signed is a warning");
+    let (vouched, _, by_old, warnings, _) = verify(&[&old]).await;
+    assert!((25..last - 15).contains(&vouched), "{vouched} of {last}");
+    assert_eq!((by_old + by_new, warnings), (checkpoints, by_new), "each checkpoint is of one of them");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_verifier_of_the_documentation_comes_to_the_same() {
+    let causeway = filled(20).await;
+    let nats = causeway.ready().nats.clone();
+    let api = causeway.api();
+    // Everything that can stand on a log: data that no line takes as it is, a version, a cause, a fence, what is no event.
+    let (status, _) = api.post("/types", &json!({ "name": "OrderPlaced", "schema": {} })).await.unwrap();
+    assert_eq!(status, 201);
+    let order = json!({ "type": "OrderPlaced", "aggregate_id": "order ü", "data": { "n": 1.50 } });
+    let (status, placed) = api.post("/events", &json!({ "events": [order], "expected": "empty" })).await.unwrap();
+    assert_eq!(status, 201, "{placed}");
+    let caused = json!({
+        "type": "NoteTaken", "aggregate_id": "x", "data": null, "metadata": { "labels": { "é": "1", "a": "\"data\":" } },
+    });
+    assert_eq!(api.post("/events", &caused).await.unwrap().0, 201);
+    let client = async_nats::connect(&nats).await.unwrap();
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("x-b", "2");
+    headers.insert("x-a", "é");
+    client.request_with_headers("causeway.ev.x.custom", headers, "garbage".into()).await.unwrap();
+    append(&causeway, 20..30).await;
+    vouched(&causeway).await;
+    let file = causeway.home().join("log.ndjson");
+    let lines = export(&nats, &file).await;
+    assert!(lines.contains("data_base64") && lines.contains("dataschema") && lines.contains("\"foreign\""), "{lines}");
+    let (program, key) = (causeway.home().join("verify.py"), public_key(&causeway));
+    fs::write(&program, Page::read("docs/integrity.md").unwrap().file("verify.py").unwrap()).unwrap();
+    let run = async |export: &Path, key: &Path| {
+        let mut python = tokio::process::Command::new(tools().unwrap().join("bin/python"));
+        python.arg(&program).arg(export).arg(key).env("PYTHONDONTWRITEBYTECODE", "1").kill_on_drop(true);
+        let output = tokio::time::timeout(Duration::from_secs(60), python.output()).await.unwrap().unwrap();
+        let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        if output.status.success() { Ok(stdout) } else { Err(stderr) }
+    };
+    let ours = log(&["verify", "--json", "--from-export", text(&file), "--public-key", text(&key)]).await.json();
+    let expected = format!("verified, vouched for up to position {}\n{}\n", ours["vouched"], ours["head"].as_str().unwrap());
+    assert_eq!(run(&file, &key).await, Ok(expected.clone()));
+    // It takes data that was taken out, and nothing that was altered, by whatever hand.
+    let other = causeway.home().join("other.ndjson");
+    let of = async |change: &dyn Fn(&str) -> String| {
+        let changed = change(&lines);
+        assert_ne!(changed, lines);
+        fs::write(&other, changed).unwrap();
+        run(&other, &key).await
+    };
+    let digest = format!("\"datadigest\":\"{}\"", sha256("{\"n\":9}"));
+    assert_eq!(of(&|lines| lines.replace("\"data\":{\"n\":9}", &digest)).await, Ok(expected));
+    let altered = of(&|lines| lines.replace("\"data\":{\"n\":9}", "\"data\":{\"n\":8}")).await.unwrap_err();
+    assert!(altered.contains("is not what the export was made of"), "{altered}");
+    let altered = of(&|lines| lines.replace("OrderPlaced:1", "Refund:1")).await.unwrap_err();
+    assert!(altered.contains("is not what the export was made of"), "{altered}");
+    let cut = of(&|lines| lines.lines().take(9).map(|line| format!("{line}\n")).collect()).await.unwrap_err();
+    assert!(cut.contains("is not whole"), "{cut}");
+    let forged = run(&file, &foreign_key(causeway.home())).await.unwrap();
+    assert!(forged.contains("vouched for up to position 0"), "a key that signed nothing vouches for nothing: {forged}");
+    // Ours names the schema as well.
+    fs::write(&other, lines.replace("OrderPlaced:1", "Refund:1")).unwrap();
+    let named = log(&["verify", "--json", "--from-export", text(&other), "--public-key", text(&key)]).await;
+    assert_eq!(named.problems()[0].0, "bad_line");
+    assert!(named.json()["findings"][0]["what"].as_str().unwrap().contains("dataschema: is not"), "{:?}", named.0);
+}
+
+/// A public key that has signed nothing here: that of the test vectors.
+fn foreign_key(folder: &Path) -> PathBuf {
+    let file = folder.join("foreign.pub");
+    fs::write(&file, "ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c\n").unwrap();
+    file
 }
 
 fn sha256(text: &str) -> String {
@@ -451,6 +630,52 @@ async fn remove(store: &Path, stream: &str, position: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_schema_of_an_event_cannot_become_that_of_another_type_in_the_streams_files() {
+    let mut causeway = filled(5).await;
+    let (api, nats) = (causeway.api(), causeway.ready().nats.clone());
+    assert_eq!(api.post("/types", &json!({ "name": "OrderPlaced", "schema": {} })).await.unwrap().0, 201);
+    let order = json!({ "type": "OrderPlaced", "aggregate_id": "o", "data": {} });
+    let (_, placed) = api.post("/events", &order).await.unwrap();
+    // Whoever has a NATS client may say what they like of the schema: the event is one, and has no version.
+    let (id, cause) = (planted_id(1), placed["id"].as_str().unwrap());
+    let mut headers = async_nats::HeaderMap::new();
+    for (name, value) in [
+        ("ce-specversion", "1.0"),
+        ("ce-id", &id),
+        ("ce-type", "OrderPaid"),
+        ("ce-source", "nats"),
+        ("ce-subject", "o"),
+        ("ce-causationid", cause),
+        ("ce-correlationid", placed["correlation_id"].as_str().unwrap()),
+        ("ce-dataschema", "https://example.com/paid.json"),
+    ] {
+        headers.insert(name, value);
+    }
+    let client = async_nats::connect(&nats).await.unwrap();
+    client.request_with_headers("causeway.ev.o.custom", headers, "{}".into()).await.unwrap();
+    let paid =
+        wait_until("the event to be read", Duration::from_secs(30), async || api.fetch(&format!("/events/{id}")).await.ok())
+            .await;
+    assert_eq!((&paid["type"], &paid["metadata"]["schema_version"]), (&json!("OrderPaid"), &Value::Null));
+    vouched(&causeway).await;
+    let key = public_key(&causeway);
+    causeway.terminate().await.unwrap();
+    let data = causeway.home().join("copy");
+    copy(&causeway.data(), &data);
+    let verify = async || log(&["verify", "--json", "--data", text(&data), "--public-key", text(&key)]).await;
+    let honest = verify().await;
+    assert_eq!((honest.problems(), &honest.json()["warnings"]), (vec![], &json!(0)));
+    let (block, offset) = find(&data.join("nats"), b"urn:causeway:type:OrderPlaced:1").unwrap();
+    alter(&block, offset + "urn:causeway:type:".len(), "causeway_EVENTS", b'X');
+    let position = placed["position"].as_u64().unwrap();
+    let problems = verify().await.problems();
+    assert!(
+        matches!(&problems[..], [(fault, first, last)] if fault == "checkpoint" && (*first..=*last).contains(&position)),
+        "{problems:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_was_removed_from_a_copy_of_the_streams_files_is_named() {
     let (_home, key, at, data) = copied().await;
     permit_deletes(&data.join("nats"), "causeway_EVENTS");
@@ -528,6 +753,46 @@ async fn a_backup_comes_back_whole_and_overwrites_nothing() {
     let fresh = causeway_testkit::NatsServer::start().await.unwrap();
     let refused = log(&["restore", text(&folder), "--nats", &fresh.url()]).await;
     assert!(refused.0.stderr.contains("SHA-256"), "{:?}", refused.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_made_while_somebody_appends_is_the_log_as_it_was_at_a_moment() {
+    let causeway = filled(20).await;
+    let nats = causeway.ready().nats.clone();
+    let folder = causeway.home().join("backup");
+    let (done, appended) = (AtomicBool::new(false), AtomicUsize::new(20));
+    let writer = async {
+        while !done.load(Ordering::Relaxed) {
+            let next = appended.load(Ordering::Relaxed);
+            append(&causeway, next..next + 1).await;
+            appended.store(next + 1, Ordering::Relaxed);
+        }
+    };
+    let backup = async {
+        wait_until("the writer", Duration::from_secs(30), async || (appended.load(Ordering::Relaxed) > 25).then_some(())).await;
+        let before = appended.load(Ordering::Relaxed);
+        let backed_up = log(&["backup", "--json", text(&folder), "--nats", &nats]).await.ok().json();
+        let behind = appended.load(Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
+        (before, behind, backed_up)
+    };
+    let ((), (before, behind, backed_up)) = tokio::join!(writer, backup);
+    assert!(before < behind, "somebody did append");
+    let fresh = causeway_testkit::NatsServer::start().await.unwrap();
+    log(&["restore", text(&folder), "--nats", &fresh.url()]).await.ok();
+    // All that stood before it began is there, in order and whole, and the longer log begins with the same.
+    let key = public_key(&causeway);
+    let restored = log(&["verify", "--json", "--nats", &fresh.url(), "--public-key", text(&key)]).await;
+    assert_eq!(restored.problems(), []);
+    let restored = restored.json();
+    let streams = backed_up["streams"].as_array().unwrap();
+    let events = streams.iter().find(|stream| stream["name"] == "causeway_EVENTS").unwrap();
+    assert_eq!((&events["last"], &events["messages"]), (&restored["position"], &restored["entries"]));
+    let head = restored["head"].as_str().unwrap();
+    assert_eq!(log(&["verify", "--json", "--nats", &nats, "--checkpoint", head]).await.problems(), []);
+    let info = log(&["info", "--json", "--nats", &fresh.url()]).await.json();
+    let notes = info["categories"]["custom"].as_u64().unwrap();
+    assert!((before as u64..=behind as u64 + 1).contains(&notes), "{before} <= {notes} <= {behind}");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The quick starts of `docs/clients`: the pages are the tests. A fenced block that names a file is that file, one that says `run`
+//! What the documentation has its reader do, the quick starts of `docs/clients` above all: the pages are the tests. A fenced block that names a file is that file, one that says `run`
 //! is run, and the block of text behind it is what it must print.
 
 use std::fs;
@@ -53,6 +53,12 @@ impl Page {
         let words = lines.flat_map(|line| line.split_whitespace().skip(2)).filter(|word| !word.starts_with("--"));
         let parts = words.map(|word| word.split_once("==").or_else(|| word.rsplit_once('@')).unwrap_or((word, "")));
         parts.map(|(name, version)| (name.to_owned(), version.to_owned())).collect()
+    }
+
+    /// What the page has its reader put into the file of this name.
+    pub fn file(&self, name: &str) -> Result<String> {
+        let found = self.blocks().into_iter().find(|block| block.info.get(1) == Some(&name));
+        Ok(found.with_context(|| format!("the page has no file {name}"))?.body)
     }
 
     /// Does what the page says, in an empty folder, against the gateway at `server`. How many runs had to print something.

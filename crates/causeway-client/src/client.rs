@@ -16,6 +16,10 @@ use crate::ClientError;
 /// The largest answer that is taken: a view of a long conversation.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Without a word for so long, the connection of a stream is given up and made anew. A gateway's heartbeats come twice as often
+/// at the least: its configuration is held to that.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(60);
+
 /// How a client behaves. The defaults suit a service on the same network.
 #[derive(Clone, Debug)]
 pub struct Options {

@@ -19,11 +19,9 @@ use tokio::sync::mpsc;
 use tonic::{Response, Status, Streaming};
 use tracing::{info, warn};
 
-use crate::client::{Effect, event};
+use crate::client::{Effect, SILENCE_MAX, event};
 use crate::{Client, ClientError, Filter, Kind, Start};
 
-/// Without a word for so long (heartbeats come far more often), a connection is given up and made anew.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Answers that may wait to be sent.
 const ANSWERS_MAX: usize = 1024;
 /// A longer reason is refused by the gateway.

@@ -2,7 +2,6 @@
 //! of cause and effect.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use backon::ExponentialBackoff;
 use causeway_event::{Event, Position};
@@ -12,11 +11,8 @@ use futures::{Stream, StreamExt as _};
 use tonic::Streaming;
 use tracing::warn;
 
-use crate::client::{Effect, event};
-use crate::{Client, ClientError, Kind};
-
-/// Without a word for so long (heartbeats come far more often), a connection is given up and made anew.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+use crate::client::{Effect, SILENCE_MAX, event};
+use crate::{Client, ClientError, Json, Kind};
 
 /// What to look at.
 #[derive(Clone, Debug)]
@@ -40,8 +36,8 @@ pub struct Projection {
     pub id: String,
     /// The last event of the log that it takes account of.
     pub position: Position,
-    /// The state, as JSON.
-    pub state: Vec<u8>,
+    /// The state.
+    pub state: Json,
 }
 
 /// Which view of what, between when and when.
@@ -64,8 +60,8 @@ pub struct Diffed {
     pub from: Position,
     /// The later moment.
     pub to: Position,
-    /// From the one state to the other: JSON Patch (RFC 6902), as JSON.
-    pub patch: Vec<u8>,
+    /// From the one state to the other: JSON Patch (RFC 6902).
+    pub patch: Json,
     /// The same, event by event.
     pub changes: Vec<Change>,
     /// Whether there are more changes than one answer takes: ask again from the last one's position.
@@ -77,8 +73,8 @@ pub struct Diffed {
 pub struct Change {
     /// The event.
     pub event: Event,
-    /// What it changed: JSON Patch (RFC 6902), as JSON.
-    pub patch: Vec<u8>,
+    /// What it changed: JSON Patch (RFC 6902).
+    pub patch: Json,
 }
 
 /// Which view of what to watch.
@@ -97,13 +93,13 @@ pub struct Watch {
 /// What a watch tells.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Watched {
-    /// The whole state, as JSON. Comes first, and again whenever the changes since the last word are not to be had: after a lost
+    /// The whole state. Comes first, and again whenever the changes since the last word are not to be had: after a lost
     /// connection, or for a reader that was too slow for them.
     State {
         /// The last event of the log that it takes account of.
         position: Position,
         /// The state.
-        state: Vec<u8>,
+        state: Json,
     },
     /// What one event changed in the state told before.
     Change(Box<Change>),
@@ -155,8 +151,8 @@ pub enum Scope {
 /// A causation tree.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Traced {
-    /// The tree, as JSON: the shape of `GET /chains/{id}`.
-    pub tree: Vec<u8>,
+    /// The tree: the shape of `GET /chains/{id}`.
+    pub tree: Json,
     /// Where to see the trace in the tracing tool, if one is configured.
     pub url: Option<String>,
 }
@@ -172,7 +168,7 @@ impl Client {
         };
         let response = self.ask(request, |mut grpc, request| async move { grpc.project(request).await }).await?;
         let v1::ProjectResponse { view, id, position, state } = response;
-        Ok(Projection { view, id, position: Position::new(position), state })
+        Ok(Projection { view, id, position: Position::new(position), state: state.into() })
     }
 
     /// What changed in a view between two moments, and by which events.
@@ -183,7 +179,7 @@ impl Client {
         Ok(Diffed {
             from: Position::new(response.from_position),
             to: Position::new(response.to_position),
-            patch: response.patch,
+            patch: response.patch.into(),
             changes: response.changes.into_iter().map(change).collect::<Result<_, _>>()?,
             more: response.more,
         })
@@ -239,7 +235,7 @@ impl Client {
         };
         let request = v1::TraceRequest { id: trace.id, scope: scope.into(), as_of: trace.as_of.unwrap_or_default() };
         let response = self.ask(request, |mut grpc, request| async move { grpc.trace(request).await }).await?;
-        Ok(Traced { tree: response.tree, url: Some(response.url).filter(|url| !url.is_empty()) })
+        Ok(Traced { tree: response.tree.into(), url: Some(response.url).filter(|url| !url.is_empty()) })
     }
 }
 
@@ -300,7 +296,7 @@ impl Watcher {
         let message = message.ok_or_else(|| client.too_late(Kind::Unavailable))?;
         let position = Position::new(message.position);
         Ok(match message.update {
-            Some(Wire::State(state)) => Some(Watched::State { position, state }),
+            Some(Wire::State(state)) => Some(Watched::State { position, state: state.into() }),
             Some(Wire::Change(wire)) => Some(Watched::Change(Box::new(change(wire)?))),
             Some(Wire::Heartbeat(beat)) => Some(Watched::Heartbeat { position, lag: beat.lag }),
             None => None,
@@ -309,5 +305,5 @@ impl Watcher {
 }
 
 fn change(change: v1::Change) -> Result<Change, ClientError> {
-    Ok(Change { event: event(change.event)?, patch: change.patch })
+    Ok(Change { event: event(change.event)?, patch: change.patch.into() })
 }

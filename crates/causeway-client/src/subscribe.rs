@@ -9,7 +9,6 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use backon::ExponentialBackoff;
 use causeway_event::{AggregateId, Delta, Event, Position};
@@ -20,11 +19,8 @@ use futures::{FutureExt as _, Stream};
 use tonic::Streaming;
 use tracing::{info, warn};
 
-use crate::client::{Effect, event};
+use crate::client::{Effect, SILENCE_MAX, event};
 use crate::{Client, ClientError, Filter, Kind};
-
-/// Without a word for so long (heartbeats come far more often), a connection is given up and made anew.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// What to follow.
 #[derive(Clone, Debug, Default)]

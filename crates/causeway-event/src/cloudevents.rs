@@ -5,6 +5,7 @@
 //! are the log's own sequence and timestamp.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use crate::{AggregateId, CorrelationId, Data, EventId, EventType, Invalid, Labels, Metadata, NewEvent, TraceParent};
 
@@ -69,9 +70,9 @@ pub fn read<'h>(header: impl Fn(&'static str) -> Option<&'h str>, payload: &[u8]
         Some(json) => serde_json::from_str(&json).map_err(|error| Invalid::new("ce-labels", error.to_string()))?,
         None => Labels::new(),
     };
+    let event_type = parse(&required, "ce-type")?;
     Ok(Stored {
         id: parse(&required, "ce-id")?,
-        event_type: parse(&required, "ce-type")?,
         aggregate_id: parse(&required, "ce-subject")?,
         metadata: Metadata {
             source: parse(&required, "ce-source")?,
@@ -81,22 +82,25 @@ pub fn read<'h>(header: impl Fn(&'static str) -> Option<&'h str>, payload: &[u8]
             correlation_id: parse(&required, "ce-correlationid")?,
             labels,
             // A schema of somebody else's is not one that we could upcast from.
-            schema_version: optional("ce-dataschema")?.and_then(|uri| schema_version(&uri)),
+            schema_version: optional("ce-dataschema")?.and_then(|uri| schema_version(&uri, &event_type)),
             // A trace context that cannot be read costs a link in a trace, not an event.
             traceparent: header("traceparent").and_then(|text| text.parse::<TraceParent>().ok()),
         },
+        event_type,
         data: Data::from_json(payload).map_err(|invalid| invalid.within("data"))?,
     })
 }
 
 /// The URI of a registered schema.
-pub fn schema_uri(event_type: &EventType, version: u32) -> String {
+pub fn schema_uri(event_type: &EventType, version: impl fmt::Display) -> String {
     format!("{SCHEMA_URI}{event_type}:{version}")
 }
 
-/// The version in the URI of a registered schema; none in any other.
-pub fn schema_version(uri: &str) -> Option<u32> {
-    uri.strip_prefix(SCHEMA_URI)?.rsplit_once(':')?.1.parse().ok()
+/// The version in the URI of this type's registered schema; none in any other.
+pub fn schema_version(uri: &str, event_type: &EventType) -> Option<u32> {
+    let version = uri.rsplit_once(':')?.1.parse().ok()?;
+    // Of a type and a version there is one URI: whatever else would read as the same could be put in its place unseen.
+    (uri == schema_uri(event_type, version)).then_some(version)
 }
 
 fn at(name: &str, invalid: Invalid) -> Invalid {
@@ -195,6 +199,22 @@ mod tests {
                 },
                 data: event.data,
             });
+        }
+    }
+
+    #[test]
+    fn a_schema_is_of_its_type_and_written_in_one_way() {
+        let order = "OrderPlaced".parse().unwrap();
+        assert_eq!(schema_version("urn:causeway:type:OrderPlaced:12", &order), Some(12));
+        for other in [
+            "urn:causeway:type:Refund:12",
+            "urn:causeway:type:OrderPlaced:012",
+            "urn:causeway:type:OrderPlaced:+12",
+            "urn:causeway:type:OrderPlaced:",
+            "urn:causeway:type:12",
+            "https://example.com/OrderPlaced:12",
+        ] {
+            assert_eq!(schema_version(other, &order), None, "{other}");
         }
     }
 

@@ -25,6 +25,8 @@ use crate::{LOG_AGGREGATE, Line};
 
 /// How far behind its own place a checkpoint can vouch, in entries, and still be compared.
 const RECENT_MAX: usize = if cfg!(test) { 1000 } else { 100_000 };
+/// How many events without their data are named; all are counted.
+const WITHOUT_DATA_MAX: usize = 20;
 
 /// What is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +75,8 @@ pub enum Fault {
     Unvouched,
     /// An export that begins behind the log's beginning.
     Unseen,
+    /// Events of which only the data's digest is there.
+    WithoutData,
     /// Not what somebody kept.
     KeptHead,
     /// An id that another event has.
@@ -99,6 +103,7 @@ impl Fault {
             Self::Signature => "signature",
             Self::Unvouched => "unvouched",
             Self::Unseen => "unseen",
+            Self::WithoutData => "without_data",
             Self::KeptHead => "kept_head",
             Self::DuplicateId => "duplicate_id",
             Self::DuplicateKey => "duplicate_key",
@@ -115,8 +120,6 @@ pub struct Trust {
     pub keys: Vec<PublicKey>,
     /// Heads that somebody kept.
     pub heads: Vec<Head>,
-    /// Leaves that somebody kept, by position: those of an export.
-    pub leaves: BTreeMap<Position, Hash>,
 }
 
 /// What was seen.
@@ -130,6 +133,8 @@ pub struct Summary {
     pub seen: u64,
     /// Events among the entries.
     pub events: u64,
+    /// Of those, how many have their data taken out: what it was, only its digest says.
+    pub without_data: u64,
     /// Checkpoints that agree with what they vouch for.
     pub checkpoints: u64,
     /// Of those, how many were signed by one of the given keys.
@@ -173,6 +178,9 @@ pub struct Audit {
     tips: HashMap<(AggregateId, Category), Position>,
     /// Runs of lines that were taken out of an export, and named.
     taken_out: Vec<(Position, Position)>,
+    /// The first events whose data was taken out, and the last one.
+    without_data: Vec<Position>,
+    without_data_last: Position,
     /// Findings that a checkpoint may explain.
     pending: Vec<Finding>,
     found: Vec<Finding>,
@@ -190,7 +198,7 @@ impl Audit {
         let mut audit = Self {
             keys: trust.keys,
             heads,
-            leaves: trust.leaves,
+            leaves: BTreeMap::new(),
             start_is_kept: false,
             seen: Position::START,
             truth: Chain::START,
@@ -205,6 +213,8 @@ impl Audit {
             used_keys: HashSet::new(),
             tips: HashMap::new(),
             taken_out: Vec::new(),
+            without_data: Vec::new(),
+            without_data_last: Position::START,
             pending: Vec::new(),
             found: Vec::new(),
             summary: Summary {
@@ -212,6 +222,7 @@ impl Audit {
                 chain: start,
                 seen: 0,
                 events: 0,
+                without_data: 0,
                 checkpoints: 0,
                 signed: 0,
                 vouched: Position::START,
@@ -239,9 +250,14 @@ impl Audit {
         self.summary.start.position
     }
 
-    /// A leaf that somebody kept, of a position that has not been seen yet: as [`Trust::leaves`], for whoever reads them in step.
+    /// A leaf that somebody kept, of a position that has not been seen yet: of an export, read in step with this.
     pub fn keep(&mut self, position: Position, leaf: Hash) {
         self.leaves.insert(position, leaf);
+    }
+
+    /// What was kept is not whole: it says nothing of what stands behind this position.
+    pub fn kept_in_part(&mut self, position: Position, what: String) {
+        self.warning(Fault::CutOff, position, what);
     }
 
     /// The next entry of a log.
@@ -306,6 +322,7 @@ impl Audit {
     pub fn finish(mut self) -> (Vec<Finding>, Summary) {
         self.settle(Position::new(u64::MAX), Severity::Problem);
         self.say_what_was_not_seen();
+        self.say_what_has_no_data();
         for (position, _) in std::mem::take(&mut self.heads) {
             let what = if self.seen < position {
                 format!("the log ends at position {}, before the kept head at {position}", self.seen)

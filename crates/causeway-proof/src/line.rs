@@ -278,15 +278,20 @@ impl Raw {
             (None, None, Some(digest)) => Payload::Digest(digest),
             _ => return Err(LineError("has not exactly one of data, data_base64 and datadigest".to_owned())),
         };
+        let event_type = needed(self.event_type, "type")?;
+        let schema_version = match &self.dataschema {
+            // The version is part of the proof, and the rest is what it must be with that.
+            Some(uri) => Some(cloudevents::schema_version(uri, &event_type).ok_or_else(|| {
+                invalid("dataschema", &format!("is not {}", cloudevents::schema_uri(&event_type, "<version>")))
+            })?),
+            None => None,
+        };
         let metadata = Metadata {
             source: needed(self.source, "source")?,
             causation_id: self.causationid,
             correlation_id: needed(self.correlationid, "correlationid")?,
             labels,
-            schema_version: match &self.dataschema {
-                Some(uri) => Some(cloudevents::schema_version(uri).ok_or_else(|| invalid("dataschema", &"is not ours"))?),
-                None => None,
-            },
+            schema_version,
             traceparent: match &self.traceparent {
                 Some(text) => Some(text.parse::<TraceParent>().map_err(|error| invalid("traceparent", &error))?),
                 None => None,
@@ -296,7 +301,7 @@ impl Raw {
         Ok(Recorded {
             id: needed(self.id, "id")?,
             timestamp: parse_timestamp(&time).map_err(|error| invalid("time", &error))?,
-            event_type: needed(self.event_type, "type")?,
+            event_type,
             aggregate_id: needed(self.subject, "subject")?,
             metadata,
             key: self.idempotencykey,

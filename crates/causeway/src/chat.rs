@@ -13,12 +13,13 @@ use causeway_client::{Append, Client, Draft, Filter, Start, Subscribe, Subscript
 use causeway_event::payload::{Channel, Input};
 use causeway_event::{AggregateId, Data, EventId, Labels, Payload};
 use causeway_runtime::shutdown::Signals;
+use clap::Args;
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 use tracing::{Instrument as _, info_span};
 use uuid::Uuid;
 
-use crate::cli::{ChatArgs, Common, DEFAULT_SERVER};
+use crate::cli::{Common, DEFAULT_SERVER, ServerArgs};
 use crate::events;
 use crate::output::{self, Look, Output};
 use screen::Screen;
@@ -28,6 +29,22 @@ const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Lines that wait while an answer is awaited; whoever pipes more waits with them.
 const LINES_MAX: usize = 16;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Reads one message a line, also from a pipe, and waits for each answer.
+
+Examples:
+  causeway chat
+  causeway chat --session web:42
+  echo 'What is 6 * 7?' | causeway chat")]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// The conversation to go on with [default: a new one]
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<AggregateId>,
+}
 
 /// How a turn ended.
 enum Outcome {

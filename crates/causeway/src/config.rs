@@ -6,15 +6,32 @@ use std::time::Duration;
 use causeway_log::NatsUrl;
 use causeway_runtime::config::{Flag, Loaded, duration, load};
 use causeway_runtime::telemetry;
+use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{Common, ConfigArgs, ConfigCommand};
+use crate::cli::Common;
 use crate::output::{Look, Output};
 
 mod check;
 mod document;
 
 pub(crate) use check::Section;
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(crate) command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show what is in force, and where each value comes from
+    Show,
+    /// Check the file and the environment
+    Check,
+    /// Print a file that names every key, its meaning and its default
+    Example,
+}
 
 /// Everything that can be set, by section.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

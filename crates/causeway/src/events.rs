@@ -1,5 +1,7 @@
 //! `causeway events append | read | tail`, and what all clients share.
 
+mod args;
+
 use std::io::Read as _;
 
 use anyhow::Context as _;
@@ -13,9 +15,10 @@ use causeway_runtime::telemetry::{self, Telemetry, TelemetryError, current_trace
 use futures::StreamExt as _;
 use tracing::{Instrument as _, info_span};
 
-use crate::cli::{
-    AppendArgs, Common, Direction, EventsArgs, EventsCommand, Expectation, FilterArgs, ReadArgs, ServerArgs, TailArgs,
-};
+pub(crate) use args::EventsArgs;
+use args::{AppendArgs, Direction, EventsCommand, Expectation, FilterArgs, ReadArgs, TailArgs};
+
+use crate::cli::{Common, ServerArgs};
 use crate::failure::{Hinted, Usage};
 use crate::output::{self, Look, Output, clean, one_line};
 

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use causeway_log::Log;
-use causeway_runtime::config::Loaded;
+use causeway_runtime::config::{Flag, Loaded};
 use causeway_runtime::shutdown::Signals;
 use causeway_runtime::supervise::Services;
 use causeway_runtime::telemetry;
+use clap::Args;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Common, GatewayArgs, ServiceArgs};
+use crate::cli::{Common, flags};
 use crate::config::{self, Config, Section};
 use crate::data_dir::DataDir;
 use crate::failure::Hinted;
@@ -26,6 +27,39 @@ const READY_POLL: Duration = Duration::from_millis(50);
 /// The name of each service, the same everywhere.
 pub(crate) const EVENT_STORE: &str = "event-store";
 pub(crate) const AI_PROCESSOR: &str = "ai-processor";
+
+#[derive(Debug, Args)]
+pub(crate) struct GatewayArgs {
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+    /// Folder for the read model, which can always be rebuilt [default: data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<String>,
+    /// Address to serve at [default: 127.0.0.1:8470]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServiceArgs {
+    /// The NATS to use [default: nats://127.0.0.1:4222]
+    #[arg(long, value_name = "URL")]
+    pub(crate) nats: Option<String>,
+}
+
+impl GatewayArgs {
+    pub(crate) fn flags(&self) -> Vec<Flag> {
+        let mut all = flags([("--data", "up.data", self.data.clone()), ("--listen", "up.listen", self.listen.clone())]);
+        all.extend(self.service.flags());
+        all
+    }
+}
+
+impl ServiceArgs {
+    pub(crate) fn flags(&self) -> Vec<Flag> {
+        flags([("--nats", "log.url", self.nats.clone())])
+    }
+}
 
 /// `causeway event-store`
 pub(crate) async fn event_store(common: &Common, args: &GatewayArgs, out: &Output) -> anyhow::Result<()> {

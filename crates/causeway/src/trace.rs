@@ -3,11 +3,46 @@
 use anyhow::Context as _;
 use causeway_client::{Scope, Trace, Traced};
 use causeway_view::chain::Tree;
+use clap::{Args, ValueEnum};
 use serde_json::value::RawValue;
 
-use crate::cli::{Common, TraceArgs, TraceFormat};
+use crate::cli::{Common, ServerArgs, place_or_ago};
 use crate::events;
 use crate::output::{Look, Output, clean};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  causeway trace 0af7651916cd43dd8448eb211c80319c
+  causeway trace evt_01k9x3m5v8e7rs2q4n6p8t0w1y --why
+  causeway trace 42 --effects --format mermaid > effects.mmd")]
+pub(crate) struct TraceArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// The chain's correlation id, or the id or position of any of its events
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// Why this event happened: its causes up to the root
+    #[arg(long)]
+    pub(crate) why: bool,
+    /// What this event led to
+    #[arg(long, conflicts_with = "why")]
+    pub(crate) effects: bool,
+    /// The moment: a position, an event id, an RFC 3339 time, or so long ago (10m) [default: now]
+    #[arg(long, value_name = "MOMENT", value_parser = place_or_ago)]
+    pub(crate) as_of: Option<String>,
+    /// A drawing for a terminal, JSON for programs, or a Mermaid flowchart
+    #[arg(long, default_value = "tree")]
+    pub(crate) format: TraceFormat,
+}
+
+/// How a trace is written.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum TraceFormat {
+    Tree,
+    Json,
+    Mermaid,
+}
 
 /// `causeway trace ID`
 pub(crate) async fn run(_common: &Common, args: TraceArgs, out: &Output) -> anyhow::Result<()> {

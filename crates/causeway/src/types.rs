@@ -2,13 +2,67 @@
 
 use anyhow::Context as _;
 use causeway_client::{EventTypeInfo, RegisterType, TypeVersion};
-use causeway_event::{Category, Data};
+use causeway_event::{Category, Data, EventType};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::cli::{Common, RegisterTypeArgs, ShowTypeArgs, TypesArgs, TypesCommand};
+use crate::cli::{Common, ServerArgs};
 use crate::events;
 use crate::failure::Usage;
 use crate::output::{Look, Output, clean, one_line};
+
+#[derive(Debug, Args)]
+pub(crate) struct TypesArgs {
+    #[command(subcommand)]
+    pub(crate) command: TypesCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TypesCommand {
+    /// List the types that Causeway knows, and those that were registered
+    List(ServerArgs),
+    /// Show the versions of a type with their schemas
+    Show(ShowTypeArgs),
+    /// Register a type of your own, or its next version
+    Register(RegisterTypeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowTypeArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// The type
+    #[arg(value_name = "TYPE")]
+    pub(crate) name: EventType,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Events that are appended from then on are checked; all are read in the newest version.
+
+Examples:
+  causeway types register OrderPlaced --schema @order.json
+  causeway types register OrderPlaced --schema @order-2.json --version 2 \\
+    --upcast '[{\"op\": \"move\", \"from\": \"/amount\", \"path\": \"/total\"}]'")]
+pub(crate) struct RegisterTypeArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// The type
+    #[arg(value_name = "TYPE")]
+    pub(crate) name: EventType,
+    /// The JSON Schema (draft 2020-12) of its data: JSON, @FILE, or - for standard input
+    #[arg(long, value_name = "JSON")]
+    pub(crate) schema: String,
+    /// How data of the version before becomes data of this one: JSON Patch (RFC 6902), as JSON, @FILE or -
+    #[arg(long, value_name = "JSON")]
+    pub(crate) upcast: Option<String>,
+    /// The version that this is: refused if it is another one's [default: the next]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) version: Option<u32>,
+    /// What it says, for a person
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) description: Option<String>,
+}
 
 /// `causeway types ...`
 pub(crate) async fn run(_common: &Common, args: TypesArgs, out: &Output) -> anyhow::Result<()> {

@@ -10,20 +10,59 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use causeway_log::NatsUrl;
-use causeway_runtime::config::Loaded;
+use causeway_runtime::config::{Flag, Loaded};
 use causeway_runtime::shutdown::Signals;
 use causeway_runtime::supervise::Services;
 use causeway_runtime::telemetry;
+use clap::Args;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Common, DEFAULT_SERVER, UpArgs};
+use crate::cli::{Common, DEFAULT_SERVER, flags};
 use crate::config::{self, Config, Section};
 use crate::data_dir::DataDir;
 use crate::log::keys;
 use crate::nats::{self, Durability, Server, Settings};
 use crate::output::{self, Look, Output};
 use crate::services::{connect, http_url, listen, or_shutdown, start_ai_processor, start_event_store, stop, taken, until_ready};
+
+#[derive(Debug, Default, Args)]
+#[command(after_help = "\
+Examples:
+  causeway up
+  causeway up --data /var/lib/causeway --listen 0.0.0.0:8470
+  causeway up --nats nats://nats.example:4222     use a NATS that runs already
+  causeway up --listen 127.0.0.1:0 --json         free ports, told in one line of JSON")]
+pub(crate) struct UpArgs {
+    /// Folder that keeps everything [default: data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<String>,
+    /// Address of the gateway; NATS takes the next port; port 0 takes free ones [default: 127.0.0.1:8470]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+    /// Use this NATS instead of a private one [default: log.url, if it is set]
+    #[arg(long, value_name = "URL")]
+    pub(crate) nats: Option<String>,
+    /// Acknowledge before the disk has it: faster, but a power cut may lose the last two minutes
+    #[arg(long)]
+    pub(crate) relaxed_durability: bool,
+    /// The nats-server to start (2.12 or newer) [default: CAUSEWAY_NATS_SERVER, from PATH, or what `make nats` installed]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) nats_server: Option<String>,
+}
+
+impl UpArgs {
+    pub(crate) fn flags(&self) -> Vec<Flag> {
+        let relaxed = self.relaxed_durability.then(|| "true".to_owned());
+        flags([
+            ("--data", "up.data", self.data.clone()),
+            ("--listen", "up.listen", self.listen.clone()),
+            ("--nats", "up.nats", self.nats.clone()),
+            ("--relaxed-durability", "up.relaxed_durability", relaxed),
+            ("--nats-server", "up.nats_server", self.nats_server.clone()),
+        ])
+    }
+}
 
 /// Everything that is up, as it is told to whoever started it.
 struct Ready {

@@ -11,13 +11,45 @@ use causeway_view::Time;
 use causeway_view::chain::Tree;
 use causeway_view::conversation::{Conversation, Message, Role, ToolCall, ToolStatus, Turn, TurnStatus};
 use causeway_view::state::State;
+use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::cli::{Common, ViewArgs};
+use crate::cli::{Common, ServerArgs, place_or_ago};
 use crate::events;
 use crate::output::{Look, Output, clean, one_line};
 use crate::trace;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  causeway view                                        which views there are
+  causeway view conversation me
+  causeway view conversation me --as-of 10m            time travel: as it was ten minutes ago
+  causeway view conversation me --as-of 42             as it was at that position
+  causeway view state order-7 --diff 2026-11-23T10:00:00Z
+  causeway view state order-7 --watch")]
+pub(crate) struct ViewArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// The view: conversation, chain or state [default: list them]
+    #[arg(requires = "id")]
+    pub(crate) view: Option<String>,
+    /// Of what: a session or another aggregate; of a chain its correlation id
+    pub(crate) id: Option<String>,
+    /// The moment: a position, an event id, an RFC 3339 time, or so long ago (10m) [default: now]
+    #[arg(long, value_name = "MOMENT", value_parser = place_or_ago)]
+    pub(crate) as_of: Option<String>,
+    /// What changed between two moments, and by which events [default of the second: now]
+    #[arg(long, value_names = ["FROM", "TO"], num_args = 1..=2, value_parser = place_or_ago, conflicts_with = "as_of")]
+    pub(crate) diff: Option<Vec<String>>,
+    /// Stay, and show each change as it comes
+    #[arg(long, conflicts_with_all = ["as_of", "diff"])]
+    pub(crate) watch: bool,
+    /// Wait until this position is taken account of
+    #[arg(long, value_name = "POSITION", conflicts_with = "diff")]
+    pub(crate) min_position: Option<Position>,
+}
 
 /// `causeway view VIEW ID`
 pub(crate) async fn run(_common: &Common, args: ViewArgs, out: &Output) -> anyhow::Result<()> {
@@ -41,7 +73,7 @@ async fn view(args: ViewArgs, out: &Output) -> anyhow::Result<()> {
     }
     let projection = client.project(Project { view, id, as_of, min_position }).await?;
     if out.json {
-        let state: &RawValue = serde_json::from_slice(&projection.state).context("the view is not JSON")?;
+        let state: &RawValue = projection.state.read()?;
         let Projection { view, id, position, .. } = &projection;
         return out.json(&ViewJson { view, id, position: *position, state });
     }
@@ -79,19 +111,19 @@ struct ViewJson<'a> {
 /// A view for a person.
 fn show(projection: &Projection, out: &Output) -> anyhow::Result<()> {
     const OTHER: &str = "the gateway's view is of another version";
-    let state = projection.state.as_slice();
+    let state = &projection.state;
     let (nothing, pieces) = match projection.view.as_str() {
         "conversation" => {
-            let conversation: Conversation = serde_json::from_slice(state).context(OTHER)?;
+            let conversation: Conversation = state.read().context(OTHER)?;
             (conversation.position == Position::START, render(&projection.id, projection.position, &conversation))
         }
         "chain" => {
-            let tree: Tree = serde_json::from_slice(state).context(OTHER)?;
+            let tree: Tree = state.read().context(OTHER)?;
             let line = |line: Vec<_>| line.into_iter().chain([(Look::Plain, "\n".to_owned())]);
             (tree.events == 0, trace::lines(&tree).into_iter().flat_map(line).collect())
         }
         "state" => {
-            let state: State = serde_json::from_slice(state).context(OTHER)?;
+            let state: State = state.read().context(OTHER)?;
             (state.events == 0, document(&projection.id, projection.position, &state)?)
         }
         // A view that this version does not know is shown as it is.

@@ -1,6 +1,6 @@
 //! Reads: what is asked for, and what becomes of a read that breaks off.
 
-use causeway_client::{Count, Counted, Filter, Kind, Order, Problem, Project, Read};
+use causeway_client::{ClientError, Count, Counted, Filter, Kind, Order, Problem, Project, Read};
 use causeway_event::Position;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tonic::Status;
@@ -22,7 +22,11 @@ async fn events_and_views_are_read() {
         min_position: Some(Position::new(9)),
     };
     let projection = client.project(project("conversation")).await.unwrap();
-    assert_eq!((projection.state, projection.position.get()), (br#"{"as_of":"4"}"#.to_vec(), 9));
+    assert_eq!((&*projection.state, projection.position.get()), (br#"{"as_of":"4"}"#.as_slice(), 9));
+    let read: std::collections::BTreeMap<String, String> = projection.state.read().unwrap();
+    assert_eq!(read["as_of"], "4");
+    let other = projection.state.read::<Vec<u8>>().unwrap_err();
+    assert!(matches!(&other, ClientError::Unreadable(_)), "{other}");
     assert_eq!(client.project(project("nonsense")).await.unwrap_err().kind(), Some(Kind::Invalid));
 }
 

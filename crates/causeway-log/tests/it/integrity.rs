@@ -53,6 +53,8 @@ async fn filled() -> (NatsServer, Log) {
         ("ce-subject", "a"),
         ("ce-causationid", &stored.event.id.to_string()),
         ("ce-correlationid", "c"),
+        // Of another type: no version of this one.
+        ("ce-dataschema", "urn:causeway:type:OrderPlaced:1"),
     ] {
         headers.insert(name, value);
     }
@@ -76,6 +78,7 @@ async fn a_walk_meets_everything_with_its_key_and_fence() {
     assert!(
         matches!(&entries[4].content, Content::Foreign(foreign) if foreign.subject == "ev.a.custom" && foreign.headers.is_empty())
     );
+    assert_eq!((event(5).metadata.schema_version, event(6).metadata.schema_version), (Some(3), None));
     assert_eq!(event(6).payload, causeway_proof::Payload::Bytes(Bytes::from_static(b" {\n} ")));
     // From the middle, and not to the end.
     let mut walk = log.walk(Position::new(2), Position::new(4));

@@ -51,6 +51,13 @@ impl Audit {
 
     fn event(&mut self, position: Position, event: &Recorded) {
         self.summary.events += 1;
+        if let Payload::Digest(_) = event.payload {
+            self.summary.without_data += 1;
+            self.without_data_last = position;
+            if self.without_data.len() < WITHOUT_DATA_MAX {
+                self.without_data.push(position);
+            }
+        }
         if let Some(cause) = event.metadata.causation_id
             && !self.ids.contains(&cause)
             && self.start() == Position::START
@@ -248,6 +255,21 @@ impl Audit {
         }
     }
 
+    /// No deed by itself, and nobody shall take what is not there for seen: whoever hands over an export can blank any event.
+    pub(super) fn say_what_has_no_data(&mut self) {
+        let Some(&first) = self.without_data.first() else { return };
+        let (count, last) = (self.summary.without_data, self.without_data_last);
+        let named: Vec<String> = self.without_data.iter().map(Position::to_string).collect();
+        let have = if count == 1 { "event has its" } else { "events have their" };
+        let at = if count == 1 { "position" } else { "positions" };
+        let more = match count - named.len() as u64 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let what = format!("{count} {have} data taken out, of which only the digest is left: {at} {}{more}", named.join(", "));
+        self.push(Finding { severity: Severity::Warning, ..problem(Fault::WithoutData, first, last, what) });
+    }
+
     /// Whoever rewrote a log would take its checkpoints out, or sign them with another key.
     pub(super) fn say_whether_anybody_vouches(&mut self) {
         let nobody = self.summary.vouched <= self.start();
@@ -275,7 +297,7 @@ impl Audit {
         self.push(problem(fault, first, last, what));
     }
 
-    fn warning(&mut self, fault: Fault, position: Position, what: String) {
+    pub(super) fn warning(&mut self, fault: Fault, position: Position, what: String) {
         self.push(Finding { severity: Severity::Warning, ..problem(fault, position, position, what) });
     }
 

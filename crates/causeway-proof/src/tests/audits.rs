@@ -167,19 +167,23 @@ fn a_tail_that_was_cut_off_is_seen_by_whoever_kept_a_head() {
 
 #[test]
 fn an_export_that_was_kept_names_the_very_position() {
-    let leaves: std::collections::BTreeMap<Position, Hash> = log().iter().map(|entry| (entry.position, entry.leaf())).collect();
-    let kept = || Trust { leaves: leaves.clone(), ..Trust::default() };
+    let against = |entries: &[Entry]| {
+        let mut audit = Audit::new(Chain::START, Trust::default());
+        log().iter().for_each(|entry| audit.keep(entry.position, entry.leaf()));
+        entries.iter().for_each(|entry| audit.entry(entry));
+        problems(&audit.finish().0)
+    };
     let mut altered = log();
     altered[1] = note(2, "a", "{\"n\":0}");
-    assert!(problems(&audit(&altered, kept()).0).contains(&(Fault::Altered, 2, 2)));
-    assert!(problems(&audit(&log()[..10], kept()).0).contains(&(Fault::CutOff, 11, 12)));
+    assert!(against(&altered).contains(&(Fault::Altered, 2, 2)));
+    assert!(against(&log()[..10]).contains(&(Fault::CutOff, 11, 12)));
     // Checkpoints that nobody signed explain no gap where something did stand.
     let mut chain = Chain::START;
     let mut removed = log();
     removed.remove(1);
     removed[..4].iter().for_each(|entry| chain.push(entry));
     removed[4] = checkpoint(6, &signer().sign(&chain));
-    assert!(problems(&audit(&removed, kept()).0).contains(&(Fault::Missing, 2, 2)));
+    assert!(against(&removed).contains(&(Fault::Missing, 2, 2)));
 }
 
 #[test]
@@ -330,9 +334,40 @@ fn what_was_kept_of_a_prefix_that_is_gone_is_not_left_out() {
     assert_eq!(problems(&audit_lines_with(&lines, other).0)[0].0, Fault::KeptHead);
     // Before it, neither a head nor what was kept of an entry can.
     assert_eq!(problems(&audit_lines_with(&lines, kept(3)).0), [(Fault::KeptHead, 4, 4)]);
-    let leaves = log[2..].iter().map(|entry| (entry.position, entry.leaf())).collect();
-    let (findings, _) = audit_lines_with(&lines, Trust { leaves, ..trust() });
-    assert_eq!(problems(&findings), [(Fault::Unseen, 3, 7)]);
+    let mut audit = Audit::new(Chain::START, trust());
+    log[2..].iter().for_each(|entry| audit.keep(entry.position, entry.leaf()));
+    lines.iter().for_each(|line| audit.line(line));
+    assert_eq!(problems(&audit.finish().0), [(Fault::Unseen, 3, 7)]);
+}
+
+#[test]
+fn data_that_was_taken_out_is_counted_and_told() {
+    let blanked = |positions: &[u64]| {
+        let mut lines = export();
+        for line in &mut lines {
+            if let Line::Entry { entry, .. } = line
+                && positions.contains(&entry.position.get())
+            {
+                **entry = with((**entry).clone(), |event| event.payload = Payload::Digest(event.payload.digest()));
+            }
+        }
+        audit_lines_with(&lines, trust())
+    };
+    let told = |findings: &[Finding]| findings.iter().find(|f| f.fault == Fault::WithoutData).map(|f| f.what.clone());
+    let (findings, summary) = blanked(&[]);
+    assert_eq!((told(&findings), summary.without_data), (None, 0));
+    let (findings, summary) = blanked(&[2, 9]);
+    assert_eq!((problems(&findings), summary.without_data), (vec![], 2), "it proves the same");
+    let words = "2 events have their data taken out, of which only the digest is left: positions 2, 9";
+    assert_eq!(told(&findings).as_deref(), Some(words));
+    // Many are counted, and not all named.
+    let blank = |position| with(note(position, "a", "1"), |event| event.payload = Payload::Digest(event.payload.digest()));
+    let many: Vec<Entry> = (1..=30).map(blank).collect();
+    let (findings, summary) = audit(&many, Trust::default());
+    assert_eq!(summary.without_data, 30);
+    assert!(told(&findings).unwrap().ends_with("19, 20 and 10 more"), "{findings:?}");
+    let finding = findings.iter().find(|finding| finding.fault == Fault::WithoutData).unwrap();
+    assert_eq!((finding.position.get(), finding.last.get()), (1, 30));
 }
 
 proptest! {

@@ -98,6 +98,17 @@ fn what_is_no_line_is_refused() {
 }
 
 #[test]
+fn the_schema_of_another_type_is_refused() {
+    let versioned = with(note(1, "a", "1"), |event| event.metadata.schema_version = Some(2));
+    let good = Line::Entry { entry: Box::new(versioned), hash: None }.write();
+    assert!(good.contains("urn:causeway:type:NoteTaken:2") && Line::read(good.as_bytes()).is_ok(), "{good}");
+    for other in ["urn:causeway:type:Refund:2", "urn:causeway:type:NoteTaken:02", "https://example.com/NoteTaken:2"] {
+        let error = Line::read(good.replace("urn:causeway:type:NoteTaken:2", other).as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("dataschema: is not urn:causeway:type:NoteTaken:<version>"), "{error}");
+    }
+}
+
+#[test]
 fn a_line_is_one_thing() {
     let event = Line::Entry { entry: Box::new(note(4, "a", "1")), hash: None }.write();
     let other = Line::Entry { entry: Box::new(foreign(4)), hash: Some(Hash::ZERO) }.write();

@@ -11,6 +11,9 @@ use causeway_runtime::config::Loaded;
 
 use super::{Config, Up};
 
+/// Half of the silence after which a subscription of `causeway-client` connects anew.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(30);
+
 /// A part of the configuration that a process may use or not. Logs are everybody's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Section {
@@ -70,6 +73,10 @@ fn event_store(config: &causeway_event_store::Config) -> Checked {
     let (limits, read_model) = (&config.limits, &config.read_model);
     lasting("event_store.request_timeout", config.request_timeout)?;
     lasting("event_store.heartbeat", config.heartbeat)?;
+    if HEARTBEAT_MAX < config.heartbeat {
+        let reason = format!("must be at most {HEARTBEAT_MAX:?}: clients give up a stream that is silent for twice as long");
+        return Err(fault("event_store.heartbeat", &reason));
+    }
     lasting("event_store.drain_timeout", config.drain_timeout)?;
     lasting("event_store.integrity.every", config.integrity.every)?;
     some("event_store.integrity.every_events", usize::try_from(config.integrity.every_events).unwrap_or(usize::MAX))?;
@@ -171,6 +178,7 @@ mod tests {
             ("log.namespace", "a.b"),
             ("log.request_timeout", "0s"),
             ("event_store.heartbeat", "0s"),
+            ("event_store.heartbeat", "31s"),
             ("event_store.request_timeout", "0s"),
             ("event_store.cors_origins", "[\"*\"]"),
             ("event_store.cors_origins", "[\"https://example.com/\"]"),
@@ -200,6 +208,7 @@ mod tests {
     #[test]
     fn what_has_a_meaning_is_taken() {
         for (key, value) in [
+            ("event_store.heartbeat", "30s"),
             ("up.listen", "localhost:0"),
             ("up.listen", "[::1]:8470"),
             ("event_store.limits.appends_waiting_max", "0"),

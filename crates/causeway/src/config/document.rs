@@ -118,7 +118,7 @@ const KEYS: &[Key] = &[
     key("ai_processor.processing.drain_timeout", "How long work that has begun may go on after the order to stop."),
     key("ai_processor.processing.cache_max", "How many sessions' states are kept in memory."),
     key("event_store.request_timeout", "How long a read, and the arrival of a request's body, may take."),
-    key("event_store.heartbeat", "A subscriber to whom nothing was sent for this long hears that the stream lives."),
+    key("event_store.heartbeat", "A subscriber to whom nothing was sent for this long hears that the stream lives. At most 30s."),
     key("event_store.drain_timeout", "At shutdown, how long requests that were begun may take to end."),
     key("event_store.cors_origins", "Web origins whose pages may use the API from a browser."),
     optional(

@@ -84,7 +84,7 @@ Examples:
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     pub(crate) target: TargetArgs,
-    /// Where to; - for standard output
+    /// Where to, a file that is not there yet; - for standard output
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub(crate) file: PathBuf,
     /// Only behind this position
@@ -102,7 +102,7 @@ up where it was: give the same command again. Nobody else may write to the log m
 `causeway up`, stop that and give --data.
 
 Examples:
-  causeway log import log.ndjson --data data
+  causeway log import log.ndjson --data data --public-key kept/signing-key.pub
   causeway log import log.ndjson --nats nats://nats.example:4222")]
 pub(crate) struct ImportArgs {
     #[command(flatten)]
@@ -110,6 +110,10 @@ pub(crate) struct ImportArgs {
     /// The export
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+    /// Who must have signed its checkpoints: a file or the key itself; may be given several times [default: the key of the data
+    /// folder, if it has one]
+    #[arg(long = "public-key", value_name = "FILE|KEY")]
+    pub(crate) public_keys: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use causeway_proof::{Line, LineError};
 
 use super::about;
+use crate::failure::Hinted;
 
 /// The longest line: the largest message that NATS takes by default, in base64, with room for its envelope.
 const LINE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -60,10 +61,18 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    /// To this file; `-` is standard output.
+    /// To this file, which must not be there yet; `-` is standard output.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         if path.as_os_str() == "-" {
             return Ok(Self { to: BufWriter::new(Box::new(io::stdout())), names: None });
+        }
+        if path.exists() {
+            // What was kept is what one can compare with later.
+            return Err(Hinted {
+                what: format!("{} exists: nothing is overwritten", path.display()),
+                hint: "give another name, or remove it first".to_owned(),
+            }
+            .into());
         }
         let mut part = path.as_os_str().to_owned();
         part.push(".part");

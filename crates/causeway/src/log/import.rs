@@ -26,8 +26,8 @@ pub(super) async fn run(common: &Common, args: &ImportArgs, out: &Output) -> any
         Err(error) if matches!(error.downcast_ref(), Some(LogError::Mismatch { .. })) => Position::START,
         Err(error) => return Err(error),
     };
-    let keys = keys::trusted(&[], target.data(&args.target), out)?;
-    let export = check(&args.file, last, Trust { keys, ..Trust::default() }, out)?;
+    let keys = keys::trusted(&args.public_keys, target.data(&args.target), out)?;
+    let export = check(args, last, Trust { keys, ..Trust::default() }, out)?;
     // A log is begun only for an export that can be imported.
     let log = target.reach("opening the log", Log::connect(&target.config), out).await?;
     let here = chain_of(&log, last, out).await?;
@@ -44,7 +44,7 @@ pub(super) async fn run(common: &Common, args: &ImportArgs, out: &Output) -> any
     match out.json {
         true => out.json(&serde_json::json!({
             "imported": imported, "entries": export.whole.entries, "position": export.whole.position,
-            "head": export.whole.head().to_string(),
+            "vouched": export.vouched, "head": export.whole.head().to_string(),
         })),
         false => {
             let state = out.paint(Look::Good, "imported");
@@ -59,6 +59,8 @@ struct Export {
     whole: Chain,
     /// The chain at the log's last position; none if the export begins behind it or ends before it.
     at_last: Option<Chain>,
+    /// The last position up to which a checkpoint of a trusted key vouches for it.
+    vouched: Position,
 }
 
 /// What no import can carry over. Everything else that an audit finds was on the log that the export was made of.
@@ -77,14 +79,13 @@ fn forbids(finding: &Finding) -> bool {
     fault && (finding.severity == Severity::Problem || finding.fault == Fault::Missing)
 }
 
-fn check(file: &Path, last: Position, trust: Trust, out: &Output) -> anyhow::Result<Export> {
+fn check(args: &ImportArgs, last: Position, trust: Trust, out: &Output) -> anyhow::Result<Export> {
     let mut audit = Audit::new(Chain::START, trust);
     let mut at_last = (last == Position::START).then_some(Chain::START);
-    // Heard by nobody: only what forbids the import is told.
-    let quiet = Output::new(true);
-    let mut told = Told::new(&quiet);
+    // Only what forbids the import is told.
+    let mut told = Told::progress_of(out);
     let mut found = Vec::new();
-    of_export(file, &mut audit, &mut Kept::default(), &mut told, |audit| {
+    of_export(&args.file, &mut audit, &mut Kept::open(None)?, &mut told, |audit| {
         if audit.position() == last {
             at_last = Some(audit.chain());
         }
@@ -100,7 +101,11 @@ fn check(file: &Path, last: Position, trust: Trust, out: &Output) -> anyhow::Res
         let others = if more > 0 { format!(", and {more} more") } else { String::new() };
         bail!("the export cannot be imported: {}{others}", first.what);
     }
-    Ok(Export { whole: summary.chain, at_last })
+    // Whoever names a key wants its word. That of the folder may be new, and for what comes behind the import.
+    if !args.public_keys.is_empty() && summary.vouched == Position::START && summary.seen > 0 {
+        bail!("the export cannot be imported: no checkpoint of a key that --public-key names vouches for any of it");
+    }
+    Ok(Export { whole: summary.chain, at_last, vouched: summary.vouched })
 }
 
 /// The chain of what stands on the log up to here.

@@ -19,14 +19,13 @@ use crate::output::{Look, Output, clean};
 const FINDINGS_MAX: usize = 1000;
 
 pub(super) async fn run(common: &Common, args: &VerifyArgs, out: &Output) -> anyhow::Result<()> {
-    let trust = |keys: &[PublicKey]| Trust { keys: keys.to_vec(), heads: args.heads.clone(), ..Trust::default() };
+    let trust = |keys: &[PublicKey]| Trust { keys: keys.to_vec(), heads: args.heads.clone() };
     let mut kept = Kept::open(args.against.as_deref())?;
     let mut told = Told::new(out);
     let (audit, keys) = match &args.from_export {
         Some(file) => {
             let loaded = config::read(common, &[], &[Section::Up])?;
-            let keys =
-                keys::trusted(&args.public_keys, Some(args.target.data.as_deref().unwrap_or(&loaded.config.up.data)), out)?;
+            let keys = keys::trusted(&args.public_keys, Some(&loaded.config.up.data), out)?;
             let mut audit = Audit::new(Chain::START, trust(&keys));
             of_export(file, &mut audit, &mut kept, &mut told, |_| {})?;
             (audit, keys)
@@ -43,7 +42,7 @@ pub(super) async fn run(common: &Common, args: &VerifyArgs, out: &Output) -> any
     };
     let (findings, summary) = audit.finish();
     told.hear(findings)?;
-    told.sum_up(&summary, !keys.is_empty())?;
+    told.sum_up(&summary, !keys.is_empty(), &kept)?;
     match summary.problems {
         0 => Ok(()),
         1 => anyhow::bail!("the log does not verify: there is a problem"),
@@ -100,7 +99,9 @@ pub(super) fn of_export(
     }
     audit.no_more_lines();
     kept.tell_the_end(audit)?;
-    told.hear(audit.findings())
+    told.hear(audit.findings())?;
+    told.bar.finish_and_clear();
+    Ok(())
 }
 
 /// How far a line goes.
@@ -113,18 +114,26 @@ fn reach(line: &Line) -> Position {
 }
 
 /// An export that was kept, read in step with what is audited: it may be larger than memory.
-#[derive(Default)]
 pub(super) struct Kept {
     lines: Option<Lines>,
     path: PathBuf,
     /// The leaf that was read and not told yet.
     ahead: Option<(Position, Hash)>,
+    /// What it begins behind, and up to where it says what stands there.
+    start: Position,
+    up_to: Position,
+    /// What its lines come to, and what its last line says that they do.
+    chain: Chain,
+    end: Option<Hash>,
 }
 
 impl Kept {
-    fn open(path: Option<&Path>) -> anyhow::Result<Self> {
-        let Some(path) = path else { return Ok(Self::default()) };
-        let mut kept = Self { lines: Some(Lines::open(path)?), path: path.to_owned(), ahead: None };
+    /// With no path, nothing was kept.
+    pub(super) fn open(path: Option<&Path>) -> anyhow::Result<Self> {
+        let lines = path.map(Lines::open).transpose()?;
+        let path = path.map(Path::to_owned).unwrap_or_default();
+        let (start, up_to) = (Position::START, Position::START);
+        let mut kept = Self { lines, path, ahead: None, start, up_to, chain: Chain::START, end: None };
         kept.read()?;
         Ok(kept)
     }
@@ -148,22 +157,52 @@ impl Kept {
         if let Some((position, leaf)) = last {
             audit.keep(position, leaf);
         }
+        let (path, up_to) = (self.path.display(), self.up_to);
+        match self.end {
+            _ if self.is_whole() => {}
+            None => audit.kept_in_part(up_to, format!("{path} breaks off behind position {up_to}: its end is missing")),
+            Some(_) => audit.kept_in_part(up_to, format!("the lines of {path} are not those that it was made of")),
+        }
         Ok(())
     }
 
+    /// Whether all that it was made of is there. What was not kept is.
+    fn is_whole(&self) -> bool {
+        self.lines.is_none() || self.end == Some(self.chain.hash)
+    }
+
     fn read(&mut self) -> anyhow::Result<()> {
-        let before = self.ahead.take();
+        self.ahead = None;
         let Some(lines) = &mut self.lines else { return Ok(()) };
         while let Some(line) = lines.next()? {
-            if let Line::Entry { entry, .. } = line.map_err(|what| anyhow::anyhow!("{}: {what}", self.path.display()))? {
-                if before.is_some_and(|(before, _)| entry.position <= before) {
-                    anyhow::bail!("{}: position {} does not stand behind the one before it", self.path.display(), entry.position);
+            let line = line.map_err(|what| anyhow::anyhow!("{}: {what}", self.path.display()))?;
+            let behind = self.up_to;
+            self.up_to = behind.max(reach(&line));
+            match line {
+                Line::Start(chain) => (self.start, self.chain) = (chain.position, chain),
+                Line::Gap { .. } => {}
+                Line::End(chain) => self.end = Some(chain.hash),
+                Line::Entry { entry, .. } => {
+                    if entry.position <= behind {
+                        let (path, position) = (self.path.display(), entry.position);
+                        anyhow::bail!("{path}: position {position} does not stand behind the one before it");
+                    }
+                    let leaf = entry.leaf();
+                    self.chain.link(entry.position, &leaf);
+                    self.end = None;
+                    self.ahead = Some((entry.position, leaf));
+                    break;
                 }
-                self.ahead = Some((entry.position, entry.leaf()));
-                break;
             }
         }
         Ok(())
+    }
+
+    /// How far the comparison reached, for a program.
+    fn json(&self) -> Option<serde_json::Value> {
+        self.lines.as_ref()?;
+        let (start, position, whole) = (self.start, self.up_to, self.is_whole());
+        Some(serde_json::json!({ "file": self.path, "start": start, "position": position, "whole": whole }))
     }
 }
 
@@ -172,15 +211,22 @@ pub(super) struct Told<'o> {
     out: &'o Output,
     bar: ProgressBar,
     findings: Vec<serde_json::Value>,
+    /// Whether nobody is to hear the findings.
+    silent: bool,
 }
 
 impl<'o> Told<'o> {
-    pub(super) fn new(out: &'o Output) -> Self {
-        Self { out, bar: ProgressBar::hidden(), findings: Vec::new() }
+    fn new(out: &'o Output) -> Self {
+        Self { out, bar: ProgressBar::hidden(), findings: Vec::new(), silent: false }
+    }
+
+    /// Only how far it has come: findings are for whoever asked for the audit.
+    pub(super) fn progress_of(out: &'o Output) -> Self {
+        Self { silent: true, ..Self::new(out) }
     }
 
     pub(super) fn hear(&mut self, findings: Vec<Finding>) -> anyhow::Result<()> {
-        for finding in findings {
+        for finding in findings.into_iter().filter(|_| !self.silent) {
             if !self.out.json {
                 let (look, word) = match finding.severity {
                     Severity::Problem => (Look::Bad, "problem"),
@@ -202,9 +248,10 @@ impl<'o> Told<'o> {
         Ok(())
     }
 
-    fn sum_up(mut self, summary: &Summary, with_keys: bool) -> anyhow::Result<()> {
+    fn sum_up(mut self, summary: &Summary, with_keys: bool, kept: &Kept) -> anyhow::Result<()> {
         self.bar.finish_and_clear();
-        let Summary { start, chain, seen, events, checkpoints, signed, vouched, unvouched, problems, warnings } = *summary;
+        let Summary { start, chain, seen, events, without_data, checkpoints, signed, vouched, unvouched, .. } = *summary;
+        let Summary { problems, warnings, .. } = *summary;
         if self.out.json {
             return self.out.json(&serde_json::json!({
                 "verified": problems == 0,
@@ -216,10 +263,12 @@ impl<'o> Told<'o> {
                 "entries": chain.entries,
                 "seen": seen,
                 "events": events,
+                "without_data": without_data,
                 "checkpoints": checkpoints,
                 "signed": signed,
                 "vouched": vouched,
                 "unvouched": unvouched,
+                "against": kept.json(),
                 "head": chain.head().to_string(),
             }));
         }
@@ -231,7 +280,13 @@ impl<'o> Told<'o> {
             Position::START => format!("up to position {}", chain.position),
             before => format!("behind position {before}, up to {}: what stands before is not in the export", chain.position),
         };
-        self.out.line(&format!("{state}  {seen} entries {range}"))?;
+        let blank = if without_data > 0 { format!(", {without_data} of them without their data") } else { String::new() };
+        self.out.line(&format!("{state}  {seen} entries {range}{blank}"))?;
+        if kept.lines.is_some() {
+            let (path, first, up_to) = (kept.path.display(), kept.start.next(), kept.up_to);
+            let rest = if up_to < chain.position { "; what stands behind was not compared" } else { "" };
+            self.out.line(&format!("          compared with {path}: positions {first} to {up_to}{rest}"))?;
+        }
         let signatures = match with_keys {
             true => format!("{signed} of them signed by a key that you trust"),
             false => "their signatures were not checked: give --public-key".to_owned(),

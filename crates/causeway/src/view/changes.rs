@@ -27,7 +27,7 @@ pub(super) async fn diff(client: &Client, view: String, id: String, moments: Vec
             id: &request.id,
             from_position: diffed.from,
             to_position: diffed.to,
-            patch: raw(&diffed.patch)?,
+            patch: diffed.patch.read()?,
             changes: diffed.changes.iter().map(ChangeJson::of).collect::<Result<_, _>>()?,
             more: diffed.more,
         });
@@ -63,7 +63,7 @@ pub(super) async fn watch(
         };
         match update.context("the gateway ended the watch")?? {
             Watched::State { position, state } if out.json => {
-                out.json(&StateJson { position, state: raw(&state)? })?;
+                out.json(&StateJson { position, state: state.read()? })?;
             }
             Watched::State { position, state } => {
                 let projection = Projection { view: view.clone(), id: id.clone(), position, state };
@@ -104,12 +104,8 @@ struct ChangeJson<'a> {
 
 impl<'a> ChangeJson<'a> {
     fn of(change: &'a Change) -> anyhow::Result<Self> {
-        Ok(Self { position: change.event.position, event: &change.event, patch: raw(&change.patch)? })
+        Ok(Self { position: change.event.position, event: &change.event, patch: change.patch.read()? })
     }
-}
-
-fn raw(json: &[u8]) -> anyhow::Result<&RawValue> {
-    serde_json::from_slice(json).context("the gateway's answer is not JSON")
 }
 
 /// An operation of a JSON Patch.
@@ -124,7 +120,7 @@ struct Operation {
 /// The event and below it what it changed: `+` added, `~` replaced, `-` removed.
 fn show(change: &Change, out: &Output) -> anyhow::Result<()> {
     let event = &change.event;
-    let operations: Vec<Operation> = serde_json::from_slice(&change.patch).context("the gateway's patch is not one")?;
+    let operations: Vec<Operation> = change.patch.read()?;
     let place = out.paint(Look::Dim, &format!("#{} {}", event.position, clock(event.timestamp.into())));
     out.line(&format!("{place} {}", out.paint(Look::Strong, event.event_type.as_str())))?;
     // The line above says where and when.
