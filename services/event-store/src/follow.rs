@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use self::haste::Haste;
 use self::write::{Command, Work};
 use crate::arrivals::Arrivals;
-use crate::read_model::{Arrived, Files, Loaded, ModelError, Pool, Pushed, ReadModelConfig, Snapshot, Tail, TailLimits};
+use crate::read_model::{Arrived, Files, Loaded, ModelError, Pool, Pushed, ReadModelConfig, Snapshot, Tail, TailLimits, Turn};
 
 /// Records taken from the log at once.
 const RECORDS_MAX: usize = 512;
@@ -337,13 +337,15 @@ impl Progress {
 /// waits for this.
 async fn check(shared: &Shared) {
     let epoch = shared.tail.epoch();
-    let Some(permit) = shared.pool.permit(Duration::MAX).await else { return };
+    let Some(permit) = shared.pool.permit(Turn::Long, Duration::MAX).await else { return };
     match shared.pool.run(shared.files.clone(), permit, |reader| reader.check()).await {
         Ok(()) => {
             shared.doubted.store(false, Ordering::SeqCst);
             shared.wake();
         }
         Err(ModelError::Corrupt(reason)) => shared.give_up(epoch, &reason),
+        // Another file is made, which needs no check.
+        Err(ModelError::Interrupted) => {}
         Err(error) => tracing::warn!(%error, "the read model could not be checked"),
     }
 }

@@ -60,7 +60,6 @@ impl From<StoreError> for Problem {
             error @ StoreError::Closed => Self::new(Kind::Unavailable, error.to_string()),
             // Both interfaces name the field so; gRPC puts its place in the message before it.
             error @ StoreError::TooMany(_) => Self::invalid("descendants_of", error.to_string()),
-            error @ StoreError::TookTooLong => Self::new(Kind::TimedOut, error.to_string()),
             error @ StoreError::Model(_) => Self::new(Kind::Internal, error.to_string()),
         }
     }

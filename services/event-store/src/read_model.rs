@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use aggregates::Aggregates;
 pub(crate) use descent::{Descendants, TooMany};
 pub(crate) use files::{Files, Loaded, Meta, SCHEMA};
-pub(crate) use pool::Pool;
+pub(crate) use pool::{Pool, Turn};
 pub(crate) use query::{Filter, Order, Page, Query};
 pub(crate) use reader::Reader;
 pub(crate) use tail::{Arrived, Batch, Behind, Pushed, Tail, TailLimits};
@@ -115,9 +115,9 @@ pub(crate) enum ModelError {
     /// A filter asks for more descendants than are looked for.
     #[error(transparent)]
     TooMany(#[from] TooMany),
-    /// It would have taken longer than the caller waits.
-    #[error("it took too long")]
-    TookTooLong,
+    /// Nobody waits for the answer any more, or the file is being exchanged.
+    #[error("the read was broken off")]
+    Interrupted,
     /// A read did not come to its end: a fault of ours, or the process is going away.
     #[error("a read broke off: {0}")]
     BrokeOff(tokio::task::JoinError),
@@ -139,6 +139,7 @@ impl From<rusqlite::Error> for ModelError {
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation | ErrorCode::Unknown => {
                     Self::corrupt(error)
                 }
+                ErrorCode::OperationInterrupted => Self::Interrupted,
                 // The file was moved or removed behind our back, or its head is damaged.
                 ErrorCode::ReadOnly => Self::corrupt(error),
                 _ => Self::Sqlite(error),

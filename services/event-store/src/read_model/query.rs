@@ -59,8 +59,9 @@ pub(crate) struct Query {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Page {
     pub(crate) events: Vec<Arc<Event>>,
-    /// Whether there is another match behind the last event. Only this says so: a page may be shorter than its limit.
-    pub(crate) more: bool,
+    /// Behind which position (backwards: before which) the next page begins, unless this is the last one. Only this says so: a page
+    /// may be shorter than its limit, or empty.
+    pub(crate) next: Option<Position>,
     /// How far the model was: the page answers for the log up to here.
     pub(crate) last_position: Position,
 }

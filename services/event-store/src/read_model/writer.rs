@@ -117,7 +117,7 @@ fn write(conn: &mut Connection, names: &mut AllNames, batch: &Batch, meta: &mut 
     let mut insert = tx.prepare_cached(row::INSERT)?;
     for arrived in &batch.arrived {
         row::insert(&tx, &mut insert, names, &arrived.event, arrived.key.as_ref())?;
-        meta.clock.see(arrived.event.timestamp);
+        meta.clock.see(&tx, arrived.event.position, arrived.event.timestamp)?;
     }
     drop(insert);
     meta.write(&tx)?;

@@ -241,10 +241,7 @@ impl Subscriber {
         self.page = None;
         match page {
             Ok(page) => {
-                let reached = match page.events.last() {
-                    Some(last) if page.more => last.position,
-                    _ => page.last_position,
-                };
+                let reached = page.next.unwrap_or(page.last_position);
                 self.take(page.events, reached)
             }
             Err(error) => late_or_lost(error).await,

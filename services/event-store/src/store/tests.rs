@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Store, StoreError, Update};
 use crate::follow::Source;
 use crate::read_model::generate::event;
-use crate::read_model::{Arrived, Batch, Files, Filter, Order, Query, ReadModelConfig, Writer};
+use crate::read_model::{Arrived, Batch, Files, Filter, Order, Query, ReadModelConfig, Reader, Writer};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -117,10 +117,10 @@ async fn all(store: &Store) -> Vec<u64> {
     let (mut positions, mut after) = (Vec::new(), None);
     loop {
         let page = store.page(Query { after, limit: 100, ..Query::default() }).await.unwrap();
-        after = page.events.last().map(|event| event.position).or(after);
         positions.extend(page.events.iter().map(|event| event.position.get()));
-        if !page.more {
-            return positions;
+        match page.next {
+            None => return positions,
+            next => after = next,
         }
     }
 }
@@ -427,6 +427,63 @@ async fn subscriptions_and_waits_end_with_the_service() {
     assert!(matches!(updates.next().await, Some(Err(StoreError::Closed))));
     assert!(updates.next().await.is_none());
     assert!(matches!(waiting.await.unwrap(), Err(StoreError::Closed)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_ends_when_nobody_waits_for_it() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(100);
+    let running = Running::start(&log, &folder, 10).await;
+    running.store.fresh().await.unwrap();
+    // Every reader is given a question that has no end.
+    let readers = running.store.shared.config.readers;
+    let (begun, mut have_begun) = tokio::sync::mpsc::unbounded_channel();
+    let endless = (0..readers).map(|_| {
+        let (store, begun) = (running.store.clone(), begun.clone());
+        tokio::spawn(async move {
+            let ask = move |reader: &mut Reader, _| {
+                begun.send(()).unwrap();
+                reader.count_for_ever()
+            };
+            store.read(ask).await
+        })
+    });
+    let endless: Vec<_> = endless.collect();
+    for _ in 0..readers {
+        have_begun.recv().await.unwrap();
+    }
+    endless.iter().for_each(JoinHandle::abort);
+    for _ in 0..10 {
+        let query = Query { limit: 10, ..Query::default() };
+        let page = tokio::time::timeout(LIMIT, running.store.page(query)).await.unwrap().unwrap();
+        assert_eq!(page.events.len(), 10);
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_hears_how_far_it_is_while_nothing_passes() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(25_000);
+    let running = Running::start(&log, &folder, 10).await;
+    running.store.fresh().await.unwrap();
+    // All are of this chain, so all of them are looked at.
+    let filter = Filter {
+        correlation_id: Some(plain(1).metadata.correlation_id),
+        aggregate_id: Some("nobody".parse().unwrap()),
+        ..Filter::default()
+    };
+    let mut updates = Box::pin(running.store.subscribe(filter, Position::START, HEARTBEAT));
+    let mut told = Vec::new();
+    loop {
+        match tokio::time::timeout(LIMIT, updates.next()).await.unwrap().unwrap().unwrap() {
+            Update::Checkpoint(position) => told.push(position.get()),
+            Update::CaughtUp { position, .. } => break assert_eq!(position.get(), 25_000),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(told.iter().any(|told| *told < 20_000), "it could not have gone on from the middle: {told:?}");
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
