@@ -146,12 +146,13 @@ impl Shared {
 
     /// Damage was met in the database of this epoch.
     pub(crate) fn give_up(&self, epoch: u64, reason: &str) {
-        self.begin_again(epoch, self.tail.furthest(), reason);
+        self.begin_again(epoch, None, reason);
     }
 
-    /// The database of this epoch is exchanged; queries wait until the next one has all up to `furthest`.
-    fn begin_again(&self, epoch: u64, furthest: Position, reason: &str) {
-        if self.tail.give_up(epoch, furthest) {
+    /// The database of this epoch is exchanged; queries wait until the next one has all that this one had, or all of a log that is
+    /// shorter.
+    fn begin_again(&self, epoch: u64, shorter: Option<Position>, reason: &str) {
+        if self.tail.give_up(epoch, shorter) {
             tracing::warn!(reason, "the read model cannot be believed; it is set aside and made again from the log");
             self.wake();
         }
@@ -313,7 +314,7 @@ impl Progress {
         let Ok(target) = shared.last_position().await else { return };
         // A replica may have been asked that is a moment behind; not for the whole interval.
         if target < end && self.shorter {
-            shared.begin_again(epoch, target, &format!("it goes to {end}, the log only to {target}"));
+            shared.begin_again(epoch, Some(target), &format!("it goes to {end}, the log only to {target}"));
         }
         let seconds = self.told.elapsed().as_secs_f64().max(0.001);
         let rate = position.get().saturating_sub(self.position.get()) as f64 / seconds;

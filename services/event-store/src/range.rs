@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::cursor::{Border, Cursor, Moment};
 use crate::gateway::Gateway;
-use crate::read_model::{Filter, Order, Page, Query};
+use crate::read_model::{Filter, Order, PIECE_BYTES_MAX, Page, Query};
 
 /// Events of one page: few enough to bound the memory of a slow reader, many enough to make the query cheap.
 const PAGE_EVENTS: usize = 256;
@@ -109,6 +109,7 @@ pub(crate) async fn open(
     let place = gateway.open_stream()?;
     let raw = wanted.raw;
     let (query, last) = gateway.within(wanted.resolve(&gateway)).await?;
+    let query = Query { bytes_max: PIECE_BYTES_MAX, ..query };
     Ok((pages(gateway, place, query, limit, raw), last))
 }
 

@@ -34,8 +34,13 @@ pub(crate) use files::{Files, Loaded, Meta, SCHEMA};
 pub(crate) use pool::{Pool, Turn};
 pub(crate) use query::{Filter, Order, Page, Query};
 pub(crate) use reader::Reader;
-pub(crate) use tail::{Arrived, Batch, Behind, Pushed, Tail, TailLimits};
+pub(crate) use tail::{Arrived, Batch, Behind, End, Pushed, Tail, TailLimits};
 pub(crate) use writer::{Snapshot, Writer};
+
+/// A page ends early when its events have this many bytes of data ...
+const PAGE_BYTES_MAX: usize = 2 << 20;
+/// ... and with these if it is for one of many who may hold it for long.
+pub(crate) const PIECE_BYTES_MAX: usize = 256 << 10;
 
 /// Where the read model lies and what it may use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

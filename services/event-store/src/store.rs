@@ -30,7 +30,7 @@ use crate::read_model::{
     Aggregates, Descendants, Files, Loaded, Meta, ModelError, Page, Query, ReadModelConfig, Reader, Snapshot, TooMany, Turn,
 };
 
-pub(crate) use subscribe::Update;
+pub(crate) use subscribe::{Subscription, Update};
 
 /// Times that one question is asked again of a model that was made again meanwhile.
 const ATTEMPTS_MAX: usize = 4;
@@ -55,6 +55,9 @@ pub(crate) enum StoreError {
     /// The database failed, beyond what the store heals by itself.
     #[error(transparent)]
     Model(Arc<ModelError>),
+    /// Events that a subscriber has been given may be no longer there, and others in their place.
+    #[error("the log lost its end: what was read of it may be gone, and positions may have been given again")]
+    LostItsEnd,
     /// The service is shutting down.
     #[error("the read model is closed")]
     Closed,
@@ -142,6 +145,11 @@ impl Store {
     /// Changes when the read model is made again: what was made from its answers before may be of a log that lost its end.
     pub(crate) fn epoch(&self) -> u64 {
         self.shared.tail.epoch()
+    }
+
+    /// How often the log was found to have lost its end. A subscription is begun with what this was before its place was looked up.
+    pub(crate) fn losses(&self) -> u64 {
+        self.shared.tail.end().borrow().losses
     }
 
     /// The last registration of a type among what is, or is about to be, readable.

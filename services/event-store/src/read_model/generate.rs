@@ -173,7 +173,7 @@ pub(crate) fn query() -> impl Strategy<Value = Query> {
         after,
         before,
         order,
-        descendants: None,
         limit,
+        ..Query::default()
     })
 }

@@ -20,8 +20,6 @@ use super::pool::Until;
 use super::row::{self, AllNames, COLUMNS, Checksum, number};
 use super::{Filter, Meta, ModelError, Order, Page, Query, files};
 
-/// A page ends early when its events have this many bytes of data.
-const PAGE_BYTES_MAX: usize = 2 << 20;
 /// Pages of the database that each reading connection caches, in KiB.
 const CACHE_KIB: i64 = 8 << 10;
 
@@ -83,9 +81,12 @@ impl Reader {
         let mut page = Page { events: Vec::new(), next: None, last_position: last };
         let (mut bytes, mut reached, begun) = (0, None, Instant::now());
         let ended = self.visit(query, descendants.as_deref(), &pieces, &mut |visited| match visited {
-            Visited::Event(_) if page.events.len() >= query.limit || bytes >= PAGE_BYTES_MAX => ControlFlow::Break(()),
+            Visited::Event(_) if page.events.len() >= query.limit => ControlFlow::Break(()),
             Visited::Event(event) => {
                 bytes += event.data.as_bytes().len();
+                if bytes > query.bytes_max && !page.events.is_empty() {
+                    return ControlFlow::Break(());
+                }
                 reached = Some(number(event.position));
                 page.events.push(event);
                 ControlFlow::Continue(())

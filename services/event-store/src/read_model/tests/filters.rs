@@ -95,8 +95,8 @@ fn query(dice: &mut Dice, events: &[Arrived]) -> Query {
         after: dice.one_in(3).then_some(first),
         before: dice.one_in(3).then_some(last),
         order: if dice.one_in(2) { Order::Forwards } else { Order::Backwards },
-        descendants: None,
         limit: 1 + dice.below(COMPARED),
+        ..Query::default()
     }
 }
 
