@@ -163,7 +163,10 @@ const KEYS: &[Key] = &[
         "The largest file that is checked in full before it serves; a larger one is checked while it serves.",
     ),
     key("event_store.read_model.copies.enabled", "Whether to make copies, and to start from one where there is no read model."),
-    key("event_store.read_model.copies.every_events", "A copy is made when the log has this many events, and this many more."),
+    key(
+        "event_store.read_model.copies.every_events",
+        "A copy is made when the log has this many events, and this many more (at least a tenth).",
+    ),
     key("event_store.read_model.copies.look_every", "How often it is looked whether one is due."),
     key("telemetry.level", "error, warn, info, debug, trace, or directives such as info,causeway_log=debug. RUST_LOG wins."),
     key("telemetry.format", "text for people, json for collectors."),
