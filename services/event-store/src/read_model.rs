@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use aggregates::Aggregates;
 pub(crate) use descent::{Descendants, TooMany};
-pub(crate) use files::{Files, Loaded, Meta, SCHEMA};
+pub(crate) use files::{Files, INDEXES, Loaded, Meta, SCHEMA};
 pub(crate) use pool::{Pool, Turn};
 pub(crate) use query::{Filter, Order, Page, Query};
 pub(crate) use reader::Reader;
@@ -71,7 +71,7 @@ pub struct ReadModelConfig {
 pub struct CopiesConfig {
     /// Whether to make copies, and to start from one where there is no read model.
     pub enabled: bool,
-    /// A copy is made when the log has this many events, and again when it has this many more.
+    /// A copy is made when the log has this many events, and again when it has this many more, and at least a tenth more.
     pub every_events: u64,
     /// How often it is looked whether one is due.
     #[serde(with = "causeway_runtime::config::duration")]

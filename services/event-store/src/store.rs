@@ -25,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use crate::copies;
-use crate::follow::{self, CatchingUp, Shared, Source};
+use crate::follow::{self, CatchingUp, Doing, Shared, Source};
 use crate::read_model::{
     Aggregates, Descendants, Files, Loaded, Meta, ModelError, Page, Query, ReadModelConfig, Reader, Snapshot, TooMany, Turn,
 };
@@ -40,9 +40,9 @@ const PAGE_TIME: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 500
 /// Why there is no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum StoreError {
-    /// The read model was not far enough in time.
-    #[error("the read model is at {position}, and {wanted} is wanted")]
-    Behind { wanted: Position, position: Position },
+    /// The read model was not far enough in time, or answers nothing so far.
+    #[error("{}", behind(*.wanted, *.position, *.doing))]
+    Behind { wanted: Position, position: Position, doing: Option<Doing> },
     /// All readers were busy for too long.
     #[error("too many reads at once")]
     Busy,
@@ -61,6 +61,13 @@ pub(crate) enum StoreError {
     /// The service is shutting down.
     #[error("the read model is closed")]
     Closed,
+}
+
+fn behind(wanted: Position, position: Position, doing: Option<Doing>) -> String {
+    match doing {
+        Some(doing) => format!("the read model does not answer yet: {doing}"),
+        None => format!("the read model is at {position}, and {wanted} is wanted"),
+    }
 }
 
 impl From<ModelError> for StoreError {
@@ -142,6 +149,11 @@ impl Store {
         behind.map(|behind| CatchingUp { position: self.shared.tail.written(), ..behind })
     }
 
+    /// What it does before it answers, beside catching up.
+    pub(crate) fn doing(&self) -> Option<Doing> {
+        self.shared.doing()
+    }
+
     /// Changes when the read model is made again: what was made from its answers before may be of a log that lost its end.
     pub(crate) fn epoch(&self) -> u64 {
         self.shared.tail.epoch()
@@ -178,7 +190,10 @@ impl Store {
         tokio::select! {
             reached = timeout(self.shared.config.read_timeout, reached) => match reached {
                 Ok(_) => Ok(()),
-                Err(_) => Err(StoreError::Behind { wanted: position, position: self.shared.tail.written() }),
+                Err(_) => {
+                    let (written, doing) = (self.shared.tail.written(), self.shared.doing());
+                    Err(StoreError::Behind { wanted: position, position: written, doing })
+                }
             },
             () = self.shared.closed.cancelled() => Err(StoreError::Closed),
         }

@@ -81,7 +81,7 @@ CREATE UNIQUE INDEX snapshots_by_view ON snapshots (view, id, version, position)
 
 /// What finds events by something else than their position. Made after the events where there are many of them: sorting them once
 /// costs far less than keeping eight orders while they come.
-pub(super) const INDEXES: [(&str, &str); 8] = [
+pub(crate) const INDEXES: [(&str, &str); 8] = [
     ("events_by_id", "(id)"),
     ("events_by_aggregate", "(aggregate)"),
     ("events_by_aggregate_type", "(aggregate, type)"),

@@ -28,7 +28,7 @@ impl Model {
     fn of(events: Vec<Arrived>, batch: usize) -> Self {
         let model = Self { folder: tempfile::tempdir().unwrap(), events };
         let mut writer = Writer::new(model.files().create("log@1").unwrap()).unwrap();
-        writer.index().unwrap();
+        writer.index(|_| {}).unwrap();
         for arrived in model.events.chunks(batch) {
             let end = arrived.last().unwrap().event.position;
             writer.apply(&Batch { arrived: arrived.to_vec(), end }).unwrap();
@@ -42,7 +42,7 @@ impl Model {
         let model = Self { folder: tempfile::tempdir().unwrap(), events };
         let mut writer = Writer::new(model.files().create("log@1").unwrap()).unwrap();
         writer.apply(&Batch { arrived: model.events.clone(), end: model.last() }).unwrap();
-        writer.index().unwrap();
+        writer.index(|_| {}).unwrap();
         writer.close().unwrap();
         model
     }
@@ -245,7 +245,7 @@ proptest! {
         let mut model = Model::of(vec![], 1);
         model.events = hundred();
         let mut writer = Writer::new(model.files().create("log@1").unwrap()).unwrap();
-        writer.index().unwrap();
+        writer.index(|_| {}).unwrap();
         let left = Model { folder: tempfile::tempdir().unwrap(), events: hundred() };
         for arrived in model.events.chunks(batch) {
             let end = arrived.last().unwrap().event.position;
@@ -267,7 +267,7 @@ proptest! {
             None => (files.create("log@1").unwrap(), Position::START),
         };
         let mut writer = Writer::new(loaded).unwrap();
-        writer.index().unwrap();
+        writer.index(|_| {}).unwrap();
         let arrived = left.events.iter().filter(|one| position < one.event.position).cloned().collect();
         writer.apply(&Batch { arrived, end: left.last() }).unwrap();
         writer.close().unwrap();

@@ -66,9 +66,11 @@ impl Writer {
         self.indexed
     }
 
-    /// Makes the indexes that are missing: each by itself, so that the journal stays small and a crash loses one of them.
-    pub(crate) fn index(&mut self) -> Result<(), ModelError> {
-        for (name, what) in INDEXES {
+    /// Makes the indexes that are missing: each by itself, so that the journal stays small and a crash loses one of them. Tells before
+    /// each how many there are.
+    pub(crate) fn index(&mut self, mut tell: impl FnMut(usize)) -> Result<(), ModelError> {
+        for (made, (name, what)) in INDEXES.into_iter().enumerate() {
+            tell(made);
             self.conn.execute_batch(&format!("CREATE INDEX IF NOT EXISTS {name} ON events {what}"))?;
         }
         self.indexed = true;

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Store, StoreError, Subscription, Update};
 use crate::follow::Source;
 use crate::read_model::generate::event;
-use crate::read_model::{Arrived, Batch, Files, Filter, Order, Query, ReadModelConfig, Reader, Writer};
+use crate::read_model::{Arrived, Batch, Files, Filter, Order, Query, ReadModelConfig, Reader, Turn, Writer};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -490,6 +490,51 @@ async fn a_read_ends_when_nobody_waits_for_it() {
         assert_eq!(page.events.len(), 10);
     }
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_reads_all_of_the_file_takes_no_reader_from_others_and_ends_like_them() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(100);
+    let running = Running::start(&log, &folder, 10).await;
+    let store = &running.store;
+    store.fresh().await.unwrap();
+    let copy = folder.path().join("copy");
+    let mut endless = Box::pin(store.read_as(Turn::Long, |reader, _| reader.count_for_ever()));
+    let _ = futures::poll!(endless.as_mut());
+    assert_eq!(all(store).await.len(), 100);
+    let permits = (0..store.shared.config.readers).map(|_| store.shared.pool.permit(Turn::Short, LIMIT));
+    assert!(join_all(permits).await.iter().all(Option::is_some));
+    drop(endless);
+    let copied = tokio::time::timeout(LIMIT, store.copy_into(copy)).await.unwrap();
+    assert_eq!(copied.unwrap().position, Position::new(100));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_is_told_what_the_model_does_instead() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(100);
+    let running = Running::start(&log, &folder, 10).await;
+    running.store.fresh().await.unwrap();
+    running.stop().await;
+    wait_until("the file to be free", LIMIT, async || Files::lock(&path(&folder)).ok()).await;
+    // As after a kill, and too large to be checked at once.
+    fs::remove_file(folder.path().join("model.sqlite.closed")).unwrap();
+    let read_timeout = Duration::from_millis(50);
+    let config = ReadModelConfig { path: path(&folder), check_bytes_max: 0, read_timeout, ..ReadModelConfig::default() };
+    let (files, loaded) = super::load(&config).unwrap();
+    let shutdown = CancellationToken::new();
+    let started = Store::start(&config, log.source(), ("log@1".into(), log.last()), (files, loaded), shutdown.clone());
+    let (store, feed) = started.await.unwrap();
+    let held = store.shared.pool.permit(Turn::Long, LIMIT).await.unwrap();
+    let feed = tokio::spawn(feed);
+    let refused = store.fresh().await.unwrap_err();
+    assert!(refused.to_string().ends_with("its file was not left in order and is being checked in full"), "{refused}");
+    drop(held);
+    wait_until("the check to end", LIMIT, async || store.fresh().await.ok()).await;
+    assert_eq!(store.doing(), None);
+    Running { store, shutdown, feed }.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
