@@ -48,7 +48,7 @@ pub(crate) const PIECE_BYTES_MAX: usize = 256 << 10;
 pub struct ReadModelConfig {
     /// The database file. Others are kept beside it: `-wal`, `-shm`, `.lock`, and what had to be set aside.
     pub path: PathBuf,
-    /// Connections that read at once; further reads wait.
+    /// Connections that read at once, and as many that count; further reads wait.
     pub readers: usize,
     /// How long a read waits for the model to be fresh enough, and for a free connection.
     #[serde(with = "causeway_runtime::config::duration")]

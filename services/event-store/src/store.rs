@@ -223,7 +223,7 @@ impl Store {
     /// How many events pass the query, for as long as the caller waits for it.
     pub(crate) async fn count(&self, query: Query) -> Result<u64, StoreError> {
         let query = Arc::new(query);
-        self.read(move |reader, last| reader.count(&query, last)).await
+        self.read_as(Turn::Count, move |reader, last| reader.count(&query, last)).await
     }
 
     /// All that an event has caused, as far as is readable.

@@ -20,7 +20,8 @@ const STEPS: i32 = 10_000;
 /// exchange the file.
 pub(crate) struct Pool {
     size: u32,
-    permits: Arc<Semaphore>,
+    short: Arc<Semaphore>,
+    counts: Arc<Semaphore>,
     long: Arc<Semaphore>,
     idle: Arc<Mutex<Vec<Reader>>>,
     exchanging: Arc<AtomicBool>,
@@ -29,9 +30,11 @@ pub(crate) struct Pool {
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Turn {
-    /// One of several who ask for events.
+    /// Of those who ask for events.
     Short,
-    /// The one who reads all of the file. It takes no reader from the others.
+    /// Of as many who count them: that may take as long as somebody waits for it, and keeps no reader from those who ask.
+    Count,
+    /// Of the one who reads all of the file.
     Long,
 }
 
@@ -65,7 +68,8 @@ impl Pool {
         let size = u32::try_from(size.max(1)).unwrap_or(u32::MAX);
         Self {
             size,
-            permits: Arc::new(Semaphore::new(size as usize)),
+            short: Arc::new(Semaphore::new(size as usize)),
+            counts: Arc::new(Semaphore::new(size as usize)),
             long: Arc::new(Semaphore::new(1)),
             idle: Arc::default(),
             exchanging: Arc::default(),
@@ -75,7 +79,8 @@ impl Pool {
     /// Waits for the right to use a connection; `None` when none came free in time.
     pub(crate) async fn permit(&self, turn: Turn, timeout: Duration) -> Option<OwnedSemaphorePermit> {
         let permits = match turn {
-            Turn::Short => &self.permits,
+            Turn::Short => &self.short,
+            Turn::Count => &self.counts,
             Turn::Long => &self.long,
         };
         tokio::time::timeout(timeout, permits.clone().acquire_owned()).await.ok()?.ok()
@@ -111,7 +116,9 @@ impl Pool {
     /// Closes all connections and runs `exchange` while none can be opened. Reads under way are broken off.
     pub(crate) fn exclusively<T>(&self, exchange: impl FnOnce() -> T) -> T {
         self.exchanging.store(true, Ordering::SeqCst);
-        let _all = block_on(async { (self.permits.acquire_many(self.size).await, self.long.acquire().await) });
+        let _all = block_on(async {
+            (self.short.acquire_many(self.size).await, self.counts.acquire_many(self.size).await, self.long.acquire().await)
+        });
         lock(&self.idle).clear();
         let exchanged = exchange();
         self.exchanging.store(false, Ordering::SeqCst);
