@@ -198,9 +198,9 @@ async fn descendants(gateway: &Gateway, event: &Event, at: Position) -> Result<(
             }
             chain = chain.with(event);
         }
-        query.after = page.events.last().map(|event| event.position).or(query.after);
-        if !page.more || page.events.is_empty() {
-            return Ok((chain, false));
+        match page.next {
+            None => return Ok((chain, false)),
+            next => query.after = next,
         }
     }
 }

@@ -123,7 +123,7 @@ pub(crate) async fn join(
 ) -> Result<mpsc::Receiver<Result<Told, Problem>>, Problem> {
     let place = gateway.open_stream()?;
     let Wanted { group, filter, terms, start, in_flight_max } = wanted;
-    let after = gateway.within(start.resolve(gateway)).await?;
+    let (after, _) = gateway.within(start.resolve(gateway)).await?;
     let text = serde_json::to_string(&terms).map_err(|error| Problem::new(Kind::Internal, error.to_string()))?;
     let wanted = Group {
         name: group.clone(),

@@ -1,7 +1,8 @@
 //! Copies of the read model in the object store, so that a gateway that starts with none serves within seconds on a long log.
 //!
 //! Whichever gateway finds that the log has gone far beyond the newest copy makes the next one; that two do so at the same time is
-//! harmless. A copy is never worse than none: whatever is wrong with it, it is left alone with a warning, and the log is read.
+//! harmless. A copy is never worse than none: whatever is wrong with it, it is left alone with a warning, and the log is read. Each is of
+//! the whole log, so the distance between them grows with it: all copies together cost a fixed multiple of the last one.
 //!
 //! ```text
 //! keep:  vacuum into a file -> check all of it -> SHA-256 -> object store
@@ -16,6 +17,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use causeway_event::Position;
 use causeway_log::{Copies, Copy, CopyLabel, Log, LogError};
 use causeway_proof::to_hex;
 use sha2::{Digest as _, Sha256};
@@ -34,6 +36,10 @@ const PIECE_BYTES: usize = 256 << 10;
 const FETCH_LIMIT: Duration = Duration::from_secs(300);
 /// The same for one that is being stored: the next look tries again.
 const STORE_LIMIT: Duration = Duration::from_secs(1800);
+/// The next copy is due when the log has grown by this part, if that is more than the configured number of events.
+const GROWTH: u64 = 10;
+/// How often it is told how far a copy has come.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why there is no copy, or none that can be used.
 #[derive(Debug, thiserror::Error)]
@@ -85,10 +91,12 @@ pub(crate) async fn fetch(log: &Log, config: &ReadModelConfig, files: Files, ide
     for copy in usable {
         let start = Instant::now();
         let (position, bytes) = (copy.label.position, copy.bytes);
+        tracing::info!(%position, bytes, "a copy of the read model is fetched");
         let came = timeout(FETCH_LIMIT, download(&copies, &copy, &path)).await;
         let came = came.unwrap_or(Err(CopyError::TooSlow(FETCH_LIMIT)));
         let adopted = match came {
             Ok(()) => {
+                tracing::info!(%position, "the copy has come and is opened");
                 let (path, check_bytes_max) = (path.clone(), config.check_bytes_max);
                 let (back, adopted) = adopt(files, path, check_bytes_max).await;
                 files = back;
@@ -128,10 +136,16 @@ async fn download(copies: &Copies, copy: &Copy, path: &Path) -> Result<(), CopyE
     let mut object = copies.get(&copy.label).await?;
     let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
     let (mut sum, mut piece) = (Sha256::new(), vec![0; PIECE_BYTES]);
+    let (mut come, mut told) = (0, Instant::now());
     loop {
+        if told.elapsed() >= PROGRESS_INTERVAL {
+            tracing::info!(position = %copy.label.position, come, bytes = copy.bytes, "a copy of the read model is coming");
+            told = Instant::now();
+        }
         let read = object.read(&mut piece).await.map_err(failed)?;
         let Some(read) = piece.get(..read).filter(|read| !read.is_empty()) else { break };
         sum.update(read);
+        come += read.len();
         file.write_all(read).await.map_err(failed)?;
     }
     file.flush().await.map_err(failed)?;
@@ -172,7 +186,7 @@ async fn keep_one(log: &Log, store: &Store, config: &CopiesConfig, path: &Path) 
     };
     if let Some(copies) = log.copies().await?
         && let Some(newest) = ours(copies.list().await?).first()
-        && store.position().get() < newest.label.position.get().saturating_add(config.every_events)
+        && store.position() < due(newest.label.position, config.every_events)
     {
         return Ok(None);
     }
@@ -189,6 +203,12 @@ async fn keep_one(log: &Log, store: &Store, config: &CopiesConfig, path: &Path) 
         copies.delete(&old.label).await?;
     }
     Ok(Some(label))
+}
+
+/// Where the log has to be for another copy.
+fn due(newest: Position, every_events: u64) -> Position {
+    let distance = every_events.max(newest.get() / GROWTH);
+    Position::new(newest.get().saturating_add(distance))
 }
 
 async fn digest(path: &Path) -> Result<String, CopyError> {

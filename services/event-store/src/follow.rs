@@ -20,7 +20,7 @@ mod haste;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,9 @@ use tokio_util::sync::CancellationToken;
 use self::haste::Haste;
 use self::write::{Command, Work};
 use crate::arrivals::Arrivals;
-use crate::read_model::{Arrived, Files, Loaded, ModelError, Pool, Pushed, ReadModelConfig, Snapshot, Tail, TailLimits};
+use crate::read_model::{
+    Arrived, Files, INDEXES, Loaded, ModelError, Pool, Pushed, ReadModelConfig, Snapshot, Tail, TailLimits, Turn,
+};
 
 /// Records taken from the log at once.
 const RECORDS_MAX: usize = 512;
@@ -70,6 +72,8 @@ pub(crate) struct Shared {
     registered: AtomicU64,
     /// The database that was found was not left in order, and its check has not ended.
     doubted: AtomicBool,
+    /// Which of its indexes the writer is making, counted from one; zero otherwise.
+    indexing: AtomicUsize,
     haste: Haste,
     commands: SyncSender<Command>,
     lookups: Lookups,
@@ -81,6 +85,23 @@ pub(crate) struct CatchingUp {
     pub(crate) position: Position,
     pub(crate) target: Position,
     pub(crate) per_second: u64,
+}
+
+/// What is done before the model answers, whatever events it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doing {
+    /// So many of them are there.
+    Indexing(usize),
+    Checking,
+}
+
+impl std::fmt::Display for Doing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Indexing(made) => write!(f, "its indexes are being made, {made} of {} are there", INDEXES.len()),
+            Self::Checking => f.write_str("its file was not left in order and is being checked in full"),
+        }
+    }
 }
 
 impl Shared {
@@ -104,6 +125,7 @@ impl Shared {
             catching_up: watch::Sender::new(None),
             registered: AtomicU64::new(0),
             doubted: AtomicBool::new(loaded.doubted),
+            indexing: AtomicUsize::new(0),
             haste: Haste::default(),
             commands: sender,
             lookups: Lookups::default(),
@@ -146,12 +168,13 @@ impl Shared {
 
     /// Damage was met in the database of this epoch.
     pub(crate) fn give_up(&self, epoch: u64, reason: &str) {
-        self.begin_again(epoch, self.tail.furthest(), reason);
+        self.begin_again(epoch, None, reason);
     }
 
-    /// The database of this epoch is exchanged; queries wait until the next one has all up to `furthest`.
-    fn begin_again(&self, epoch: u64, furthest: Position, reason: &str) {
-        if self.tail.give_up(epoch, furthest) {
+    /// The database of this epoch is exchanged; queries wait until the next one has all that this one had, or all of a log that is
+    /// shorter.
+    fn begin_again(&self, epoch: u64, shorter: Option<Position>, reason: &str) {
+        if self.tail.give_up(epoch, shorter) {
             tracing::warn!(reason, "the read model cannot be believed; it is set aside and made again from the log");
             self.wake();
         }
@@ -160,6 +183,14 @@ impl Shared {
     /// Whether the database of this epoch must be checked before it answers anything. Only the first one was found.
     fn is_doubted(&self, epoch: u64) -> bool {
         epoch == 0 && self.doubted.load(Ordering::SeqCst)
+    }
+
+    /// What the model does before it answers, if it is not only reading the log.
+    pub(crate) fn doing(&self) -> Option<Doing> {
+        match self.indexing.load(Ordering::SeqCst) {
+            0 => self.is_doubted(self.tail.epoch()).then_some(Doing::Checking),
+            number => Some(Doing::Indexing(number - 1)),
+        }
     }
 
     /// Somebody waits for what is written, for as long as the answer is held: the writer does not linger.
@@ -309,11 +340,14 @@ impl Progress {
     async fn tell(&mut self, shared: &Shared) {
         let (epoch, end) = shared.tail.feed_from();
         let position = shared.tail.written();
+        if let Some(doing) = shared.doing() {
+            tracing::info!(%position, %doing, "the read model does not answer yet");
+        }
         // While the log is away there is no news; whoever needs it says so.
         let Ok(target) = shared.last_position().await else { return };
         // A replica may have been asked that is a moment behind; not for the whole interval.
         if target < end && self.shorter {
-            shared.begin_again(epoch, target, &format!("it goes to {end}, the log only to {target}"));
+            shared.begin_again(epoch, Some(target), &format!("it goes to {end}, the log only to {target}"));
         }
         let seconds = self.told.elapsed().as_secs_f64().max(0.001);
         let rate = position.get().saturating_sub(self.position.get()) as f64 / seconds;
@@ -337,13 +371,17 @@ impl Progress {
 /// waits for this.
 async fn check(shared: &Shared) {
     let epoch = shared.tail.epoch();
-    let Some(permit) = shared.pool.permit(Duration::MAX).await else { return };
+    let Some(permit) = shared.pool.permit(Turn::Long, Duration::MAX).await else { return };
+    let begun = Instant::now();
     match shared.pool.run(shared.files.clone(), permit, |reader| reader.check()).await {
         Ok(()) => {
+            tracing::info!(seconds = begun.elapsed().as_secs_f64(), "the read model was checked in full, and is sound");
             shared.doubted.store(false, Ordering::SeqCst);
             shared.wake();
         }
         Err(ModelError::Corrupt(reason)) => shared.give_up(epoch, &reason),
+        // Another file is made, which needs no check.
+        Err(ModelError::Interrupted) => {}
         Err(error) => tracing::warn!(%error, "the read model could not be checked"),
     }
 }

@@ -57,10 +57,9 @@ impl From<StoreError> for Problem {
             StoreError::Log(error) => of_log(error),
             error @ StoreError::Behind { .. } => Self::new(Kind::Behind, error.to_string()),
             error @ StoreError::Busy => Self::new(Kind::Overloaded, error.to_string()).retry_after(COME_BACK),
-            error @ StoreError::Closed => Self::new(Kind::Unavailable, error.to_string()),
+            error @ (StoreError::Closed | StoreError::LostItsEnd) => Self::new(Kind::Unavailable, error.to_string()),
             // Both interfaces name the field so; gRPC puts its place in the message before it.
             error @ StoreError::TooMany(_) => Self::invalid("descendants_of", error.to_string()),
-            error @ StoreError::TookTooLong => Self::new(Kind::TimedOut, error.to_string()),
             error @ StoreError::Model(_) => Self::new(Kind::Internal, error.to_string()),
         }
     }

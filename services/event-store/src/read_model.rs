@@ -30,12 +30,17 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use aggregates::Aggregates;
 pub(crate) use descent::{Descendants, TooMany};
-pub(crate) use files::{Files, Loaded, Meta, SCHEMA};
-pub(crate) use pool::Pool;
+pub(crate) use files::{Files, INDEXES, Loaded, Meta, SCHEMA};
+pub(crate) use pool::{Pool, Turn};
 pub(crate) use query::{Filter, Order, Page, Query};
 pub(crate) use reader::Reader;
-pub(crate) use tail::{Arrived, Batch, Behind, Pushed, Tail, TailLimits};
+pub(crate) use tail::{Arrived, Batch, Behind, End, Pushed, Tail, TailLimits};
 pub(crate) use writer::{Snapshot, Writer};
+
+/// A page ends early when its events have this many bytes of data ...
+const PAGE_BYTES_MAX: usize = 2 << 20;
+/// ... and with these if it is for one of many who may hold it for long.
+pub(crate) const PIECE_BYTES_MAX: usize = 256 << 10;
 
 /// Where the read model lies and what it may use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,7 +48,7 @@ pub(crate) use writer::{Snapshot, Writer};
 pub struct ReadModelConfig {
     /// The database file. Others are kept beside it: `-wal`, `-shm`, `.lock`, and what had to be set aside.
     pub path: PathBuf,
-    /// Connections that read at once; further reads wait.
+    /// Connections that read at once, and as many that count; further reads wait.
     pub readers: usize,
     /// How long a read waits for the model to be fresh enough, and for a free connection.
     #[serde(with = "causeway_runtime::config::duration")]
@@ -66,7 +71,7 @@ pub struct ReadModelConfig {
 pub struct CopiesConfig {
     /// Whether to make copies, and to start from one where there is no read model.
     pub enabled: bool,
-    /// A copy is made when the log has this many events, and again when it has this many more.
+    /// A copy is made when the log has this many events, and again when it has this many more, and at least a tenth more.
     pub every_events: u64,
     /// How often it is looked whether one is due.
     #[serde(with = "causeway_runtime::config::duration")]
@@ -115,9 +120,9 @@ pub(crate) enum ModelError {
     /// A filter asks for more descendants than are looked for.
     #[error(transparent)]
     TooMany(#[from] TooMany),
-    /// It would have taken longer than the caller waits.
-    #[error("it took too long")]
-    TookTooLong,
+    /// Nobody waits for the answer any more, or the file is being exchanged.
+    #[error("the read was broken off")]
+    Interrupted,
     /// A read did not come to its end: a fault of ours, or the process is going away.
     #[error("a read broke off: {0}")]
     BrokeOff(tokio::task::JoinError),
@@ -139,6 +144,7 @@ impl From<rusqlite::Error> for ModelError {
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation | ErrorCode::Unknown => {
                     Self::corrupt(error)
                 }
+                ErrorCode::OperationInterrupted => Self::Interrupted,
                 // The file was moved or removed behind our back, or its head is damaged.
                 ErrorCode::ReadOnly => Self::corrupt(error),
                 _ => Self::Sqlite(error),

@@ -11,7 +11,7 @@ mod tests;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use causeway_event::{AggregateId, Event, EventId, IdempotencyKey, Position};
@@ -25,22 +25,24 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use crate::copies;
-use crate::follow::{self, CatchingUp, Shared, Source};
+use crate::follow::{self, CatchingUp, Doing, Shared, Source};
 use crate::read_model::{
-    Aggregates, Descendants, Files, Loaded, Meta, ModelError, Page, Query, ReadModelConfig, Reader, Snapshot, TooMany,
+    Aggregates, Descendants, Files, Loaded, Meta, ModelError, Page, Query, ReadModelConfig, Reader, Snapshot, TooMany, Turn,
 };
 
-pub(crate) use subscribe::Update;
+pub(crate) use subscribe::{Subscription, Update};
 
 /// Times that one question is asked again of a model that was made again meanwhile.
 const ATTEMPTS_MAX: usize = 4;
+/// A page in which nothing passes ends after this long; the next one goes on. Tests cut wherever they can.
+const PAGE_TIME: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 500 });
 
 /// Why there is no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum StoreError {
-    /// The read model was not far enough in time.
-    #[error("the read model is at {position}, and {wanted} is wanted")]
-    Behind { wanted: Position, position: Position },
+    /// The read model was not far enough in time, or answers nothing so far.
+    #[error("{}", behind(*.wanted, *.position, *.doing))]
+    Behind { wanted: Position, position: Position, doing: Option<Doing> },
     /// All readers were busy for too long.
     #[error("too many reads at once")]
     Busy,
@@ -50,22 +52,28 @@ pub(crate) enum StoreError {
     /// A filter asks for more descendants than are looked for.
     #[error(transparent)]
     TooMany(#[from] TooMany),
-    /// The answer took longer than the caller waits.
-    #[error("the answer took too long")]
-    TookTooLong,
     /// The database failed, beyond what the store heals by itself.
     #[error(transparent)]
     Model(Arc<ModelError>),
+    /// Events that a subscriber has been given may be no longer there, and others in their place.
+    #[error("the log lost its end: what was read of it may be gone, and positions may have been given again")]
+    LostItsEnd,
     /// The service is shutting down.
     #[error("the read model is closed")]
     Closed,
+}
+
+fn behind(wanted: Position, position: Position, doing: Option<Doing>) -> String {
+    match doing {
+        Some(doing) => format!("the read model does not answer yet: {doing}"),
+        None => format!("the read model is at {position}, and {wanted} is wanted"),
+    }
 }
 
 impl From<ModelError> for StoreError {
     fn from(error: ModelError) -> Self {
         match error {
             ModelError::TooMany(error) => Self::TooMany(error),
-            ModelError::TookTooLong => Self::TookTooLong,
             error => Self::Model(Arc::new(error)),
         }
     }
@@ -141,9 +149,19 @@ impl Store {
         behind.map(|behind| CatchingUp { position: self.shared.tail.written(), ..behind })
     }
 
+    /// What it does before it answers, beside catching up.
+    pub(crate) fn doing(&self) -> Option<Doing> {
+        self.shared.doing()
+    }
+
     /// Changes when the read model is made again: what was made from its answers before may be of a log that lost its end.
     pub(crate) fn epoch(&self) -> u64 {
         self.shared.tail.epoch()
+    }
+
+    /// How often the log was found to have lost its end. A subscription is begun with what this was before its place was looked up.
+    pub(crate) fn losses(&self) -> u64 {
+        self.shared.tail.end().borrow().losses
     }
 
     /// The last registration of a type among what is, or is about to be, readable.
@@ -172,7 +190,10 @@ impl Store {
         tokio::select! {
             reached = timeout(self.shared.config.read_timeout, reached) => match reached {
                 Ok(_) => Ok(()),
-                Err(_) => Err(StoreError::Behind { wanted: position, position: self.shared.tail.written() }),
+                Err(_) => {
+                    let (written, doing) = (self.shared.tail.written(), self.shared.doing());
+                    Err(StoreError::Behind { wanted: position, position: written, doing })
+                }
             },
             () = self.shared.closed.cancelled() => Err(StoreError::Closed),
         }
@@ -192,16 +213,17 @@ impl Store {
         (first.get()..=last.get()).map(|position| self.shared.tail.get(Position::new(position))).collect()
     }
 
-    /// A page of what is readable. Does not wait for more: see [`Self::fresh`].
+    /// A page of what is readable. Does not wait for more: see [`Self::fresh`]. Where little passes it ends before it is full, so that
+    /// no reader is kept from others for long.
     pub(crate) async fn page(&self, query: Query) -> Result<Page, StoreError> {
         let query = Arc::new(query);
-        self.read(move |reader, last| reader.page(&query, last)).await
+        self.read(move |reader, last| reader.page(&query, last, PAGE_TIME)).await
     }
 
-    /// How many events pass the query, and up to where they were counted. Gives up after `limit`.
-    pub(crate) async fn count(&self, query: Query, limit: Duration) -> Result<(u64, Position), StoreError> {
-        let (query, deadline) = (Arc::new(query), Instant::now() + limit);
-        self.read(move |reader, last| Ok((reader.count(&query, last, deadline)?, last))).await
+    /// How many events pass the query, for as long as the caller waits for it.
+    pub(crate) async fn count(&self, query: Query) -> Result<u64, StoreError> {
+        let query = Arc::new(query);
+        self.read_as(Turn::Count, move |reader, last| reader.count(&query, last)).await
     }
 
     /// All that an event has caused, as far as is readable.
@@ -272,7 +294,7 @@ impl Store {
 
     /// Writes a copy of the database into a new file, checked in full.
     pub(crate) async fn copy_into(&self, path: PathBuf) -> Result<Meta, StoreError> {
-        self.read(move |reader, _| reader.copy_into(&path)).await
+        self.read_as(Turn::Long, move |reader, _| reader.copy_into(&path)).await
     }
 
     /// Keeps a snapshot of a view, which is a cache: it may be gone at any time.
@@ -292,27 +314,36 @@ impl Store {
         }
     }
 
-    /// Asks the database, as far as it is committed; never one that is being made again.
+    /// Asks the database, as far as it is committed; never one that is being made again. Dropped, the question breaks off.
     async fn read<T: Send + 'static>(
         &self,
+        ask: impl Fn(&mut Reader, Position) -> Result<T, ModelError> + Clone + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.read_as(Turn::Short, ask).await
+    }
+
+    async fn read_as<T: Send + 'static>(
+        &self,
+        turn: Turn,
         ask: impl Fn(&mut Reader, Position) -> Result<T, ModelError> + Clone + Send + 'static,
     ) -> Result<T, StoreError> {
         // A task of its own: whoever waits in line for a reader gets one in turn, and would keep it from all others for as long as
         // nobody polls the future that waits, as nobody does whose client does not read.
         let store = self.clone();
-        let reading = tokio::spawn(async move { store.read_in_turn(ask).await }.in_current_span());
+        let reading = tokio::spawn(async move { store.read_in_turn(turn, ask).await }.in_current_span());
         AbortOnDropHandle::new(reading).await.unwrap_or_else(|error| Err(ModelError::BrokeOff(error).into()))
     }
 
     async fn read_in_turn<T: Send + 'static>(
         &self,
+        turn: Turn,
         ask: impl Fn(&mut Reader, Position) -> Result<T, ModelError> + Clone + Send + 'static,
     ) -> Result<T, StoreError> {
         let shared = &self.shared;
         for _ in 0..ATTEMPTS_MAX {
             let floor = shared.tail.furthest();
             self.wait_for(floor).await?;
-            let permit = shared.pool.permit(shared.config.read_timeout).await.ok_or(StoreError::Busy)?;
+            let permit = shared.pool.permit(turn, shared.config.read_timeout).await.ok_or(StoreError::Busy)?;
             // With the permit in hand the file cannot be exchanged; before, it may have been.
             let epoch = shared.tail.epoch();
             let Some(last) = shared.tail.committed().borrow().filter(|committed| *committed >= floor) else {
@@ -321,6 +352,8 @@ impl Store {
             let ask = ask.clone();
             match shared.pool.run(shared.files.clone(), permit, move |reader| ask(reader, last)).await {
                 Err(ModelError::Corrupt(reason)) => shared.give_up(epoch, &reason),
+                // Somebody waits, so it was the file: it is asked again of the next one.
+                Err(ModelError::Interrupted) => {}
                 answer => return Ok(answer?),
             }
         }

@@ -12,7 +12,7 @@ use crate::cursor::Cursor;
 use crate::gateway::Gateway;
 use crate::problem;
 use crate::read_model::Filter;
-use crate::store::Update;
+use crate::store::{Subscription, Update};
 
 /// What to follow.
 #[derive(Clone, Debug)]
@@ -36,16 +36,16 @@ pub(crate) enum Start {
 }
 
 impl Start {
-    /// The place behind which it is. The read model is as fresh as the log was when this was called.
-    pub(crate) async fn resolve(self, gateway: &Gateway) -> Result<Position, Problem> {
+    /// The place behind which it is, and where the log ends. The read model is as fresh as the log was when this was called.
+    pub(crate) async fn resolve(self, gateway: &Gateway) -> Result<(Position, Position), Problem> {
         let last = gateway.store.fresh().await?;
         match self {
-            Self::Beginning => Ok(Position::START),
-            Self::Now => Ok(last),
+            Self::Beginning => Ok((Position::START, last)),
+            Self::Now => Ok((last, last)),
             Self::Behind(cursor, field) => match cursor.resolve(&gateway.store, field).await? {
                 // Waiting for the log to grow up to there would skip, without a word, what it gets till then.
                 position if position > last => Err(Problem::invalid(field, format!("the log ends at position {last}"))),
-                position => Ok(position),
+                position => Ok((position, last)),
             },
         }
     }
@@ -65,7 +65,7 @@ pub(crate) enum Heard {
     Delta(Delta),
 }
 
-/// Opens a subscription. It ends when the gateway stops, and otherwise never by itself.
+/// Opens a subscription. It ends when the gateway stops, or the log loses its end, and otherwise never by itself.
 pub(crate) async fn subscribe(
     gateway: &Arc<Gateway>,
     request: Request,
@@ -81,8 +81,10 @@ pub(crate) async fn subscribe(
             deltas.chain(stream::pending()).boxed()
         }
     };
-    let after = start.resolve(gateway).await?;
-    let mut updates = gateway.store.subscribe(filter, after, gateway.config.heartbeat).boxed();
+    let losses = gateway.store.losses();
+    let (after, head) = start.resolve(gateway).await?;
+    let subscription = Subscription { filter, after, head, losses, heartbeat: gateway.config.heartbeat };
+    let mut updates = gateway.store.subscribe(subscription).boxed();
     let (gateway, stop) = (gateway.clone(), gateway.stop.clone());
     Ok(async_stream::stream! {
         let _place: OwnedSemaphorePermit = place;

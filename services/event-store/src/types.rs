@@ -32,7 +32,7 @@ use registry::{Checked, Decision, Misfit, Registry};
 use crate::gateway::Gateway;
 use crate::problem;
 use crate::read_model::Filter;
-use crate::store::Update;
+use crate::store::{Subscription, Update};
 
 /// Where registrations stand.
 const AGGREGATE: &str = "causeway:types";
@@ -276,7 +276,10 @@ pub(crate) async fn follow(gateway: &Gateway) {
     let types = &gateway.types;
     let filter = Filter { aggregate_id: Some(types.aggregate.clone()), ..Filter::default() };
     loop {
-        let mut updates = gateway.store.subscribe(filter.clone(), types.current().position(), gateway.config.heartbeat).boxed();
+        let (losses, known) = (gateway.store.losses(), types.current().position());
+        let (filter, heartbeat) = (filter.clone(), gateway.config.heartbeat);
+        let subscription = Subscription { filter, after: known, head: known, losses, heartbeat };
+        let mut updates = gateway.store.subscribe(subscription).boxed();
         while let Some(Ok(update)) = updates.next().await {
             let Update::Event(event) = update else { continue };
             while let Err(error) = types.refresh(&gateway.log, event.position).await {

@@ -67,6 +67,6 @@ async fn read(gateway: &Gateway, conflict: &mut Conflict, room: &mut Room) -> Re
     });
     conflict.events = shown.map(Arc::unwrap_or_clone).collect();
     room.events -= conflict.events.len();
-    conflict.more = page.more || conflict.events.len() < page.events.len();
+    conflict.more = page.next.is_some() || conflict.events.len() < page.events.len();
     Ok(())
 }

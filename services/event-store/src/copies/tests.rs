@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{digest, keep_one};
+use super::{digest, due, keep_one};
 use crate::read_model::{CopiesConfig, Query, ReadModelConfig, SCHEMA};
 use crate::store::{Store, StoreError};
 
@@ -81,6 +81,18 @@ async fn put(log: &Log, label: &CopyLabel, bytes: &[u8]) {
 async fn sum(path: &Path, bytes: &[u8]) -> String {
     std::fs::write(path, bytes).unwrap();
     digest(path).await.unwrap()
+}
+
+#[test]
+fn all_copies_together_cost_a_multiple_of_the_last() {
+    let (mut newest, mut all, mut copies) = (Position::new(1_000_000), 0, 0);
+    while newest < Position::new(1_000_000_000) {
+        all += newest.get();
+        copies += 1;
+        newest = due(newest, 1_000_000);
+    }
+    assert!(all < 12 * newest.get() && copies < 70, "{copies} copies of {all} events");
+    assert_eq!(due(Position::new(2_000_000), 1_000_000), Position::new(3_000_000));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,7 @@
 //! moment, unless somebody waits for what is written.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -52,9 +53,7 @@ pub(crate) struct Work {
 impl Work {
     pub(super) fn begin(loaded: Loaded, last: Position, commands: Receiver<Command>) -> Result<Self, ModelError> {
         let (position, unchecked, doubted) = (loaded.meta.position, loaded.unchecked, loaded.doubted);
-        let mut writer = Writer::new(loaded)?;
-        let target = index_at(position, last);
-        index_if_due(&mut writer, position, target)?;
+        let (writer, target) = (Writer::new(loaded)?, index_at(position, last));
         Ok(Self { writer, target, commands, unchecked, doubted })
     }
 
@@ -96,7 +95,7 @@ fn write(shared: &Shared, work: Work) -> Result<(), ModelError> {
             None => Ok(false),
         };
         let result = written.and_then(|written| {
-            if index_if_due(&mut writer, shared.tail.written(), target)? && !shared.is_doubted(epoch) {
+            if index_if_due(shared, &mut writer, target)? && !shared.is_doubted(epoch) {
                 shared.tail.serve(epoch);
             }
             Ok(written)
@@ -175,15 +174,18 @@ fn index_at(position: Position, last: Position) -> Position {
 }
 
 /// Makes the indexes if the database has none and has come to its target. Says whether it may serve.
-fn index_if_due(writer: &mut Writer, written: Position, target: Position) -> Result<bool, ModelError> {
+fn index_if_due(shared: &Shared, writer: &mut Writer, target: Position) -> Result<bool, ModelError> {
     if !writer.is_indexed() {
+        let written = shared.tail.written();
         if written < target {
             return Ok(false);
         }
         if target > Position::START {
             tracing::info!(position = %written, "the read model has the events and makes its indexes");
         }
-        writer.index()?;
+        let made = writer.index(|made| shared.indexing.store(made + 1, Ordering::SeqCst));
+        shared.indexing.store(0, Ordering::SeqCst);
+        made?;
     }
     Ok(true)
 }

@@ -147,9 +147,8 @@ pub(super) async fn list(
     }
     let limit = usize::try_from(limit.unwrap_or(LIMIT)).unwrap_or(usize::MAX);
     let (page, last_position) = range::page(&gateway, wanted, limit).await?;
-    let next = page.events.last().map(|event| event.position).filter(|_| page.more);
     let events = page.events.iter().map(AsRef::as_ref).collect();
-    Ok(axum::Json(PageJson { events, next, last_position }).into_response())
+    Ok(axum::Json(PageJson { events, next: page.next, last_position }).into_response())
 }
 
 #[derive(Serialize)]

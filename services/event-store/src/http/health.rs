@@ -16,7 +16,8 @@ pub(super) async fn alive() -> Json<Value> {
     Json(json!({ "status": "alive" }))
 }
 
-/// `GET /readyz`: the log is connected and the read model has caught up with it. Until then it says how catching up goes.
+/// `GET /readyz`: the log is connected and the read model has caught up with it. Until then it says how catching up goes,
+/// and what else is done before it answers.
 pub(super) async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<Json<Value>, Response> {
     let connected = match gateway.log.is_connected() {
         true => Ok(()),
@@ -28,6 +29,9 @@ pub(super) async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<Json<Va
             members.insert("position".to_owned(), json!(behind.position));
             members.insert("target".to_owned(), json!(behind.target));
             members.insert("per_second".to_owned(), json!(behind.per_second));
+        }
+        if let Some(doing) = gateway.store.doing() {
+            members.insert("doing".to_owned(), json!(doing.to_string()));
         }
         HttpProblem(problem).with(members)
     })?;

@@ -53,9 +53,8 @@ impl<'g> Pages<'g> {
         let Some(mut reading) = self.under_way.take() else { return Ok(None) };
         reading.as_mut().await;
         let Some(page) = reading.as_mut().take_output().transpose()? else { return Ok(None) };
-        let end = page.events.last().map(|event| event.position).filter(|_| page.more);
-        if let Some(end) = end {
-            self.query.after = Some(end);
+        if page.next.is_some() {
+            self.query.after = page.next;
             let mut reading = read(self.gateway, self.query.clone());
             // Sets it going.
             let _ = futures::poll!(reading.as_mut());
@@ -64,7 +63,7 @@ impl<'g> Pages<'g> {
         let revision = self.gateway.types.revision();
         let events = page.events.iter().map(|event| self.gateway.types.show(event)).collect();
         let before = self.query.before.map_or(page.last_position, Position::previous);
-        Ok(Some(Shown { events, revision, reached: end.unwrap_or(before.min(page.last_position)) }))
+        Ok(Some(Shown { events, revision, reached: page.next.unwrap_or(before.min(page.last_position)) }))
     }
 }
 

@@ -10,7 +10,7 @@ use futures::{Stream, StreamExt as _};
 use super::held::{self, Key, Watching};
 use super::{Change, Subject};
 use crate::gateway::Gateway;
-use crate::store::Update;
+use crate::store::{Subscription, Update};
 
 /// Which view of what.
 #[derive(Clone, Debug)]
@@ -44,9 +44,12 @@ pub(crate) async fn watch(
     if let Some(position) = request.min_position {
         gateway.store.wait_for(position).await?;
     }
+    let losses = gateway.store.losses();
     let last = gateway.fresh().await?;
     let (mut watched, position, json) = Watched::open(&gateway, subject.clone(), last).await?;
-    let mut updates = gateway.store.subscribe(subject.filter.clone(), position, gateway.config.heartbeat).boxed();
+    let (filter, heartbeat) = (subject.filter.clone(), gateway.config.heartbeat);
+    let subscription = Subscription { filter, after: position, head: last, losses, heartbeat };
+    let mut updates = gateway.store.subscribe(subscription).boxed();
     Ok(async_stream::stream! {
         let _place = place;
         let mut seen = position;

@@ -1,94 +1,236 @@
 //! From times to positions.
 //!
-//! Events stand in the order of their positions, and their times nearly so: a server's clock may have been set back, or the
-//! stream's leader moved to a server whose clock is behind. `skew` is the most that any event's time lies behind the
-//! latest time before it (0 on most logs). With it a time is turned into a border between positions by bisection, without an
-//! index over times: whatever lies beyond a border is known to be out of range, the few between are filtered.
+//! Events stand in the order of their positions, and their times mostly so. Nothing relies on it: a clock may have been wrong for a
+//! while, and what was imported has any time. Instead blocks of positions are kept with the earliest and the latest time in each,
+//! and blocks of blocks likewise:
+//!
+//! ```text
+//!   level 2   |                  0 .. 4096                  |  4096 .. open
+//!   level 1   | 0 .. 64 | 64 .. 128 | ..
+//! ```
+//!
+//! A search for times starts at the highest level and looks into a block only if some, but not all, of it can be within. So wrong
+//! times cost the blocks in which they stand, and nothing else. A block is written when the first event behind it comes; until then
+//! it is part of the file's account of itself.
 
 use causeway_event::Position;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::ModelError;
-use super::row::{self, AllNames, COLUMNS, micros};
+use super::files::Meta;
+use super::lanes::Range;
+use super::row::{Checksum, micros, number};
+use super::{Filter, ModelError, Order};
 
-/// How far times run ahead of positions, as far as the model has seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// A block has 2^6 positions, or as many blocks of the level below.
+const BITS: u32 = 6;
+const LEVELS: usize = 4;
+/// Bytes of a clock as it is stored.
+pub(super) const BYTES: usize = 8 * (2 + 2 * LEVELS);
+/// More pieces than this are not looked for: the rest of the range is looked at event by event.
+const PIECES_MAX: usize = 1024;
+
+/// What is known of the blocks that are still open: of each level the one in which the last event stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Clock {
-    /// The latest time seen, in microseconds.
-    pub(super) latest: i64,
-    /// See the module.
-    pub(super) skew: i64,
+    /// The last event.
+    at: i64,
+    /// Blocks that have been written.
+    written: i64,
+    open: [Span; LEVELS],
+}
+
+/// The earliest and the latest time of some events, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    earliest: i64,
+    latest: i64,
+}
+
+impl Span {
+    const EMPTY: Self = Self { earliest: i64::MAX, latest: i64::MIN };
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { at: 0, written: 0, open: [Span::EMPTY; LEVELS] }
+    }
 }
 
 impl Clock {
-    /// Takes in the time of the next event.
-    pub(super) fn see(&mut self, time: Timestamp) {
-        let time = micros(time);
-        self.skew = self.skew.max(self.latest.saturating_sub(time));
-        self.latest = self.latest.max(time);
+    /// Takes in the time of the next event, and writes the blocks that end before it.
+    pub(super) fn see(&mut self, conn: &Connection, position: Position, time: Timestamp) -> Result<(), ModelError> {
+        let (at, time) = (number(position), micros(time));
+        for (level, open) in (1..).zip(&mut self.open) {
+            let block = self.at >> (BITS * level);
+            if block != at >> (BITS * level) && *open != Span::EMPTY {
+                conn.prepare_cached("INSERT INTO times (level, block, earliest, latest, checksum) VALUES (?1, ?2, ?3, ?4, ?5)")?
+                    .execute(params![level, block, open.earliest, open.latest, checksum(level, block, *open)])?;
+                self.written += 1;
+                *open = Span::EMPTY;
+            }
+            *open = Span { earliest: open.earliest.min(time), latest: open.latest.max(time) };
+        }
+        self.at = at;
+        Ok(())
     }
-}
 
-/// All events before this position were stored before `from`.
-pub(super) fn first(rows: &mut Rows<'_>, skew: i64, from: Timestamp) -> Result<i64, ModelError> {
-    rows.border(micros(from).saturating_sub(skew))
-}
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        let spans = self.open.iter().flat_map(|open| [open.earliest, open.latest]);
+        [self.at, self.written].into_iter().chain(spans).flat_map(i64::to_le_bytes).collect()
+    }
 
-/// All events at this position and behind it were stored at `until` or later.
-pub(super) fn end(rows: &mut Rows<'_>, skew: i64, until: Timestamp) -> Result<i64, ModelError> {
-    rows.border(micros(until).saturating_add(1).saturating_add(skew))
-}
+    pub(super) fn from_bytes(bytes: [u8; BYTES]) -> Self {
+        let (words, _) = bytes.as_chunks::<8>();
+        let mut words = words.iter().map(|word| i64::from_le_bytes(*word));
+        let mut next = || words.next().unwrap_or_default();
+        let (at, written) = (next(), next());
+        Self { at, written, open: std::array::from_fn(|_| Span { earliest: next(), latest: next() }) }
+    }
 
-/// All events at this position and behind it were stored at `from` or later.
-pub(super) fn surely_from(rows: &mut Rows<'_>, skew: i64, from: Timestamp) -> Result<i64, ModelError> {
-    // A time within a microsecond: what is stored has none of its rest.
-    rows.border(micros(from).saturating_add(1).saturating_add(skew))
-}
-
-/// All events before this position were stored before `until`.
-pub(super) fn surely_until(rows: &mut Rows<'_>, skew: i64, until: Timestamp) -> Result<i64, ModelError> {
-    rows.border(micros(until).saturating_sub(skew))
-}
-
-/// The last event that was stored at `time` or before.
-pub(super) fn position_at(rows: &mut Rows<'_>, skew: i64, time: Timestamp) -> Result<Position, ModelError> {
-    let end = end(rows, skew, time)?;
-    let Rows { conn, names, .. } = rows;
-    let sql = format!("SELECT {COLUMNS} FROM events WHERE position < ?1 ORDER BY position DESC");
-    let mut downwards = conn.prepare_cached(&sql)?;
-    let mut found = downwards.query([end])?;
-    while let Some(row) = found.next()? {
-        let event = row::event(conn, names, row)?;
-        if event.timestamp <= time {
-            return Ok(event.position);
+    /// Looks at every block that was written.
+    pub(super) fn check(&self, conn: &Connection) -> Result<(), ModelError> {
+        let mut select = conn.prepare("SELECT block, earliest, latest, checksum, level FROM times")?;
+        let (mut rows, mut found) = (select.query([])?, 0);
+        while let Some(row) = rows.next()? {
+            block(row, row.get(4)?)?;
+            found += 1;
+        }
+        match found == self.written {
+            true => Ok(()),
+            false => Err(ModelError::corrupt(format!("{found} blocks of times are there, and {} were written", self.written))),
         }
     }
-    Ok(Position::START)
 }
 
-/// The events up to `last`. Each that is looked at is read in full, so that a damaged time cannot lead astray.
-pub(super) struct Rows<'r> {
-    pub(super) conn: &'r Connection,
-    pub(super) names: &'r mut AllNames,
-    pub(super) last: Position,
+/// The times that are wanted, as they are stored: `from` or later, and before `until`.
+#[derive(Clone, Copy)]
+pub(super) struct Window {
+    from: i64,
+    until: i64,
 }
 
-impl Rows<'_> {
-    /// Where events stop to be older than `time`, as bisection sees it.
-    fn border(&mut self, time: i64) -> Result<i64, ModelError> {
-        let sql = format!("SELECT {COLUMNS} FROM events WHERE position >= ?1 AND position < ?2 ORDER BY position LIMIT 1");
-        let mut probe = self.conn.prepare_cached(&sql)?;
-        let (mut low, mut high) = (1, row::number(self.last).saturating_add(1));
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let mut found = probe.query(params![middle, high])?;
-            let event = found.next()?.map(|row| row::event(self.conn, self.names, row)).transpose()?;
-            match event {
-                Some(event) if micros(event.timestamp) < time => low = row::number(event.position).saturating_add(1),
-                _ => high = middle,
+impl Window {
+    /// None where a filter wants all times.
+    pub(super) fn of(filter: &Filter) -> Option<Self> {
+        // What is stored has no rest of a microsecond: it is at a time or later if it is so at the next whole one.
+        let whole = |time: Timestamp| micros(time).saturating_add(i64::from(time.as_nanosecond().rem_euclid(1000) > 0));
+        match (filter.from, filter.until) {
+            (None, None) => None,
+            (from, until) => Some(Self { from: from.map_or(i64::MIN, whole), until: until.map_or(i64::MAX, whole) }),
+        }
+    }
+}
+
+/// A part of the log.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Piece {
+    pub(super) range: Range,
+    /// Whether the time of every event in it is wanted, or only may be.
+    pub(super) surely: bool,
+}
+
+/// All parts of the range that hold events of the window, in order.
+pub(super) fn pieces(conn: &Connection, window: Window, range: Range, order: Order) -> Result<Vec<Piece>, ModelError> {
+    // One snapshot: a block that is open in the account of itself has not been written.
+    let tx = conn.unchecked_transaction()?;
+    let clock = Meta::account(&tx)?.clock;
+    let mut search = Search { conn: &tx, clock, window, order, pieces: Vec::new() };
+    let rest = search.level(LEVELS as u32, range)?;
+    if let Some(rest) = rest {
+        search.push(rest, false);
+    }
+    Ok(search.pieces)
+}
+
+struct Search<'c> {
+    conn: &'c Connection,
+    clock: Clock,
+    window: Window,
+    order: Order,
+    pieces: Vec<Piece>,
+}
+
+impl Search<'_> {
+    /// Finds the pieces of a range at a level and below. Returns what is left when there are too many.
+    fn level(&mut self, level: u32, range: Range) -> Result<Option<Range>, ModelError> {
+        for (block, span) in self.blocks(level, range)? {
+            let first = block << (BITS * level);
+            let behind = first.saturating_add(1 << (BITS * level));
+            let part = Range { after: range.after.max(first - 1), before: range.before.min(behind) };
+            let Window { from, until } = self.window;
+            if span.latest < from || until <= span.earliest {
+                continue;
+            }
+            if self.pieces.len() >= PIECES_MAX {
+                return Ok(Some(self.rest(part, range)));
+            }
+            if from <= span.earliest && span.latest < until {
+                self.push(part, true);
+            } else if level == 1 {
+                self.push(part, false);
+            } else if let Some(rest) = self.level(level - 1, part)? {
+                return Ok(Some(self.rest(rest, range)));
             }
         }
-        Ok(low)
+        Ok(None)
     }
+
+    /// From the beginning of a part to the end of the range around it.
+    fn rest(&self, part: Range, around: Range) -> Range {
+        match self.order {
+            Order::Forwards => Range { before: around.before, ..part },
+            Order::Backwards => Range { after: around.after, ..part },
+        }
+    }
+
+    /// The blocks of a level that meet the range, in order.
+    fn blocks(&self, level: u32, range: Range) -> Result<Vec<(i64, Span)>, ModelError> {
+        let (first, last) = ((range.after + 1) >> (BITS * level), (range.before - 1) >> (BITS * level));
+        let sql =
+            "SELECT block, earliest, latest, checksum FROM times WHERE level = ?1 AND block BETWEEN ?2 AND ?3 ORDER BY block";
+        let mut select = self.conn.prepare_cached(sql)?;
+        let (mut rows, mut blocks) = (select.query(params![level, first, last])?, Vec::new());
+        while let Some(row) = rows.next()? {
+            blocks.push(block(row, level)?);
+        }
+        let open = (self.clock.at >> (BITS * level), self.clock.open.get(level as usize - 1));
+        if let (number, Some(span)) = open
+            && (first..=last).contains(&number)
+        {
+            blocks.push((number, *span));
+        }
+        if self.order == Order::Backwards {
+            blocks.reverse();
+        }
+        Ok(blocks)
+    }
+
+    /// One more piece, or a longer one.
+    fn push(&mut self, range: Range, surely: bool) {
+        let order = self.order;
+        match self.pieces.last_mut().filter(|last| last.surely == surely) {
+            Some(last) if order == Order::Forwards && last.range.before == range.after + 1 => last.range.before = range.before,
+            Some(last) if order == Order::Backwards && range.before == last.range.after + 1 => last.range.after = range.after,
+            _ => self.pieces.push(Piece { range, surely }),
+        }
+    }
+}
+
+/// A block as it was written.
+fn block(row: &rusqlite::Row<'_>, level: u32) -> Result<(i64, Span), ModelError> {
+    let (number, span) = (row.get(0)?, Span { earliest: row.get(1)?, latest: row.get(2)? });
+    match row.get::<_, i64>(3)? == checksum(level, number, span) {
+        true => Ok((number, span)),
+        false => Err(ModelError::corrupt(format!("the times of block {number} of level {level} are not what was stored"))),
+    }
+}
+
+fn checksum(level: u32, block: i64, span: Span) -> i64 {
+    let mut sum = Checksum::default();
+    sum.word(level.into());
+    for word in [block, span.earliest, span.latest] {
+        sum.word(word.cast_unsigned());
+    }
+    sum.finish()
 }

@@ -14,10 +14,11 @@ use uuid::Uuid;
 
 use super::ModelError;
 use super::clock::Clock;
+use super::pool::Until;
 use super::row::{self, Checksum, number};
 
 /// Changed with every change of the tables or of what their columns mean: a file of another version is made again.
-pub(crate) const SCHEMA: u32 = 3;
+pub(crate) const SCHEMA: u32 = 4;
 /// Marks the file as ours ("cwrm"): what is not ours is never deleted.
 const APPLICATION: i64 = 0x6377_726d;
 /// Damaged files that are kept for whoever wants to know why.
@@ -37,10 +38,17 @@ CREATE TABLE meta (
     identity TEXT NOT NULL,
     position INTEGER NOT NULL,
     events INTEGER NOT NULL,
-    latest INTEGER NOT NULL,
-    skew INTEGER NOT NULL,
+    clock BLOB NOT NULL,
     checksum INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE times (
+    level INTEGER NOT NULL,
+    block INTEGER NOT NULL,
+    earliest INTEGER NOT NULL,
+    latest INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    PRIMARY KEY (level, block)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE types (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE aggregates (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE sources (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
@@ -73,7 +81,7 @@ CREATE UNIQUE INDEX snapshots_by_view ON snapshots (view, id, version, position)
 
 /// What finds events by something else than their position. Made after the events where there are many of them: sorting them once
 /// costs far less than keeping eight orders while they come.
-pub(super) const INDEXES: [(&str, &str); 8] = [
+pub(crate) const INDEXES: [(&str, &str); 8] = [
     ("events_by_id", "(id)"),
     ("events_by_aggregate", "(aggregate)"),
     ("events_by_aggregate_type", "(aggregate, type)"),
@@ -259,23 +267,31 @@ impl Files {
 
 impl Meta {
     /// What a copy says of itself, once all of it has been checked.
-    pub(super) fn of_copy(path: &Path) -> Result<Self, ModelError> {
-        let conn = connect(path, Access::Read)?;
+    pub(super) fn of_copy(path: &Path, until: Option<&Until>) -> Result<Self, ModelError> {
+        let mut conn = connect(path, Access::Read)?;
+        if let Some(until) = until {
+            until.watch(&mut conn)?;
+        }
         check(&conn)?;
         Ok(Self::read(&conn)?.0)
     }
 
-    /// Reads it, and the last event, which it must know of.
-    fn read(conn: &Connection) -> Result<(Self, Option<(Position, EventId)>), ModelError> {
-        let sql = "SELECT identity, position, events, latest, skew, checksum FROM meta";
-        let (identity, position, events, clock, checksum) = conn.query_row(sql, [], |row| {
-            let clock = Clock { latest: row.get(3)?, skew: row.get(4)? };
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, clock, row.get::<_, i64>(5)?))
+    /// What it says of itself.
+    pub(super) fn account(conn: &Connection) -> Result<Self, ModelError> {
+        let sql = "SELECT identity, position, events, clock, checksum FROM meta";
+        let (identity, position, events, clock, checksum) = conn.prepare_cached(sql)?.query_row([], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, Clock::from_bytes(row.get(3)?), row.get::<_, i64>(4)?))
         })?;
         let meta = Self { identity, position: row::position(position)?, events, clock };
-        if checksum != meta.checksum() {
-            return Err(ModelError::corrupt("its account of itself is damaged"));
+        match checksum == meta.checksum() {
+            true => Ok(meta),
+            false => Err(ModelError::corrupt("its account of itself is damaged")),
         }
+    }
+
+    /// Reads it, and the last event, which it must know of.
+    fn read(conn: &Connection) -> Result<(Self, Option<(Position, EventId)>), ModelError> {
+        let meta = Self::account(conn)?;
         let sql = "SELECT position, id FROM events ORDER BY position DESC LIMIT 1";
         let last = conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
         let last = last
@@ -288,17 +304,9 @@ impl Meta {
     }
 
     pub(super) fn write(&self, conn: &Connection) -> Result<(), ModelError> {
-        let sql = "INSERT OR REPLACE INTO meta (one, identity, position, events, latest, skew, checksum) \
-            VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6)";
-        let (position, clock) = (number(self.position), self.clock);
-        conn.prepare_cached(sql)?.execute(params![
-            self.identity,
-            position,
-            self.events,
-            clock.latest,
-            clock.skew,
-            self.checksum()
-        ])?;
+        let sql = "INSERT OR REPLACE INTO meta (one, identity, position, events, clock, checksum) VALUES (1, ?1, ?2, ?3, ?4, ?5)";
+        let (position, clock) = (number(self.position), self.clock.to_bytes());
+        conn.prepare_cached(sql)?.execute(params![self.identity, position, self.events, clock, self.checksum()])?;
         Ok(())
     }
 
@@ -307,8 +315,7 @@ impl Meta {
         sum.bytes(self.identity.as_bytes());
         sum.word(self.position.get());
         sum.word(self.events.cast_unsigned());
-        sum.word(self.clock.latest.cast_unsigned());
-        sum.word(self.clock.skew.cast_unsigned());
+        sum.bytes(&self.clock.to_bytes());
         sum.finish()
     }
 }
@@ -338,7 +345,8 @@ pub(super) fn connect(path: &Path, access: Access) -> Result<Connection, ModelEr
     Ok(conn)
 }
 
-/// Reads all of the file: structure, indexes against rows, and the number of events against the file's own account.
+/// Reads all of the file: structure, indexes against rows, and the number of events and the blocks of times against the file's own
+/// account.
 pub(super) fn check(conn: &Connection) -> Result<(), ModelError> {
     // One snapshot for both: the writer goes on meanwhile.
     let tx = conn.unchecked_transaction()?;
@@ -346,10 +354,12 @@ pub(super) fn check(conn: &Connection) -> Result<(), ModelError> {
     if found != "ok" {
         return Err(ModelError::Corrupt(found));
     }
-    let missing: i64 = tx.query_row("SELECT (SELECT events FROM meta) - (SELECT count(*) FROM events)", [], |row| row.get(0))?;
-    match missing {
+    let meta = Meta::account(&tx)?;
+    meta.clock.check(&tx)?;
+    let events: i64 = tx.query_row("SELECT count(*) FROM events", [], |row| row.get(0))?;
+    match meta.events - events {
         0 => Ok(()),
-        _ => Err(ModelError::corrupt(format!("{missing} events are missing"))),
+        missing => Err(ModelError::corrupt(format!("{missing} events are missing"))),
     }
 }
 

@@ -18,6 +18,8 @@ const CHAINS: [&str; 3] = ["4bf92f3577b34da6a3ce929d0e0e4736", "4BF92F3577B34DA6
 const SOURCES: [&str; 3] = ["test", "http", "telegram"];
 /// Around which all times are, in microseconds.
 const EPOCH: i64 = 1_795_000_000_000_000;
+/// From there to the end of all times, nearly.
+const TIME_MAX: i64 = 251_000_000_000_000_000;
 
 /// At most 128 bytes without control characters.
 const TEXT: &str = "[^\\p{Cc}]{1,32}";
@@ -85,16 +87,21 @@ fn json() -> impl Strategy<Value = Data> {
 
 /// A log: positions with gaps, times that mostly go on, few names, causes that mostly stand before.
 pub(crate) fn log(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Arrived>> {
-    let step = (1..4_u64, prop_oneof![8 => 0..50_i64, 1 => -200..0_i64], 0..TYPES.len(), 0..3_usize, 0..CHAINS.len(), 0..12_u8);
+    // Now and then a position far behind, and a time that is wrong: a day ahead, or of another millennium.
+    let gap = prop_oneof![40 => 1..4_u64, 1 => 1..20_000_u64];
+    let wrong =
+        prop_oneof![20 => Just(0), 1 => -300..300_i64, 1 => Just(86_400_000_000), 1 => Just(TIME_MAX - 2000), 1 => Just(-EPOCH)];
+    let pause = (prop_oneof![8 => 0..50_i64, 1 => -200..0_i64], wrong);
+    let step = (gap, pause, 0..TYPES.len(), 0..3_usize, 0..CHAINS.len(), 0..12_u8);
     let whence = (0..SOURCES.len(), option::weighted(0.7, 1..12_u64));
     vec((step, whence), len).prop_map(|steps| {
         let (mut position, mut time) = (0, EPOCH);
         let mut arrived = Vec::new();
-        for ((gap, pause, event_type, aggregate, chain, key), (source, cause)) in steps {
+        for ((gap, (pause, wrong), event_type, aggregate, chain, key), (source, cause)) in steps {
             position += gap;
             time += pause;
             let mut one = event(position, TYPES[event_type], AGGREGATES[aggregate]);
-            one.timestamp = Timestamp::from_microsecond(time).unwrap();
+            one.timestamp = Timestamp::from_microsecond(time + wrong).unwrap();
             one.metadata.correlation_id = CHAINS[chain].parse().unwrap();
             one.metadata.source = SOURCES[source].parse().unwrap();
             one.metadata.causation_id = cause.map(|before| id_at(position.saturating_sub(before)));
@@ -131,7 +138,10 @@ pub(crate) fn event(position: u64, event_type: &str, aggregate: &str) -> Event {
 }
 
 pub(crate) fn time() -> impl Strategy<Value = Timestamp> {
-    (-300..2000_i64).prop_map(|pause| Timestamp::from_microsecond(EPOCH + pause).unwrap())
+    let time = prop_oneof![8 => -300..2000_i64, 1 => 86_399_999_000..86_400_002_000_i64, 1 => Just(TIME_MAX), 1 => Just(-EPOCH)];
+    // Not every time is a whole number of microseconds.
+    (time, 0..2_i64)
+        .prop_map(|(pause, rest)| Timestamp::from_nanosecond(i128::from(EPOCH + pause) * 1000 + i128::from(rest)).unwrap())
 }
 
 pub(crate) fn filter() -> impl Strategy<Value = Filter> {
@@ -163,7 +173,7 @@ pub(crate) fn query() -> impl Strategy<Value = Query> {
         after,
         before,
         order,
-        descendants: None,
         limit,
+        ..Query::default()
     })
 }

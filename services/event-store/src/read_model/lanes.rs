@@ -19,6 +19,8 @@ const LANES_MAX: usize = 256;
 /// Positions that are read from a lane at a time.
 const PIECE_MIN: usize = 8;
 const PIECE_MAX: usize = 1024;
+/// Leaps in a row that find nothing before the join says how far it is.
+const LEAPS_MAX: usize = 64;
 
 /// How to find what passes a filter, its times and its descent aside.
 #[derive(Debug, PartialEq)]
@@ -187,6 +189,14 @@ impl Lane {
     }
 }
 
+/// What a join comes to.
+pub(super) enum Step {
+    /// All sets have this position.
+    Found(i64),
+    /// No position from the last one up to here (backwards: down to here) is in all sets.
+    Leapt(i64),
+}
+
 /// The positions that all sets of lanes have, in order.
 pub(super) struct Join {
     order: Order,
@@ -205,8 +215,8 @@ impl Join {
         Self { order, at, sets }
     }
 
-    pub(super) fn next(&mut self, conn: &Connection) -> Result<Option<i64>, ModelError> {
-        loop {
+    pub(super) fn next(&mut self, conn: &Connection) -> Result<Option<Step>, ModelError> {
+        for _ in 0..LEAPS_MAX {
             let wanted = self.at;
             for set in &mut self.sets {
                 match set.first_from(conn, self.at)? {
@@ -220,9 +230,13 @@ impl Join {
                     Order::Forwards => wanted.saturating_add(1),
                     Order::Backwards => wanted.saturating_sub(1),
                 };
-                return Ok(Some(wanted));
+                return Ok(Some(Step::Found(wanted)));
             }
         }
+        Ok(Some(Step::Leapt(match self.order {
+            Order::Forwards => self.at.saturating_sub(1),
+            Order::Backwards => self.at.saturating_add(1),
+        })))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use causeway_event::{AggregateId, Category, CorrelationId, Event, EventId, EventType, Invalid, Position, Source};
 use jiff::Timestamp;
 
-use super::Descendants;
+use super::{Descendants, PAGE_BYTES_MAX};
 
 /// Which events are wanted. The default wants all; each field that is set narrows it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,7 +43,7 @@ pub(crate) enum Order {
 }
 
 /// A page of the events that pass `filter`, strictly between `after` and `before`.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Query {
     pub(crate) filter: Filter,
     pub(crate) after: Option<Position>,
@@ -51,16 +51,33 @@ pub(crate) struct Query {
     pub(crate) order: Order,
     /// Who the descendants are, if that was looked up before: it holds for all pages of one read. Only what it reaches is read.
     pub(crate) descendants: Option<Arc<Descendants>>,
-    /// At most so many events. A page of large events ends sooner, with `more`.
+    /// At most so many events ...
     pub(crate) limit: usize,
+    /// ... and bytes of data in them, but for a first event that is larger.
+    pub(crate) bytes_max: usize,
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        Self {
+            filter: Filter::default(),
+            after: None,
+            before: None,
+            order: Order::default(),
+            descendants: None,
+            limit: 0,
+            bytes_max: PAGE_BYTES_MAX,
+        }
+    }
 }
 
 /// The answer to a [`Query`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Page {
     pub(crate) events: Vec<Arc<Event>>,
-    /// Whether there is another match behind the last event. Only this says so: a page may be shorter than its limit.
-    pub(crate) more: bool,
+    /// Behind which position (backwards: before which) the next page begins, unless this is the last one. Only this says so: a page
+    /// may be shorter than its limit, or empty.
+    pub(crate) next: Option<Position>,
     /// How far the model was: the page answers for the log up to here.
     pub(crate) last_position: Position,
 }

@@ -3,22 +3,23 @@
 //! Every answer is for the log up to the position `last` that the caller says is committed, whatever is committed meanwhile.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use causeway_event::{AggregateId, Event, EventId, IdempotencyKey, Position};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, ToSql, params};
 use uuid::Uuid;
 
-use super::clock::{self, Rows};
+use super::clock::{self, Piece, Window};
 use super::descent::{DESCENDANTS_MAX, Descendants, TooMany};
-use super::lanes::{self, Join, Plan, Range};
+use super::lanes::{self, Join, Plan, Range, Step};
+use super::pool::Until;
 use super::row::{self, AllNames, COLUMNS, Checksum, number};
-use super::{Meta, ModelError, Order, Page, Query, files};
+use super::{Filter, Meta, ModelError, Order, Page, Query, files};
 
-/// A page ends early when its events have this many bytes of data.
-const PAGE_BYTES_MAX: usize = 2 << 20;
 /// Pages of the database that each reading connection caches, in KiB.
 const CACHE_KIB: i64 = 8 << 10;
 
@@ -26,6 +27,15 @@ const CACHE_KIB: i64 = 8 << 10;
 pub(crate) struct Reader {
     pub(super) conn: Connection,
     pub(super) names: AllNames,
+    until: Option<Until>,
+}
+
+/// What a visit comes by.
+pub(super) enum Visited {
+    /// An event that passes.
+    Event(Arc<Event>),
+    /// Nothing up to here (backwards: down to here) since then.
+    Nothing(i64),
 }
 
 impl Reader {
@@ -36,7 +46,14 @@ impl Reader {
             false => ModelError::corrupt("the file is gone"),
         })?;
         conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
-        Ok(Self { conn, names: AllNames::new() })
+        Ok(Self { conn, names: AllNames::new(), until: None })
+    }
+
+    /// Answers until then.
+    pub(super) fn watch(&mut self, until: Until) -> Result<(), ModelError> {
+        until.watch(&mut self.conn)?;
+        self.until = Some(until);
+        Ok(())
     }
 
     /// Checks all of the file; what is wrong is an error.
@@ -52,68 +69,104 @@ impl Reader {
             source: std::io::ErrorKind::InvalidFilename.into(),
         })?;
         self.conn.execute("VACUUM INTO ?1", [text])?;
-        Meta::of_copy(path)
+        Meta::of_copy(path, self.until.as_ref())
     }
 
-    pub(crate) fn page(&mut self, query: &Query, last: Position) -> Result<Page, ModelError> {
+    /// A page. When `time` is over it ends with the next event that does not pass.
+    pub(crate) fn page(&mut self, query: &Query, last: Position, time: Duration) -> Result<Page, ModelError> {
         let descendants = self.descent(query, last)?;
         let last = descendants.as_ref().map_or(last, |descendants| descendants.reached().min(last));
-        let range = self.range(query, last)?;
-        let mut page = Page { events: Vec::new(), more: false, last_position: last };
-        let mut bytes = 0;
-        self.visit(query, descendants.as_deref(), range, &mut |event| {
-            if page.events.len() >= query.limit || bytes >= PAGE_BYTES_MAX {
-                page.more = true;
-                return false;
+        let range = range(query, last);
+        let pieces = self.pieces(query, range)?;
+        let mut page = Page { events: Vec::new(), next: None, last_position: last };
+        let (mut bytes, mut reached, begun) = (0, None, Instant::now());
+        let ended = self.visit(query, descendants.as_deref(), &pieces, &mut |visited| match visited {
+            Visited::Event(_) if page.events.len() >= query.limit => ControlFlow::Break(()),
+            Visited::Event(event) => {
+                bytes += event.data.as_bytes().len();
+                if bytes > query.bytes_max && !page.events.is_empty() {
+                    return ControlFlow::Break(());
+                }
+                reached = Some(number(event.position));
+                page.events.push(event);
+                ControlFlow::Continue(())
             }
-            bytes += event.data.as_bytes().len();
-            page.events.push(event);
-            true
+            Visited::Nothing(up_to) => {
+                reached = Some(up_to);
+                if begun.elapsed() < time { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            }
         })?;
+        if ended.is_break() {
+            // Before the first event of a page without any room the page begins again.
+            let start = match query.order {
+                Order::Forwards => range.after,
+                Order::Backwards => range.before,
+            };
+            page.next = Some(row::position(reached.unwrap_or(start))?);
+        }
         Ok(page)
     }
 
-    /// Shows `take` what passes in the range, in order, until it has enough.
+    /// Tells `take` what it comes by in the pieces, in order, until it has enough.
     pub(super) fn visit(
         &mut self,
         query: &Query,
         descendants: Option<&Descendants>,
-        range: Range,
-        take: &mut dyn FnMut(Arc<Event>) -> bool,
-    ) -> Result<(), ModelError> {
-        let Self { conn, names } = self;
-        if range.is_empty() {
-            return Ok(());
-        }
-        let mut goes_on = |event: Arc<Event>| !query.filter.matches(&event) || take(event);
+        pieces: &[Piece],
+        take: &mut dyn FnMut(Visited) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, ModelError> {
+        let Self { conn, names, .. } = self;
+        let show = |event: Arc<Event>, take: &mut dyn FnMut(Visited) -> ControlFlow<()>| match query.filter.matches(&event) {
+            true => take(Visited::Event(event)),
+            false => take(Visited::Nothing(number(event.position))),
+        };
+        let mut flow = ControlFlow::Continue(());
+        let mut pieces = pieces.iter().map(|piece| piece.range);
         if let Some(descendants) = descendants {
-            let listed = within(descendants.positions(), range).iter();
-            let mut listed: Box<dyn Iterator<Item = &Position>> = match query.order {
-                Order::Forwards => Box::new(listed),
-                Order::Backwards => Box::new(listed.rev()),
-            };
-            while let Some(position) = listed.next()
-                && goes_on(indexed(conn, names, number(*position))?)
-            {}
-            return Ok(());
-        }
-        match lanes::plan(conn, names, &query.filter)? {
-            Plan::Nothing => {}
-            Plan::Direct(lane, _) => {
-                let mut select = conn.prepare_cached(&lane.sql(COLUMNS, query.order))?;
-                let mut rows = select.query(lane.parameters(range))?;
-                while let Some(found) = rows.next()?
-                    && goes_on(row::event(conn, names, found)?)
-                {}
+            let mut listed = pieces.flat_map(|range| {
+                let listed = within(descendants.positions(), range).iter();
+                let listed: Box<dyn Iterator<Item = &Position>> = match query.order {
+                    Order::Forwards => Box::new(listed),
+                    Order::Backwards => Box::new(listed.rev()),
+                };
+                listed
+            });
+            while flow.is_continue()
+                && let Some(position) = listed.next()
+            {
+                flow = show(indexed(conn, names, number(*position))?, take);
             }
-            Plan::Joined(sets, _) => {
-                let mut join = Join::new(sets, range, query.order, query.limit);
-                while let Some(position) = join.next(conn)?
-                    && goes_on(indexed(conn, names, position)?)
-                {}
+            return Ok(flow);
+        }
+        let plan = lanes::plan(conn, names, &query.filter)?;
+        while flow.is_continue()
+            && let Some(range) = pieces.next()
+        {
+            match &plan {
+                Plan::Nothing => break,
+                Plan::Direct(lane, _) => {
+                    let mut select = conn.prepare_cached(&lane.sql(COLUMNS, query.order))?;
+                    let mut rows = select.query(lane.parameters(range))?;
+                    while flow.is_continue()
+                        && let Some(found) = rows.next()?
+                    {
+                        flow = show(row::event(conn, names, found)?, take);
+                    }
+                }
+                Plan::Joined(sets, _) => {
+                    let mut join = Join::new(sets.clone(), range, query.order, query.limit);
+                    while flow.is_continue()
+                        && let Some(step) = join.next(conn)?
+                    {
+                        flow = match step {
+                            Step::Found(position) => show(indexed(conn, names, position)?, take),
+                            Step::Leapt(up_to) => take(Visited::Nothing(up_to)),
+                        };
+                    }
+                }
             }
         }
-        Ok(())
+        Ok(flow)
     }
 
     /// The descendants that a query asks for, if it does: those that it brings along, or all up to now.
@@ -145,6 +198,13 @@ impl Reader {
         }
         let found: Result<Vec<_>, _> = found.into_iter().map(|(at, id)| Ok::<_, ModelError>((id, row::position(at)?))).collect();
         Ok(Descendants::found(of, found?, last))
+    }
+
+    /// A statement that has no end.
+    #[cfg(test)]
+    pub(crate) fn count_for_ever(&self) -> Result<i64, ModelError> {
+        let sql = "WITH RECURSIVE more(one) AS (SELECT 1 UNION ALL SELECT one FROM more) SELECT count(*) FROM more";
+        Ok(self.conn.query_row(sql, [], |row| row.get(0))?)
     }
 
     pub(crate) fn by_position(&mut self, position: Position) -> Result<Option<Arc<Event>>, ModelError> {
@@ -183,18 +243,24 @@ impl Reader {
         let mut query = Query { after: Some(after), before: Some(before), limit: count, ..Query::default() };
         let mut events = Vec::new();
         loop {
-            let page = self.page(&query, last)?;
-            query.after = page.events.last().map(|event| event.position).or(query.after);
+            // All of it passes.
+            let page = self.page(&query, last, Duration::MAX)?;
             events.extend(page.events);
-            if !page.more {
-                return Ok(Some(events));
+            match page.next {
+                None => return Ok(Some(events)),
+                next => query.after = next,
             }
         }
     }
 
+    /// The last event that was stored at `time` or before.
     pub(crate) fn position_at(&mut self, time: Timestamp, last: Position) -> Result<Position, ModelError> {
-        let skew = self.skew()?;
-        clock::position_at(&mut self.rows(last), skew, time)
+        // No time is stored that is later than the latest there is.
+        let until = Timestamp::from_microsecond(row::micros(time).saturating_add(1)).ok();
+        let filter = Filter { until, ..Filter::default() };
+        let query = Query { filter, order: Order::Backwards, limit: 1, ..Query::default() };
+        let page = self.page(&query, last, Duration::MAX)?;
+        Ok(page.events.first().map_or(Position::START, |event| event.position))
     }
 
     pub(crate) fn snapshot(
@@ -229,28 +295,20 @@ impl Reader {
         Ok(ids.collect::<Result<_, _>>()?)
     }
 
-    /// The positions that can hold an answer: the caller's, and what its times leave of them.
-    pub(super) fn range(&mut self, query: &Query, last: Position) -> Result<Range, ModelError> {
-        let mut after = query.after.map_or(0, number);
-        let mut before = query.before.map_or(i64::MAX, number).min(number(last).saturating_add(1));
-        if let Some(from) = query.filter.from {
-            let skew = self.skew()?;
-            after = after.max(clock::first(&mut self.rows(last), skew, from)? - 1);
+    /// The parts of a range that can hold an answer, by its times.
+    pub(super) fn pieces(&self, query: &Query, range: Range) -> Result<Vec<Piece>, ModelError> {
+        match Window::of(&query.filter) {
+            _ if range.is_empty() => Ok(Vec::new()),
+            None => Ok(vec![Piece { range, surely: true }]),
+            Some(window) => clock::pieces(&self.conn, window, range, query.order),
         }
-        if let Some(until) = query.filter.until {
-            let skew = self.skew()?;
-            before = before.min(clock::end(&mut self.rows(last), skew, until)?);
-        }
-        Ok(Range { after, before })
     }
+}
 
-    pub(super) fn rows(&mut self, last: Position) -> Rows<'_> {
-        Rows { conn: &self.conn, names: &mut self.names, last }
-    }
-
-    pub(super) fn skew(&self) -> Result<i64, ModelError> {
-        Ok(self.conn.prepare_cached("SELECT skew FROM meta")?.query_row([], |row| row.get(0))?)
-    }
+/// The positions that a query asks about.
+pub(super) fn range(query: &Query, last: Position) -> Range {
+    let before = query.before.map_or(i64::MAX, number).min(number(last).saturating_add(1));
+    Range { after: query.after.map_or(0, number), before }
 }
 
 /// What of the ascending positions is in the range.

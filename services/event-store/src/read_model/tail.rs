@@ -13,7 +13,8 @@
 //! is written, or nothing while the database is being made.
 //!
 //! When the database has to be made again, the tail starts again from nothing under the next *epoch*, and whoever still
-//! works for the epoch before is refused.
+//! works for the epoch before is refused. Subscribers go on over that, unless it was the log that lost its end: then nobody knows
+//! what of that they were given.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -21,7 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use causeway_event::{Event, IdempotencyKey, Position};
 use tokio::sync::watch;
 
-use super::Filter;
+use super::{Filter, PIECE_BYTES_MAX};
 
 /// Beyond what the ring keeps, so many events ...
 const UNWRITTEN_EVENTS_MAX: usize = 32 << 10;
@@ -73,10 +74,17 @@ pub(crate) enum Behind {
     Events(Vec<Arc<Event>>, Position),
 }
 
+/// How far the log has been read, and how often it was found to have lost its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) position: Position,
+    pub(crate) losses: u64,
+}
+
 pub(crate) struct Tail {
     limits: TailLimits,
     state: RwLock<State>,
-    end: watch::Sender<Position>,
+    end: watch::Sender<End>,
     /// `None` while the database cannot answer.
     committed: watch::Sender<Option<Position>>,
 }
@@ -98,7 +106,7 @@ impl Tail {
     /// The tail of a database that has all up to `position`. Nothing is readable until [`Self::serve`].
     pub(crate) fn new(position: Position, limits: TailLimits) -> Self {
         let state = State::starting(0, position, position);
-        let (end, committed) = (watch::Sender::new(position), watch::Sender::new(None));
+        let (end, committed) = (watch::Sender::new(End { position, losses: 0 }), watch::Sender::new(None));
         Self { limits, state: RwLock::new(state), end, committed }
     }
 
@@ -118,7 +126,7 @@ impl Tail {
     }
 
     /// How far the log has been read.
-    pub(crate) fn end(&self) -> watch::Receiver<Position> {
+    pub(crate) fn end(&self) -> watch::Receiver<End> {
         self.end.subscribe()
     }
 
@@ -147,7 +155,7 @@ impl Tail {
             }
         }
         state.end = state.end.max(end);
-        self.end.send_replace(state.end);
+        self.end.send_modify(|end| end.position = state.end);
         Pushed::Kept
     }
 
@@ -205,27 +213,24 @@ impl Tail {
         self.publish(&mut state);
     }
 
-    /// What of the tail passes `filter` behind `cursor`, a piece at a time.
+    /// What of the tail passes `filter` behind `cursor`, a piece at a time: what one subscriber holds is bounded, however slow it is.
     pub(crate) fn behind(&self, cursor: Position, filter: &Filter) -> Behind {
         let state = self.read();
         if cursor < state.start {
             return Behind::Forgotten;
         }
-        let mut looked_at = None;
-        let mut behind = state.behind(cursor);
-        let events = behind
-            .by_ref()
-            .take(LOOKED_AT_MAX)
-            .inspect(|one| looked_at = Some(one.event.position))
-            .filter(|one| filter.matches(&one.event))
-            .map(|one| one.event.clone())
-            .collect();
-        let reached = match (behind.next(), looked_at) {
-            (Some(_), Some(last)) => last,
-            // The cursor of a reader may be ahead of a tail that had to start again.
-            _ => state.end.max(cursor),
-        };
-        Behind::Events(events, reached)
+        let (mut events, mut bytes, mut reached) = (Vec::new(), 0, cursor);
+        for (looked_at, one) in state.behind(cursor).enumerate() {
+            let passes = filter.matches(&one.event);
+            bytes += if passes { one.event.data.as_bytes().len() } else { 0 };
+            if looked_at >= LOOKED_AT_MAX || (bytes > PIECE_BYTES_MAX && passes && !events.is_empty()) {
+                return Behind::Events(events, reached);
+            }
+            reached = one.event.position;
+            events.extend(passes.then(|| one.event.clone()));
+        }
+        // The cursor of a reader may be ahead of a tail that had to start again.
+        Behind::Events(events, state.end.max(cursor))
     }
 
     /// The event at a position, if it is among the newest.
@@ -234,16 +239,18 @@ impl Tail {
         state.behind(position.previous()).next().filter(|one| one.event.position == position).map(|one| one.event.clone())
     }
 
-    /// Gives up the database of `epoch`: nothing is readable until [`Self::serve`], and queries wait for `furthest`. Says
-    /// whether this call did it.
-    pub(crate) fn give_up(&self, epoch: u64, furthest: Position) -> bool {
+    /// Gives up the database of `epoch`: nothing is readable until [`Self::serve`], and queries wait for all that was readable. With
+    /// `shorter` the log goes only so far now. Says whether this call did it.
+    pub(crate) fn give_up(&self, epoch: u64, shorter: Option<Position>) -> bool {
         let mut state = self.write();
         if state.epoch != epoch {
             return false;
         }
-        *state = State::starting(epoch + 1, Position::START, furthest);
+        *state = State::starting(epoch + 1, Position::START, shorter.unwrap_or(state.furthest));
         self.publish(&mut state);
-        self.end.send_replace(Position::START);
+        self.end.send_modify(|end| {
+            *end = End { position: Position::START, losses: end.losses + u64::from(shorter.is_some()) };
+        });
         true
     }
 
@@ -286,4 +293,41 @@ impl State {
 
 fn bytes(arrived: &Arrived) -> usize {
     EVENT_BYTES + arrived.event.data.as_bytes().len()
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_event::Data;
+
+    use super::*;
+    use crate::read_model::generate;
+
+    #[test]
+    fn what_a_subscriber_takes_at_a_time_is_bounded_in_bytes() {
+        let tail = Tail::new(Position::START, TailLimits { events_max: 1000, bytes_max: 1 << 30 });
+        let large = |position| {
+            let mut event = generate::event(position, ["Zebra", "ToolCalled"][position as usize % 2], "user_1");
+            // One is larger than all that may be taken.
+            event.data = Data::of(&"x".repeat(if position == 50 { 400_000 } else { 100_000 })).unwrap();
+            Arrived { event: event.into(), key: None }
+        };
+        tail.push(0, (1..=100).map(large).collect(), Position::new(100));
+        for (filter, step) in [(Filter::default(), 1), (Filter { types: vec!["Zebra".parse().unwrap()], ..Filter::default() }, 2)]
+        {
+            let (mut seen, mut cursor) = (Vec::new(), Position::START);
+            while cursor < Position::new(100) {
+                let Behind::Events(events, reached) = tail.behind(cursor, &filter) else { panic!("nothing is forgotten") };
+                let bytes: usize = events.iter().map(|event| event.data.as_bytes().len()).sum();
+                assert!(
+                    bytes <= PIECE_BYTES_MAX || events.len() == 1,
+                    "{} events of {bytes} bytes behind {cursor}",
+                    events.len()
+                );
+                assert!(cursor < reached);
+                seen.extend(events.iter().map(|event| event.position.get()));
+                cursor = reached;
+            }
+            assert!(seen.into_iter().eq((step..=100).step_by(step as usize)));
+        }
+    }
 }

@@ -66,9 +66,11 @@ impl Writer {
         self.indexed
     }
 
-    /// Makes the indexes that are missing: each by itself, so that the journal stays small and a crash loses one of them.
-    pub(crate) fn index(&mut self) -> Result<(), ModelError> {
-        for (name, what) in INDEXES {
+    /// Makes the indexes that are missing: each by itself, so that the journal stays small and a crash loses one of them. Tells before
+    /// each how many there are.
+    pub(crate) fn index(&mut self, mut tell: impl FnMut(usize)) -> Result<(), ModelError> {
+        for (made, (name, what)) in INDEXES.into_iter().enumerate() {
+            tell(made);
             self.conn.execute_batch(&format!("CREATE INDEX IF NOT EXISTS {name} ON events {what}"))?;
         }
         self.indexed = true;
@@ -117,7 +119,7 @@ fn write(conn: &mut Connection, names: &mut AllNames, batch: &Batch, meta: &mut 
     let mut insert = tx.prepare_cached(row::INSERT)?;
     for arrived in &batch.arrived {
         row::insert(&tx, &mut insert, names, &arrived.event, arrived.key.as_ref())?;
-        meta.clock.see(arrived.event.timestamp);
+        meta.clock.see(&tx, arrived.event.position, arrived.event.timestamp)?;
     }
     drop(insert);
     meta.write(&tx)?;

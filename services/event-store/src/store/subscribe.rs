@@ -12,14 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_event::{Event, Position};
-use causeway_log::LogError;
 use futures::future::BoxFuture;
 use futures::stream::{self, Stream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Store, StoreError};
-use crate::read_model::{Behind, Descendants, Filter, Page, Query};
+use crate::read_model::{Behind, Descendants, End, Filter, PIECE_BYTES_MAX, Page, Query};
 
 /// Events of one page of catching up.
 const PAGE_EVENTS: usize = 512;
@@ -29,6 +28,19 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 const CHECKPOINT_POSITIONS: u64 = 10_000;
 /// ... or when any were, and nothing was said for this long.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What to follow.
+#[derive(Clone, Debug)]
+pub(crate) struct Subscription {
+    pub(crate) filter: Filter,
+    /// Behind this place, which the log has.
+    pub(crate) after: Position,
+    /// Where the log ended when the place was looked up.
+    pub(crate) head: Position,
+    /// [`Store::losses`] before that.
+    pub(crate) losses: u64,
+    pub(crate) heartbeat: Duration,
+}
 
 /// What a subscriber gets.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,13 +58,12 @@ pub(crate) enum Update {
 }
 
 impl Store {
-    /// Everything behind `after` that passes `filter`, then what is appended. Ends only with an error.
+    /// Everything that passes, then what is appended. Ends only with an error.
     pub(crate) fn subscribe(
         &self,
-        filter: Filter,
-        after: Position,
-        heartbeat: Duration,
+        subscription: Subscription,
     ) -> impl Stream<Item = Result<Update, StoreError>> + Send + 'static + use<> {
+        let Subscription { filter, after, head, losses, heartbeat } = subscription;
         let subscriber = Subscriber {
             end: self.shared.tail.end(),
             store: self.clone(),
@@ -62,7 +73,8 @@ impl Store {
             descent: None,
             ready: VecDeque::new(),
             page: None,
-            head: Head::Unknown { ask_at: Instant::now(), asking: None },
+            head: Some(head),
+            losses,
             heartbeat,
             spoke_at: Instant::now(),
         };
@@ -88,8 +100,10 @@ struct Subscriber {
     ready: VecDeque<Update>,
     /// A page under way: it is waited for across heartbeats, not begun again.
     page: Option<BoxFuture<'static, Result<Page, StoreError>>>,
-    head: Head,
-    end: watch::Receiver<Position>,
+    /// Where the log ended when the subscription began, until the cursor has been there and the subscriber was told.
+    head: Option<Position>,
+    losses: u64,
+    end: watch::Receiver<End>,
     heartbeat: Duration,
     /// When it was last told something.
     spoke_at: Instant,
@@ -101,20 +115,14 @@ struct Descent {
     all: Descendants,
 }
 
-/// Where the log ended when the subscription began.
-enum Head {
-    /// The log has not said so far.
-    Unknown { ask_at: Instant, asking: Option<BoxFuture<'static, Result<Position, LogError>>> },
-    /// Here; the cursor has not reached it.
-    Ahead(Position),
-    /// The cursor has been there, and the subscriber was told.
-    Reached,
-}
-
 impl Subscriber {
     async fn next(&mut self) -> Result<Update, StoreError> {
         let closed = self.store.shared.closed.clone();
         loop {
+            // A cursor beyond the new end would skip what the log gets up to there, and one before it may have been given what is gone.
+            if self.end.borrow().losses != self.losses {
+                return Err(StoreError::LostItsEnd);
+            }
             if let Some(update) = self.ready.pop_front() {
                 self.spoke_at = Instant::now();
                 self.told = match &update {
@@ -147,16 +155,11 @@ impl Subscriber {
 
     /// As far as the log is known to go.
     fn known_end(&self) -> Position {
-        let end = (*self.end.borrow()).max(self.cursor);
-        match self.head {
-            Head::Ahead(head) => end.max(head),
-            Head::Unknown { .. } | Head::Reached => end,
-        }
+        self.end.borrow().position.max(self.cursor).max(self.head.unwrap_or_default())
     }
 
     /// Looks at what is behind the cursor, or waits until there may be something. May be dropped at any await.
     async fn look(&mut self) -> Result<(), StoreError> {
-        self.learn_head().await;
         self.learn_descent().await?;
         let before = self.cursor;
         // Whether an event is a descendant can only be told by who sees all events.
@@ -166,10 +169,8 @@ impl Subscriber {
             Some(Behind::Events(events, reached)) => self.take(events, reached)?,
             Some(Behind::Forgotten) | None => self.look_at_page().await?,
         }
-        if let Head::Ahead(head) = self.head
-            && head <= self.cursor
-        {
-            self.head = Head::Reached;
+        if self.head.is_some_and(|head| head <= self.cursor) {
+            self.head = None;
             self.ready.push_back(Update::CaughtUp { position: self.cursor, head: self.known_end() });
         }
         if self.ready.is_empty() && self.cursor == before {
@@ -207,25 +208,10 @@ impl Subscriber {
         }
     }
 
-    async fn learn_head(&mut self) {
-        let Head::Unknown { ask_at, asking } = &mut self.head else { return };
-        if Instant::now() < *ask_at {
-            return;
-        }
-        let asking = asking.get_or_insert_with(|| {
-            let shared = self.store.shared.clone();
-            Box::pin(async move { shared.last_position().await })
-        });
-        self.head = match asking.await {
-            Ok(head) => Head::Ahead(head),
-            // The log is away. What is here can be delivered; only the mark has to wait.
-            Err(_) => Head::Unknown { ask_at: Instant::now() + RETRY_PAUSE, asking: None },
-        };
-    }
-
     async fn look_at_page(&mut self) -> Result<(), StoreError> {
         let page = self.page.get_or_insert_with(|| {
-            let mut query = Query { after: Some(self.cursor), limit: PAGE_EVENTS, ..Query::default() };
+            let mut query =
+                Query { after: Some(self.cursor), limit: PAGE_EVENTS, bytes_max: PIECE_BYTES_MAX, ..Query::default() };
             match &self.descent {
                 // What stood there at the beginning is found by the index, all else by looking at every event.
                 Some(descent) if descent.found.reached() <= self.cursor => {}
@@ -241,27 +227,17 @@ impl Subscriber {
         self.page = None;
         match page {
             Ok(page) => {
-                let reached = match page.events.last() {
-                    Some(last) if page.more => last.position,
-                    _ => page.last_position,
-                };
+                let reached = page.next.unwrap_or(page.last_position);
                 self.take(page.events, reached)
             }
             Err(error) => late_or_lost(error).await,
         }
     }
 
-    /// Until there is something behind the cursor, or it is time to ask for the head again.
+    /// Until there is something behind the cursor, or the log has lost its end.
     async fn wait(&mut self) {
-        let cursor = self.cursor;
-        let more = self.end.wait_for(|end| cursor < *end);
-        match self.head {
-            Head::Unknown { ask_at, .. } => tokio::select! {
-                _ = more => {}
-                () = sleep_until(ask_at) => {}
-            },
-            Head::Ahead(_) | Head::Reached => _ = more.await,
-        }
+        let (cursor, losses) = (self.cursor, self.losses);
+        let _ = self.end.wait_for(|end| cursor < end.position || end.losses != losses).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The store over a log in memory: what is promised to subscribers and queries while events come in and files break.
 
 mod real_log;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Store, StoreError, Update};
+use super::{Store, StoreError, Subscription, Update};
 use crate::follow::Source;
 use crate::read_model::generate::event;
 use crate::read_model::{Arrived, Batch, Files, Filter, Order, Query, ReadModelConfig, Writer};
@@ -117,17 +118,28 @@ async fn all(store: &Store) -> Vec<u64> {
     let (mut positions, mut after) = (Vec::new(), None);
     loop {
         let page = store.page(Query { after, limit: 100, ..Query::default() }).await.unwrap();
-        after = page.events.last().map(|event| event.position).or(after);
         positions.extend(page.events.iter().map(|event| event.position.get()));
-        if !page.more {
-            return positions;
+        match page.next {
+            None => return positions,
+            next => after = next,
         }
     }
 }
 
+/// Begins as the gateway does.
+async fn subscribe(
+    store: &Store,
+    filter: Filter,
+    after: u64,
+    heartbeat: Duration,
+) -> std::pin::Pin<Box<impl futures::Stream<Item = Result<Update, StoreError>> + use<>>> {
+    let (losses, head) = (store.losses(), store.fresh().await.unwrap());
+    Box::pin(store.subscribe(Subscription { filter, after: Position::new(after), head, losses, heartbeat }))
+}
+
 /// Reads until the event at `last`, and counts the marks.
 async fn follow(store: Store, filter: Filter, after: u64, last: u64, pace: impl AsyncFn(u64)) -> (Vec<u64>, Vec<u64>) {
-    let mut updates = Box::pin(store.subscribe(filter, Position::new(after), HEARTBEAT));
+    let mut updates = subscribe(&store, filter, after, HEARTBEAT).await;
     let (mut positions, mut marks) = (Vec::new(), Vec::new());
     while positions.last().is_none_or(|seen| *seen < last) || marks.is_empty() {
         match updates.next().await.unwrap().unwrap() {
@@ -192,7 +204,7 @@ async fn heartbeats_go_on_over_events_that_do_not_pass() {
     let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
     let running = Running::start(&log, &folder, 64).await;
     let filter = Filter { aggregate_id: Some("nobody".parse().unwrap()), ..Filter::default() };
-    let mut updates = Box::pin(running.store.subscribe(filter, Position::START, Duration::from_millis(20)));
+    let mut updates = subscribe(&running.store, filter, 0, Duration::from_millis(20)).await;
     assert_eq!(updates.next().await.unwrap().unwrap(), Update::CaughtUp { position: Position::START, head: Position::START });
     let reached = tokio::time::timeout(LIMIT, async {
         loop {
@@ -388,14 +400,34 @@ async fn a_log_that_lost_its_end_is_believed() {
     let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
     log.fill(300);
     let running = Running::start(&log, &folder, 64).await;
-    running.store.fresh().await.unwrap();
-    log.records.send_modify(|records| _ = records.split_off(&201));
     let store = &running.store;
+    let nobody = Filter { aggregate_id: Some("nobody".parse().unwrap()), ..Filter::default() };
+    // At the end that is lost, before it, waiting and with events at hand.
+    let mut subscribed = Vec::new();
+    for (filter, after) in [(Filter::default(), 300), (Filter::default(), 290), (Filter::default(), 10), (nobody, 0)] {
+        let mut updates = subscribe(store, filter, after, HEARTBEAT).await;
+        assert!(updates.next().await.unwrap().is_ok());
+        subscribed.push(tokio::spawn(async move {
+            let ended = updates.by_ref().filter_map(async |update| update.err());
+            let ended: Vec<_> = ended.collect().await;
+            ended
+        }));
+    }
+    let mut paused = subscribe(store, Filter::default(), 100, HEARTBEAT).await;
+    assert!(matches!(paused.next().await.unwrap().unwrap(), Update::Event(_)));
+    log.records.send_modify(|records| _ = records.split_off(&201));
     wait_until("the model to be made again", LIMIT, async || (store.position() == Position::new(200)).then_some(())).await;
     log.append(event(201, "Zebra", "elsewhere"));
     store.fresh().await.unwrap();
     assert_eq!(all(store).await, (1..=201).collect::<Vec<_>>());
     assert_eq!(store.by_position(Position::new(201)).await.unwrap().unwrap().aggregate_id.as_str(), "elsewhere");
+    for subscribed in subscribed {
+        let ended = tokio::time::timeout(LIMIT, subscribed).await.unwrap().unwrap();
+        assert!(matches!(ended.as_slice(), [StoreError::LostItsEnd]), "{ended:?}");
+    }
+    assert!(matches!(paused.next().await.unwrap(), Err(StoreError::LostItsEnd)), "nothing that it held is given out");
+    let mut updates = subscribe(store, Filter::default(), 200, HEARTBEAT).await;
+    assert!(matches!(updates.next().await.unwrap().unwrap(), Update::Event(event) if event.position == Position::new(201)));
     running.stop().await;
 }
 
@@ -417,7 +449,7 @@ async fn subscriptions_and_waits_end_with_the_service() {
     let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
     let running = Running::start(&log, &folder, 64).await;
     let store = running.store.clone();
-    let mut updates = Box::pin(store.subscribe(Filter::default(), Position::START, HEARTBEAT));
+    let mut updates = subscribe(&store, Filter::default(), 0, HEARTBEAT).await;
     assert_eq!(updates.next().await.unwrap().unwrap(), Update::CaughtUp { position: Position::START, head: Position::START });
     let waiting = tokio::spawn({
         let store = store.clone();
@@ -427,23 +459,4 @@ async fn subscriptions_and_waits_end_with_the_service() {
     assert!(matches!(updates.next().await, Some(Err(StoreError::Closed))));
     assert!(updates.next().await.is_none());
     assert!(matches!(waiting.await.unwrap(), Err(StoreError::Closed)));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn questions_that_nobody_waits_for_keep_no_reader_from_others() {
-    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
-    log.fill(100);
-    let running = Running::start(&log, &folder, 10).await;
-    running.store.fresh().await.unwrap();
-    let query = Query { limit: 10, ..Query::default() };
-    let mut asked: Vec<_> = (0..100).map(|_| Box::pin(running.store.page(query.clone()))).collect();
-    for question in &mut asked {
-        let _ = futures::poll!(question.as_mut());
-    }
-    for _ in 0..10 {
-        let page = tokio::time::timeout(LIMIT, running.store.page(query.clone())).await.unwrap().unwrap();
-        assert_eq!(page.events.len(), 10);
-    }
-    drop(asked);
-    running.stop().await;
 }

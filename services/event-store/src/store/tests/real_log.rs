@@ -70,7 +70,7 @@ async fn a_subscription_goes_on_after_the_server_was_killed() {
     let ((mut nats, log), folder) = (server().await, tempfile::tempdir().unwrap());
     append(&log, &["one"], None).await;
     let running = open(&log, &folder).await;
-    let mut updates = Box::pin(running.store.subscribe(Filter::default(), Position::START, HEARTBEAT));
+    let mut updates = subscribe(&running.store, Filter::default(), 0, HEARTBEAT).await;
     let mut next = async || tokio::time::timeout(LIMIT, updates.next()).await.unwrap().unwrap().unwrap();
     assert!(matches!(next().await, Update::Event(event) if event.data.as_str() == r#""one""#));
     assert!(matches!(next().await, Update::CaughtUp { .. }));

@@ -1,0 +1,129 @@
+//! Who gets a reader, for how long, and what whoever waits is told.
+
+use super::*;
+use crate::read_model::{Reader, Turn};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_ends_when_nobody_waits_for_it() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(100);
+    let running = Running::start(&log, &folder, 10).await;
+    running.store.fresh().await.unwrap();
+    // Every reader is given a question that has no end.
+    let readers = running.store.shared.config.readers;
+    let (begun, mut have_begun) = tokio::sync::mpsc::unbounded_channel();
+    let endless = (0..readers).map(|_| {
+        let (store, begun) = (running.store.clone(), begun.clone());
+        tokio::spawn(async move {
+            let ask = move |reader: &mut Reader, _| {
+                begun.send(()).unwrap();
+                reader.count_for_ever()
+            };
+            store.read(ask).await
+        })
+    });
+    let endless: Vec<_> = endless.collect();
+    for _ in 0..readers {
+        have_begun.recv().await.unwrap();
+    }
+    endless.iter().for_each(JoinHandle::abort);
+    for _ in 0..10 {
+        let query = Query { limit: 10, ..Query::default() };
+        let page = tokio::time::timeout(LIMIT, running.store.page(query)).await.unwrap().unwrap();
+        assert_eq!(page.events.len(), 10);
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_and_what_reads_all_of_the_file_take_no_reader_from_others_and_end_like_them() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(100);
+    let running = Running::start(&log, &folder, 10).await;
+    let store = &running.store;
+    store.fresh().await.unwrap();
+    let turns = [Turn::Long].into_iter().chain(vec![Turn::Count; store.shared.config.readers]);
+    let mut endless: Vec<_> = turns.map(|turn| Box::pin(store.read_as(turn, |reader, _| reader.count_for_ever()))).collect();
+    for endless in &mut endless {
+        let _ = futures::poll!(endless.as_mut());
+    }
+    assert_eq!(all(store).await.len(), 100);
+    let permits = (0..store.shared.config.readers).map(|_| store.shared.pool.permit(Turn::Short, LIMIT));
+    assert!(join_all(permits).await.iter().all(Option::is_some));
+    drop(endless);
+    let count = tokio::time::timeout(LIMIT, store.count(Query::default())).await.unwrap();
+    assert_eq!(count.unwrap(), 100);
+    let copied = tokio::time::timeout(LIMIT, store.copy_into(folder.path().join("copy"))).await.unwrap();
+    assert_eq!(copied.unwrap().position, Position::new(100));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_is_told_what_the_model_does_instead() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(100);
+    let running = Running::start(&log, &folder, 10).await;
+    running.store.fresh().await.unwrap();
+    running.stop().await;
+    wait_until("the file to be free", LIMIT, async || Files::lock(&path(&folder)).ok()).await;
+    // As after a kill, and too large to be checked at once.
+    fs::remove_file(folder.path().join("model.sqlite.closed")).unwrap();
+    let read_timeout = Duration::from_millis(50);
+    let config = ReadModelConfig { path: path(&folder), check_bytes_max: 0, read_timeout, ..ReadModelConfig::default() };
+    let (files, loaded) = super::super::load(&config).unwrap();
+    let shutdown = CancellationToken::new();
+    let started = Store::start(&config, log.source(), ("log@1".into(), log.last()), (files, loaded), shutdown.clone());
+    let (store, feed) = started.await.unwrap();
+    let held = store.shared.pool.permit(Turn::Long, LIMIT).await.unwrap();
+    let feed = tokio::spawn(feed);
+    let refused = store.fresh().await.unwrap_err();
+    assert!(refused.to_string().ends_with("its file was not left in order and is being checked in full"), "{refused}");
+    drop(held);
+    wait_until("the check to end", LIMIT, async || store.fresh().await.ok()).await;
+    assert_eq!(store.doing(), None);
+    Running { store, shutdown, feed }.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_hears_how_far_it_is_while_nothing_passes() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(25_000);
+    let running = Running::start(&log, &folder, 10).await;
+    running.store.fresh().await.unwrap();
+    // All are of this chain, so all of them are looked at.
+    let filter = Filter {
+        correlation_id: Some(plain(1).metadata.correlation_id),
+        aggregate_id: Some("nobody".parse().unwrap()),
+        ..Filter::default()
+    };
+    let mut updates = subscribe(&running.store, filter, 0, HEARTBEAT).await;
+    let mut told = Vec::new();
+    loop {
+        match tokio::time::timeout(LIMIT, updates.next()).await.unwrap().unwrap().unwrap() {
+            Update::Checkpoint(position) => told.push(position.get()),
+            Update::CaughtUp { position, .. } => break assert_eq!(position.get(), 25_000),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(told.iter().any(|told| *told < 20_000), "it could not have gone on from the middle: {told:?}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_that_nobody_waits_for_keep_no_reader_from_others() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(100);
+    let running = Running::start(&log, &folder, 10).await;
+    running.store.fresh().await.unwrap();
+    let query = Query { limit: 10, ..Query::default() };
+    let mut asked: Vec<_> = (0..100).map(|_| Box::pin(running.store.page(query.clone()))).collect();
+    for question in &mut asked {
+        let _ = futures::poll!(question.as_mut());
+    }
+    for _ in 0..10 {
+        let page = tokio::time::timeout(LIMIT, running.store.page(query.clone())).await.unwrap().unwrap();
+        assert_eq!(page.events.len(), 10);
+    }
+    drop(asked);
+    running.stop().await;
+}
