@@ -226,6 +226,10 @@ impl Log {
                 Err(error) if is_passing(&error) => return Err(LogError::unavailable(format!("stream {name}: {error}"))),
                 Err(error) => return Err(LogError::Mismatch { what: format!("the stream {name} cannot be created: {error}") }),
             },
+            Err(error) if not_enabled(&error) => {
+                let what = "this NATS gives the account no JetStream: enable it for the account, or log in as another".to_owned();
+                return Err(LogError::Mismatch { what });
+            }
             Err(error) => return Err(LogError::unavailable(format!("stream {name}: {error}"))),
         };
         match difference(wanted, &found) {
@@ -253,6 +257,13 @@ fn unlimited() -> stream::Config {
 fn not_found(error: &jetstream::context::GetStreamError) -> bool {
     use jetstream::{ErrorCode, context::GetStreamErrorKind};
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// Said by the leader of a cluster, once it has one: waiting does not change it.
+fn not_enabled(error: &jetstream::context::GetStreamError) -> bool {
+    use jetstream::{ErrorCode, context::GetStreamErrorKind};
+    const NOT_ENABLED: [ErrorCode; 2] = [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT];
+    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if NOT_ENABLED.contains(&error.error_code()))
 }
 
 /// Whether a cluster that is still forming would say this.
