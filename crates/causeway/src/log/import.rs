@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::bail;
 use causeway_event::Position;
-use causeway_log::{Log, LogError};
+use causeway_log::{Import, Log, LogError};
 use causeway_proof::{Audit, Chain, Fault, Finding, Line, Severity, Trust};
 
 use super::args::ImportArgs;
@@ -27,7 +27,7 @@ pub(super) async fn run(common: &Common, args: &ImportArgs, out: &Output) -> any
         Err(error) => return Err(error),
     };
     let keys = keys::trusted(&[], target.data(&args.target), out)?;
-    let export = check(&args.file, last, Trust { keys, ..Trust::default() }, out)?;
+    let export = check(&args.file, last, Trust { keys, ..Trust::default() }, &target.config.namespace, out)?;
     // A log is begun only for an export that can be imported.
     let log = target.reach("opening the log", Log::connect(&target.config), out).await?;
     let here = chain_of(&log, last, out).await?;
@@ -73,18 +73,22 @@ fn forbids(finding: &Finding) -> bool {
             | Fault::Checkpoint
             | Fault::Signature
     );
-    // A gap that a checkpoint vouches for is still a gap.
+    // A gap that a checkpoint vouches for is still a gap: a stream gives every message the next position.
     fault && (finding.severity == Severity::Problem || finding.fault == Fault::Missing)
 }
 
-fn check(file: &Path, last: Position, trust: Trust, out: &Output) -> anyhow::Result<Export> {
+fn check(file: &Path, last: Position, trust: Trust, namespace: &str, out: &Output) -> anyhow::Result<Export> {
     let mut audit = Audit::new(Chain::START, trust);
     let mut at_last = (last == Position::START).then_some(Chain::START);
     // Heard by nobody: only what forbids the import is told.
     let quiet = Output::new(true);
     let mut told = Told::new(&quiet);
     let mut found = Vec::new();
-    of_export(file, &mut audit, &mut Kept::default(), &mut told, |audit| {
+    let mut refused = None;
+    of_export(file, &mut audit, &mut Kept::default(), &mut told, |audit, line| {
+        if let (None, Some(Line::Entry { entry, .. })) = (&refused, line) {
+            refused = Import::check(namespace, entry).err();
+        }
         if audit.position() == last {
             at_last = Some(audit.chain());
         }
@@ -98,7 +102,14 @@ fn check(file: &Path, last: Position, trust: Trust, out: &Output) -> anyhow::Res
             out.note(&finding.what);
         }
         let others = if more > 0 { format!(", and {more} more") } else { String::new() };
-        bail!("the export cannot be imported: {}{others}", first.what);
+        let why = match first.fault {
+            Fault::Missing => ", and the server leaves no position out",
+            _ => "",
+        };
+        bail!("the export cannot be imported: {}{why}{others}", first.what);
+    }
+    if let Some(refused) = refused {
+        bail!("the export cannot be imported: {refused}");
     }
     Ok(Export { whole: summary.chain, at_last })
 }
