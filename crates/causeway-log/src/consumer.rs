@@ -88,6 +88,8 @@ impl Consumer {
                 continue;
             };
             let message = tokio::select! {
+                biased;
+                // What came before the break is as good as before, and would else come again only after a while.
                 message = messages.next() => message,
                 _ = self.connections.changed() => {
                     self.current = None;

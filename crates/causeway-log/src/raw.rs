@@ -78,7 +78,10 @@ impl Log {
     /// Once for each.
     fn tell(&self, position: Position, reason: &str) {
         let mut told = self.inner.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if told.len() < TOLD_MAX && told.insert(position) {
+        if told.insert(position) {
+            if told.len() > TOLD_MAX {
+                told.pop_first();
+            }
             tracing::warn!(%position, reason, "a message of the log has headers that no client can read, and is passed by");
         }
     }
