@@ -744,6 +744,24 @@ async fn a_backup_comes_back_whole_and_overwrites_nothing() {
     tokio::io::AsyncReadExt::read_to_end(&mut object, &mut bytes).await.unwrap();
     assert_eq!(bytes, b"an artifact");
 
+    // One that broke off goes on with what is missing; what is not the backup's is named with what to do.
+    let partly = causeway_testkit::NatsServer::start().await.unwrap();
+    let restore = async || log(&["restore", text(&folder), "--nats", &partly.url()]).await;
+    restore().await.ok();
+    assert!(restore().await.0.stderr.contains("nothing is overwritten"));
+    let js = async_nats::jetstream::new(partly.client().await.unwrap());
+    js.delete_stream("causeway_DLQ").await.unwrap();
+    restore().await.ok();
+    assert!(js.get_stream("causeway_DLQ").await.is_ok());
+    js.publish("causeway.ev.a.custom", "x".into()).await.unwrap().await.unwrap();
+    js.delete_stream("causeway_DLQ").await.unwrap();
+    let refused = restore().await;
+    assert_eq!(refused.0.status.code(), Some(1));
+    assert!(refused.0.stderr.contains("`nats stream rm causeway_EVENTS`"), "{:?}", refused.0);
+    assert!(js.get_stream("causeway_DLQ").await.is_err(), "nothing was restored");
+    js.delete_stream("causeway_EVENTS").await.unwrap();
+    restore().await.ok();
+
     // A file that is not what was backed up is found before anything is restored.
     let snapshot = folder.join("causeway_EVENTS.snapshot");
     let mut bytes = fs::read(&snapshot).unwrap();

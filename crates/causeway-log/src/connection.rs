@@ -1,16 +1,17 @@
 //! Reaching the log: connecting, and checking that what is there is what this program was made for.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::{self, stream};
 use async_nats::{Client, ConnectOptions};
 use causeway_event::Position;
-use tokio::sync::watch;
 
 use crate::append::{Group, Patience, Publisher, Way};
 use crate::config::Login;
+use crate::link::Link;
 use crate::names::Names;
 use crate::{Config, LogError};
 
@@ -25,7 +26,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// The longest pause between two attempts to reconnect.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
 
-/// The log. Cloning is cheap; all clones share its connections: one for appends, one for all else.
+/// The log. Cloning is cheap; all clones share its connections: one for appends, one for reading, one for all else.
 #[derive(Clone)]
 pub struct Log {
     pub(crate) inner: Arc<Inner>,
@@ -36,10 +37,12 @@ pub(crate) struct Inner {
     pub(crate) jetstream: jetstream::Context,
     pub(crate) names: Names,
     pub(crate) config: Config,
-    /// Grows with each (re)connection: readers start their pulls again at once instead of waiting for a missed heartbeat.
-    pub(crate) connections: watch::Receiver<u64>,
+    /// For whatever was written by others.
+    pub(crate) readers: Link,
     pub(crate) publisher: Publisher,
     pub(crate) group: Group,
+    /// Of which messages that no client can read the program's own log tells already.
+    pub(crate) told: Mutex<BTreeSet<Position>>,
 }
 
 impl Log {
@@ -82,7 +85,6 @@ impl Log {
     /// Connects to the server and checks it, and looks at no stream.
     pub async fn reach(config: &Config) -> Result<Self, LogError> {
         let names = Names::new(&config.namespace)?;
-        let (connected, mut connections) = watch::channel(0);
         let mut options = ConnectOptions::new()
             .name("causeway")
             .request_timeout(Some(config.request_timeout))
@@ -103,42 +105,42 @@ impl Log {
             None => options,
         };
         let servers: Vec<String> = config.url.servers().collect();
-        let way = Way { servers: servers.clone(), options: options.clone(), request_timeout: config.request_timeout };
-        let options = options.event_callback(move |event| {
+        let request_timeout = config.request_timeout;
+        let way = Way { servers: servers.clone(), options: options.clone(), request_timeout };
+        let options = options.event_callback(|event| {
             match event {
-                async_nats::Event::Connected => connected.send_modify(|count| *count += 1),
                 async_nats::Event::Disconnected => tracing::warn!("the connection to NATS is lost"),
-                ref other => tracing::debug!(event = %other, "NATS connection event"),
+                other => tracing::debug!(event = %other, "NATS connection event"),
             }
             async {}
         });
-        let client = tokio::time::timeout(config.request_timeout, options.connect(servers))
+        let client = tokio::time::timeout(request_timeout, options.connect(servers))
             .await
-            .map_err(|_| LogError::unavailable(format!("no answer from {} within {:?}", config.url, config.request_timeout)))?
+            .map_err(|_| LogError::unavailable(format!("no answer from {} within {request_timeout:?}", config.url)))?
             .map_err(|error| LogError::unavailable(format!("{}: {error}", config.url)))?;
-        // The library tells of the first connection a little later; whoever asked meanwhile would take it for a second one.
-        let told = tokio::time::timeout(config.request_timeout, connections.wait_for(|count| *count > 0)).await.is_ok();
-        if !told {
-            tracing::debug!("the client library did not tell that it is connected");
-        }
         let mut jetstream = jetstream::new(client.clone());
-        jetstream.set_timeout(config.request_timeout);
+        jetstream.set_timeout(request_timeout);
+        let readers = Link::connect(way.clone()).await?;
         let publisher = Publisher::connect(way).await?;
         let group = Group::start(publisher.clone(), config.group_commit);
         let config = config.clone();
-        let log = Self { inner: Arc::new(Inner { client, jetstream, names, config, connections, publisher, group }) };
+        let told = Mutex::default();
+        let log = Self { inner: Arc::new(Inner { client, jetstream, names, config, readers, publisher, group, told }) };
         log.check_server()?;
         Ok(log)
     }
 
     /// Waits until everything that was queued has gone out, but not for long.
     pub async fn flush(&self) {
-        if tokio::time::timeout(self.inner.config.request_timeout, self.inner.client.flush()).await.is_err() {
+        let readers = self.inner.readers.client();
+        let flushed = futures::future::join(self.inner.client.flush(), readers.flush());
+        if tokio::time::timeout(self.inner.config.request_timeout, flushed).await.is_err() {
             tracing::debug!("what was queued for NATS did not go out");
         }
     }
 
-    /// Whether the connections, the one for appends and the one for all else, are up at this moment.
+    /// Whether the log can be asked and appended to at this moment. Reading has a connection of its own, which what others wrote can
+    /// break; it is made again.
     pub fn is_connected(&self) -> bool {
         self.inner.client.connection_state() == State::Connected && self.inner.publisher.is_connected()
     }
@@ -224,6 +226,10 @@ impl Log {
                 Err(error) if is_passing(&error) => return Err(LogError::unavailable(format!("stream {name}: {error}"))),
                 Err(error) => return Err(LogError::Mismatch { what: format!("the stream {name} cannot be created: {error}") }),
             },
+            Err(error) if not_enabled(&error) => {
+                let what = "this NATS gives the account no JetStream: enable it for the account, or log in as another".to_owned();
+                return Err(LogError::Mismatch { what });
+            }
             Err(error) => return Err(LogError::unavailable(format!("stream {name}: {error}"))),
         };
         match difference(wanted, &found) {
@@ -251,6 +257,13 @@ fn unlimited() -> stream::Config {
 fn not_found(error: &jetstream::context::GetStreamError) -> bool {
     use jetstream::{ErrorCode, context::GetStreamErrorKind};
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// Said by the leader of a cluster, once it has one: waiting does not change it.
+fn not_enabled(error: &jetstream::context::GetStreamError) -> bool {
+    use jetstream::{ErrorCode, context::GetStreamErrorKind};
+    const NOT_ENABLED: [ErrorCode; 2] = [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT];
+    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if NOT_ENABLED.contains(&error.error_code()))
 }
 
 /// Whether a cluster that is still forming would say this.

@@ -36,6 +36,8 @@ pub struct Consumer {
     current: Option<pull::Stream>,
     /// The end of the log when the consumer was opened.
     opened_at: Position,
+    /// Up to here it was looked for what had broken it.
+    looked_up_to: Position,
 }
 
 /// Whether anybody can have had an event before us.
@@ -65,9 +67,10 @@ impl Log {
         let mut consumer = Consumer {
             log: self.clone(),
             config,
-            connections: self.inner.connections.clone(),
+            connections: self.inner.readers.connections.clone(),
             current: None,
             opened_at: Position::START,
+            looked_up_to: Position::START,
         };
         consumer.current = Some(consumer.open().await?);
         Ok(consumer)
@@ -85,6 +88,8 @@ impl Consumer {
                 continue;
             };
             let message = tokio::select! {
+                biased;
+                // What came before the break is as good as before, and would else come again only after a while.
                 message = messages.next() => message,
                 _ = self.connections.changed() => {
                     self.current = None;
@@ -114,7 +119,8 @@ impl Consumer {
                 return None;
             }
         };
-        let (message, acker) = message.split();
+        // Answered over another connection than the one that reading may break.
+        let acker = Acker::new(self.log.inner.jetstream.clone(), message.reply.clone());
         let place = Place { subject: &message.subject, sequence, time_ns };
         match message::record(&self.log.inner.names, &place, message.headers.as_ref(), &message.payload) {
             Record::Event(stored) => {
@@ -134,7 +140,14 @@ impl Consumer {
     }
 
     async fn reopen(&mut self) {
-        match self.open().await {
+        // What was outstanding comes again after a while; what broke the connection must not.
+        let durable = self.log.inner.names.consumer(self.config.processor);
+        let opened = match self.log.put_aside(&durable, &mut self.looked_up_to).await {
+            // It may have been deleted, and is made again.
+            Ok(()) | Err(LogError::Refused { .. }) => self.open().await,
+            Err(error) => Err(error),
+        };
+        match opened {
             Ok(messages) => self.current = Some(messages),
             Err(error) => {
                 tracing::debug!(%error, processor = self.config.processor, "the consumer cannot be opened yet");
@@ -161,8 +174,14 @@ impl Consumer {
         };
         let unavailable = |error: &dyn std::fmt::Display| LogError::unavailable(format!("consumer {durable}: {error}"));
         let stream = names.events_stream();
-        let consumer =
-            self.log.inner.jetstream.create_consumer_on_stream(config, stream).await.map_err(|error| unavailable(&error))?;
+        let consumer = self
+            .log
+            .inner
+            .readers
+            .jetstream()
+            .create_consumer_on_stream(config, stream)
+            .await
+            .map_err(|error| unavailable(&error))?;
         let batch = usize::try_from(self.config.ack_pending_max).unwrap_or(1);
         let pull = consumer.stream().max_messages_per_batch(batch).expires(EXPIRES).heartbeat(HEARTBEAT);
         pull.messages().await.map_err(|error| unavailable(&error))

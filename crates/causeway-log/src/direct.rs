@@ -1,4 +1,4 @@
-//! Direct gets: single lookups and tails, answered by any replica without state on the server.
+//! Direct gets: pages and tails, answered by any replica without state on the server.
 //!
 //! A replica may lag: whoever needs to have read up to a position says so and reads again until it has.
 
@@ -10,7 +10,7 @@ use causeway_event::{AggregateId, Category, Position};
 use futures::StreamExt as _;
 use serde_json::json;
 
-use crate::message::{self, Place, Record, Stored};
+use crate::message::{self, Place, Record};
 use crate::names::Names;
 use crate::{Log, LogError};
 
@@ -20,30 +20,6 @@ const PAGE_MESSAGES_MAX: usize = 512;
 const LAG_PAUSE: Duration = Duration::from_millis(20);
 
 impl Log {
-    /// The event at this position; none if nothing, or nothing readable, stands there.
-    pub async fn get(&self, position: Position) -> Result<Option<Stored>, LogError> {
-        let found = self.lookup(&json!({ "seq": position.get() })).await?;
-        Ok(found.and_then(|record| match record {
-            Record::Event(stored) => Some(stored),
-            Record::Unreadable { .. } => None,
-        }))
-    }
-
-    async fn lookup(&self, request: &serde_json::Value) -> Result<Option<Record>, LogError> {
-        self.ask(request).await?.map(|message| self.record_of(&message)).transpose()
-    }
-
-    async fn ask(&self, request: &serde_json::Value) -> Result<Option<Message>, LogError> {
-        self.require_connection()?;
-        let answer = self.inner.client.request(self.direct_subject(), Bytes::from(request.to_string())).await;
-        let message = answer.map_err(|error| LogError::unavailable(format!("direct get: {error}")))?;
-        match message.status.map(|status| status.as_u16()) {
-            None => Ok(Some(message)),
-            Some(404) => Ok(None),
-            Some(status) => Err(refused(status, &message)),
-        }
-    }
-
     /// Hands every record of the aggregate behind `after` to `each`, in order and with the category of its subject, until the
     /// replica's end has been reached and at least `at_least` has been seen or passed. Returns the last position seen.
     pub(crate) async fn tail(
@@ -56,7 +32,11 @@ impl Log {
         let deadline = tokio::time::Instant::now() + self.inner.config.request_timeout;
         let mut seen = after;
         loop {
-            let more = self.page(aggregate, &mut seen, &mut each).await?;
+            let more = match self.page(aggregate, &mut seen, &mut each).await {
+                // What comes next may be what broke it.
+                Err(error) if error.is_transient() => self.one(aggregate, &mut seen, &mut each).await?,
+                page => page?,
+            };
             match more {
                 true => {}
                 false if seen >= at_least => return Ok(seen),
@@ -87,6 +67,19 @@ impl Log {
         .await
     }
 
+    /// Reads one record by itself; says whether there was one.
+    async fn one(
+        &self,
+        aggregate: &AggregateId,
+        seen: &mut Position,
+        each: &mut impl FnMut(Option<Category>, &Record),
+    ) -> Result<bool, LogError> {
+        let Some(raw) = self.raw_behind(*seen, &self.inner.names.aggregate(aggregate)).await? else { return Ok(false) };
+        each(Names::category_of(&raw.subject), &raw.record(&self.inner.names));
+        *seen = raw.position;
+        Ok(true)
+    }
+
     /// Hands every message that one batched direct get answers with to `each`; says whether there is more.
     pub(crate) async fn batch(
         &self,
@@ -94,9 +87,9 @@ impl Log {
         mut each: impl FnMut(&Message) -> Result<(), LogError>,
     ) -> Result<bool, LogError> {
         self.require_connection()?;
-        let client = &self.inner.client;
+        let client = self.inner.readers.client();
         let inbox = client.new_inbox();
-        let mut connections = self.inner.connections.clone();
+        let mut connections = self.inner.readers.connections.clone();
         connections.mark_unchanged();
         let mut answers = client.subscribe(inbox.clone()).await.map_err(LogError::unavailable)?;
         client
@@ -107,6 +100,7 @@ impl Log {
         let mut previous = 0;
         loop {
             let next = tokio::select! {
+                biased;
                 next = tokio::time::timeout(self.inner.config.request_timeout, answers.next()) => next,
                 _ = connections.changed() => return Err(LogError::unavailable("the connection was replaced during a direct get")),
             };
@@ -146,8 +140,9 @@ pub(crate) fn place(message: &Message) -> Result<Place<'_>, LogError> {
     Ok(Place { subject, sequence: sequence(message)?, time_ns: time.as_nanosecond() })
 }
 
+/// The last of this name: the server's own stand behind those that the message was published with.
 fn header<'m>(message: &'m Message, name: &str) -> Option<&'m str> {
-    message.headers.as_ref().and_then(|headers| headers.get(name)).map(async_nats::HeaderValue::as_str)
+    message.headers.as_ref().and_then(|headers| headers.get_last(name)).map(async_nats::HeaderValue::as_str)
 }
 
 fn sequence(message: &Message) -> Result<u64, LogError> {

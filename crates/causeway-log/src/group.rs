@@ -141,6 +141,7 @@ impl Log {
             }
             for started in &started {
                 self.delete_consumer_of(started).await?;
+                self.drop_lease(started).await?;
             }
             // Also of a group that is gone: its end may have broken off here, and the next of its name must not get them.
             self.drop_replays(name).await

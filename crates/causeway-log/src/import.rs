@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use causeway_event::{Category, Data, Lineage, NewEvent, Position, cloudevents, format_timestamp};
 use causeway_proof::{Content, Entry, Payload, Recorded, is_of_nats};
@@ -37,6 +37,11 @@ impl Log {
 }
 
 impl Import {
+    /// Whether an entry could be put onto a log of this namespace, at its position: else why not.
+    pub fn check(namespace: &str, entry: &Entry) -> Result<(), LogError> {
+        message_of(&Names::new(namespace)?, entry).map(drop)
+    }
+
     /// The last position that was sent.
     pub fn position(&self) -> Position {
         self.sent
@@ -121,7 +126,10 @@ fn message_of(names: &Names, entry: &Entry) -> Result<(String, HeaderMap, Bytes)
             }
             let mut headers = HeaderMap::new();
             for (name, value) in &foreign.headers {
-                headers.append(name.as_str(), value.as_str());
+                let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) else {
+                    return refused("has headers that no client of NATS can send; a backup carries them over");
+                };
+                headers.append(name, value);
             }
             let subject = names.absolute(&foreign.subject);
             let place = Place { subject: &subject, sequence: entry.position.get(), time_ns: 0 };

@@ -2,46 +2,45 @@
 //!
 //! A direct get (`direct.rs`) may be answered by a replica that is; whoever settles a refused or unanswered append must not.
 
-use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError};
 use causeway_event::{AggregateId, Category, Event, EventId, Position};
+use serde_json::json;
 
 use crate::append::Receipt;
-use crate::message::{self, Place, Record, Stored};
+use crate::message::{Record, Stored};
+use crate::raw::Raw;
 use crate::{Log, LogError};
 
 impl Log {
     /// The last position of this aggregate in this category; the start if there is none.
     pub(crate) async fn last_of(&self, aggregate: &AggregateId, category: Category) -> Result<Position, LogError> {
-        self.require_connection()?;
-        let subject = self.inner.names.event(aggregate, category);
-        let stream = self.stream().await?;
-        let found = found(stream.get_last_raw_message_by_subject(&subject).await)?;
-        Ok(found.map_or(Position::START, |message| Position::new(message.sequence)))
+        let found = self.raw(&json!({ "last_by_subj": self.inner.names.event(aggregate, category) })).await?;
+        Ok(found.map_or(Position::START, |raw| raw.position))
     }
 
     /// The first message on `subject` behind `after`, and its message id.
     pub(crate) async fn next_id(&self, subject: &str, after: Position) -> Result<Option<(Position, Option<String>)>, LogError> {
-        self.require_connection()?;
-        let stream = self.stream().await?;
-        let found = found(stream.get_first_raw_message_by_subject(subject, after.next().get()).await)?;
-        Ok(found.map(|message| (Position::new(message.sequence), message_id(&message))))
+        let found = self.raw_behind(after, subject).await?;
+        Ok(found.map(|raw| (raw.position, raw.header("Nats-Msg-Id"))))
+    }
+
+    /// The event at this position; none if nothing, or nothing readable, stands there.
+    pub async fn get(&self, position: Position) -> Result<Option<Stored>, LogError> {
+        Ok(self.at(position).await?.and_then(|raw| match raw.record(&self.inner.names) {
+            Record::Event(stored) => Some(stored),
+            Record::Unreadable { .. } => None,
+        }))
     }
 
     /// The id of the event at a position; none if nothing of ours stands there.
     pub async fn event_id_at(&self, position: Position) -> Result<Option<EventId>, LogError> {
-        self.require_connection()?;
-        let message = found(self.stream().await?.get_raw_message(position.get()).await)?;
-        Ok(message.and_then(|message| message.headers.get("ce-id")?.as_str().parse().ok()))
+        Ok(self.at(position).await?.and_then(|raw| raw.header("ce-id")?.parse().ok()))
     }
 
     /// The event at a position. That there is none is an error: for whoever knows that there is one.
     pub async fn event_at(&self, position: Position) -> Result<Event, LogError> {
-        self.require_connection()?;
-        let message = found(self.stream().await?.get_raw_message(position.get()).await)?;
-        let message = message.ok_or_else(|| LogError::unavailable(format!("nothing stands at position {position}")))?;
-        let place = Place { subject: &message.subject, sequence: message.sequence, time_ns: message.time.unix_timestamp_nanos() };
-        match message::record(&self.inner.names, &place, Some(&message.headers), &message.payload) {
+        let raw = self.at(position).await?;
+        let raw = raw.ok_or_else(|| LogError::unavailable(format!("nothing stands at position {position}")))?;
+        match raw.record(&self.inner.names) {
             Record::Event(stored) => Ok(stored.event),
             Record::Unreadable { reason, .. } => Err(LogError::unavailable(format!("no event at position {position}: {reason}"))),
         }
@@ -49,31 +48,26 @@ impl Log {
 
     /// The message id at a position.
     pub(crate) async fn id_at(&self, position: Position) -> Result<Option<String>, LogError> {
-        self.require_connection()?;
-        let stream = self.stream().await?;
-        Ok(found(stream.get_raw_message(position.get()).await)?.as_ref().and_then(message_id))
+        Ok(self.at(position).await?.and_then(|raw| raw.header("Nats-Msg-Id")))
     }
 
     /// What an append left at a position, if the leader knows of it.
     pub(crate) async fn placed_at(&self, position: Position) -> Result<Option<Placed>, LogError> {
-        self.require_connection()?;
-        let Some(message) = found(self.stream().await?.get_raw_message(position.get()).await)? else { return Ok(None) };
-        let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned());
-        let place = Place { subject: &message.subject, sequence: message.sequence, time_ns: message.time.unix_timestamp_nanos() };
-        match message::record(&self.inner.names, &place, Some(&message.headers), &message.payload) {
+        let Some(raw) = self.at(position).await? else { return Ok(None) };
+        match raw.record(&self.inner.names) {
             Record::Event(Stored { event, .. }) => Ok(Some(Placed {
                 receipt: Receipt { id: event.id, position, correlation_id: event.metadata.correlation_id },
-                begins_append: message_id(&message).is_some(),
-                batch: header("Nats-Batch-Id"),
-                is_last: header("Nats-Batch-Commit").is_some(),
+                begins_append: raw.header("Nats-Msg-Id").is_some(),
+                batch: raw.header("Nats-Batch-Id"),
+                is_last: raw.header("Nats-Batch-Commit").is_some(),
             })),
             // The message id is taken, by something that is not Causeway's.
             Record::Unreadable { .. } => Err(LogError::AlreadyAppended),
         }
     }
 
-    async fn stream(&self) -> Result<async_nats::jetstream::stream::Stream<()>, LogError> {
-        self.inner.jetstream.get_stream_no_info(self.inner.names.events_stream()).await.map_err(LogError::unavailable)
+    async fn at(&self, position: Position) -> Result<Option<Raw>, LogError> {
+        self.raw(&json!({ "seq": position.get() })).await
     }
 }
 
@@ -86,16 +80,4 @@ pub(crate) struct Placed {
     pub(crate) batch: Option<String>,
     /// It is the last of that.
     pub(crate) is_last: bool,
-}
-
-fn found(result: Result<StreamMessage, RawMessageError>) -> Result<Option<StreamMessage>, LogError> {
-    match result {
-        Ok(message) => Ok(Some(message)),
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(LogError::unavailable(error)),
-    }
-}
-
-fn message_id(message: &StreamMessage) -> Option<String> {
-    message.headers.get("Nats-Msg-Id").map(|id| id.as_str().to_owned())
 }

@@ -81,14 +81,36 @@ impl Log {
 
     /// A stream as it is at this moment; none if there is none of this name.
     pub async fn stream_facts(&self, name: &str) -> Result<Option<StreamFacts>, LogError> {
+        if self.stream_state(name).await?.is_none() {
+            return Ok(None);
+        }
+        let stream = self.inner.jetstream.get_stream(name).await.map_err(LogError::unavailable)?;
+        Ok(Some(StreamFacts::of(stream.cached_info())))
+    }
+
+    /// What the server says of the messages that a stream holds at this moment; none if there is none of this name.
+    async fn stream_state(&self, name: &str) -> Result<Option<Value>, LogError> {
         match self.api(&format!("$JS.API.STREAM.INFO.{name}"), &json!({})).await {
-            Ok(_) => {
-                let stream = self.inner.jetstream.get_stream(name).await.map_err(LogError::unavailable)?;
-                Ok(Some(StreamFacts::of(stream.cached_info())))
-            }
+            Ok(answer) => Ok(Some(answer["state"].clone())),
             Err(LogError::Refused { code: 10059, .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether there is a stream of this name, and if so whether it holds what its snapshot was made of: as many messages, the
+    /// first and the last at the same positions and stored at the same nanosecond.
+    pub async fn holds_snapshot(&self, stream: &str, description: &Value) -> Result<Option<bool>, LogError> {
+        let state = self.stream_state(stream).await?;
+        let same = |state: &Value, name: &str| state[name] == description["state"][name];
+        Ok(state.map(|state| {
+            let is_empty = state["messages"] == 0;
+            // Of none the server says as it happens where the first would be, and when.
+            let alike: &[&str] = match is_empty {
+                true => &["messages", "last_seq"],
+                false => &["messages", "first_seq", "first_ts", "last_seq", "last_ts"],
+            };
+            alike.iter().all(|name| same(&state, name))
+        }))
     }
 
     /// Begins a snapshot of this stream and its consumers. The server checks every message of it first.

@@ -29,6 +29,8 @@ pub struct Subscription {
     seen: Position,
     connections: watch::Receiver<u64>,
     current: Option<Pull>,
+    /// A pull broke, or the last record was unreadable: the next one may be what breaks a connection.
+    careful: bool,
 }
 
 struct Pull {
@@ -40,7 +42,13 @@ struct Pull {
 impl Log {
     /// Everything behind `after`, then what is appended.
     pub fn subscribe(&self, after: Position) -> Subscription {
-        Subscription { log: self.clone(), seen: after, connections: self.inner.connections.clone(), current: None }
+        Subscription {
+            log: self.clone(),
+            seen: after,
+            connections: self.inner.readers.connections.clone(),
+            current: None,
+            careful: false,
+        }
     }
 }
 
@@ -48,15 +56,22 @@ impl Subscription {
     /// The next record. Waits as long as it takes, across outages. Cancel-safe: a record is either returned or comes again.
     pub async fn next(&mut self) -> Record {
         loop {
+            if self.careful && self.current.is_none() {
+                match self.by_itself().await {
+                    Some(record) => return record,
+                    None => continue,
+                }
+            }
             let Some(pull) = &mut self.current else {
                 self.connect().await;
                 continue;
             };
             let message = tokio::select! {
+                biased;
                 message = pull.messages.next() => message,
                 // What was asked of the old connection will not be answered on the new one.
                 _ = self.connections.changed() => {
-                    self.current = None;
+                    self.broken(&"another connection");
                     continue;
                 }
             };
@@ -95,6 +110,23 @@ impl Subscription {
     fn broken(&mut self, reason: &dyn std::fmt::Display) {
         tracing::debug!(position = %self.seen, %reason, "a pull on the log broke and is made again");
         self.current = None;
+        self.careful = true;
+    }
+
+    /// The next record in the way that nothing can break, if there is one.
+    async fn by_itself(&mut self) -> Option<Record> {
+        match self.log.raw_behind(self.seen, &self.log.inner.names.all_events()).await {
+            Ok(raw) => {
+                self.careful = raw.as_ref().is_some_and(|raw| raw.readable().is_err());
+                self.seen = raw.as_ref().map_or(self.seen, |raw| raw.position);
+                raw.map(|raw| raw.record(&self.log.inner.names))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the log cannot be followed yet");
+                tokio::time::sleep(RETRY_PAUSE).await;
+                None
+            }
+        }
     }
 
     async fn connect(&mut self) {
@@ -109,8 +141,14 @@ impl Subscription {
         };
         let stream = self.log.inner.names.events_stream();
         let made = async {
-            let consumer =
-                self.log.inner.jetstream.create_consumer_on_stream(config, stream).await.map_err(|error| error.to_string())?;
+            let consumer = self
+                .log
+                .inner
+                .readers
+                .jetstream()
+                .create_consumer_on_stream(config, stream)
+                .await
+                .map_err(|error| error.to_string())?;
             let pull = consumer.stream().max_messages_per_batch(BATCH).expires(EXPIRES).heartbeat(HEARTBEAT);
             pull.messages().await.map_err(|error| error.to_string())
         };

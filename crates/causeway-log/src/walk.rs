@@ -6,13 +6,16 @@
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Message};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use causeway_event::Position;
+use causeway_event::{Invalid, Position};
 use causeway_proof::{Content, Entry, Foreign, Payload, Recorded, is_of_nats};
 use serde_json::json;
 
 use crate::direct;
 use crate::message::{self, Place, Record, imported};
+use crate::raw::Raw;
 use crate::{Log, LogError};
 
 /// What one page has at most: bounds what is held in memory.
@@ -22,6 +25,9 @@ const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 const LAG_PAUSE: Duration = Duration::from_millis(50);
 /// After this long the stream's leader is asked whether there is more.
 const LAG_MAX: Duration = Duration::from_secs(2);
+
+/// Stands for the headers that no client can read, in base64. The space keeps it from being the name of one.
+const RAW_HEADERS: &str = "raw headers";
 
 /// A walk from one position to another.
 pub struct Walk {
@@ -63,6 +69,21 @@ impl Log {
         };
         Entry { position: Position::new(place.sequence), content }
     }
+
+    /// A message whose headers cannot be told apart: they are kept as they came, under a name that no header can have.
+    fn unreadable(&self, raw: &Raw) -> Entry {
+        let reason = match raw.record(&self.inner.names) {
+            Record::Unreadable { reason, .. } => reason,
+            Record::Event(_) => Invalid::new("headers", "cannot be read"),
+        };
+        let content = Content::Foreign(Foreign {
+            subject: self.inner.names.relative(&raw.subject).to_owned(),
+            headers: vec![(RAW_HEADERS.to_owned(), STANDARD.encode(&raw.headers))],
+            payload: raw.payload.clone(),
+            reason,
+        });
+        Entry { position: raw.position, content }
+    }
 }
 
 impl Walk {
@@ -77,12 +98,16 @@ impl Walk {
                 "batch": (self.up_to.get() - self.seen.get()).min(PAGE_MESSAGES_MAX),
                 "max_bytes": PAGE_BYTES_MAX,
             });
-            self.log
-                .batch(&request, |message| {
-                    let _: () = page.push(self.read(message)?);
-                    Ok(())
-                })
-                .await?;
+            let read = self.log.batch(&request, |message| {
+                let _: () = page.push(self.read(message)?);
+                Ok(())
+            });
+            match read.await {
+                // What came before it broke is sound. What comes next may be what broke it.
+                Err(error) if error.is_transient() && page.is_empty() => return self.by_itself().await,
+                Err(error) if error.is_transient() => {}
+                read => drop(read?),
+            }
             let goes_on = page.last().is_some_and(|entry| self.up_to < entry.position);
             page.retain(|entry| entry.position <= self.up_to);
             if let Some(last) = page.last() {
@@ -92,7 +117,8 @@ impl Walk {
             if goes_on {
                 self.seen = self.up_to;
             } else if give_up < tokio::time::Instant::now() {
-                return self.nothing_more().await;
+                // By the word of the stream's leader: a replica may lag.
+                return self.by_itself().await;
             } else {
                 tokio::time::sleep(LAG_PAUSE).await;
             }
@@ -105,20 +131,29 @@ impl Walk {
         Ok(self.log.entry(&place, message.headers.as_ref(), &message.payload))
     }
 
-    /// Whether that is so, by the word of the stream's leader: a replica may lag.
-    async fn nothing_more(&mut self) -> Result<Vec<Entry>, LogError> {
-        let names = &self.log.inner.names;
-        let request = json!({ "seq": self.seen.next().get(), "next_by_subj": names.all_events() });
-        let subject = format!("$JS.API.STREAM.MSG.GET.{}", names.events_stream());
-        let answer = self.log.api(&subject, &request).await;
-        match answer {
-            Err(LogError::Refused { code: 10037, .. }) => {
+    /// The next entries one by one, up to the first that a page can hold.
+    async fn by_itself(&mut self) -> Result<Vec<Entry>, LogError> {
+        let mut page = Vec::new();
+        while (page.len() as u64) < PAGE_MESSAGES_MAX {
+            let next = match self.log.raw_behind(self.seen, &self.log.inner.names.all_events()).await {
+                Err(_) if !page.is_empty() => break,
+                next => next?,
+            };
+            let Some(raw) = next.filter(|raw| raw.position <= self.up_to) else {
                 self.seen = self.up_to;
-                Ok(Vec::new())
+                break;
+            };
+            self.seen = raw.position;
+            let readable = raw.readable();
+            page.push(match &readable {
+                Ok(headers) => self.log.entry(&raw.place(), Some(headers), &raw.payload),
+                Err(_) => self.log.unreadable(&raw),
+            });
+            if readable.is_ok() {
+                break;
             }
-            Err(error) => Err(error),
-            Ok(_) => Err(LogError::unavailable(format!("no replica has anything behind position {} yet", self.seen))),
         }
+        Ok(page)
     }
 }
 

@@ -48,9 +48,18 @@ impl NatsServer {
 
     /// The same with a choice of durability.
     pub async fn start_with(durability: Durability) -> Result<Self> {
+        Self::started(durability, "").await
+    }
+
+    /// The same with more in its configuration.
+    pub async fn start_configured(more: &str) -> Result<Self> {
+        Self::started(Durability::Relaxed, more).await
+    }
+
+    async fn started(durability: Durability, more: &str) -> Result<Self> {
         let mut log = String::new();
         for _ in 0..START_ATTEMPTS {
-            let mut server = Self::spawned("test".into(), durability, String::new())?;
+            let mut server = Self::spawned("test".into(), durability, more.to_owned())?;
             if server.answers().await {
                 return Ok(server);
             }

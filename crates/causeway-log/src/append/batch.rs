@@ -7,8 +7,7 @@
 use std::sync::Arc;
 
 use causeway_event::Position;
-use futures::FutureExt as _;
-use futures::future;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future, stream};
 
 use super::answer::{Answer, Patience};
 use super::fence::{Behind, Standing, standing};
@@ -20,6 +19,9 @@ use crate::{Log, LogError};
 
 /// How many messages of one subject are looked through for a batch whose acknowledgement was lost.
 const SEARCH_MAX: usize = 1000;
+
+/// Of how many fences the log is asked at a time.
+const LOOKUPS_MAX: usize = 64;
 
 /// What the log says of a batch's fences.
 enum Fences {
@@ -85,39 +87,33 @@ impl Log {
         self.inner.publisher.send_batch(prepared.messages.iter()).await
     }
 
-    /// Fails with the conflict if a fence does not hold, unless the cause is this very batch.
+    /// Fails with the conflict if a fence does not hold, unless the cause is this very batch. The conflict names every fence that
+    /// does not: nothing of the batch stands behind any of them if nothing of it stands behind the first.
     async fn check_fences(&self, prepared: &Prepared, attempt: Attempt) -> Result<Fences, LogError> {
-        for (index, fence) in prepared.fences.iter().enumerate() {
-            let actual = self.last_of(&fence.aggregate_id, fence.category).await?;
+        let tips: Vec<_> = prepared.fences.iter().map(|fence| self.last_of(&fence.aggregate_id, fence.category)).collect();
+        // Together: all of a large batch one after the other would take as many ways to the leader and back.
+        let tips: Vec<Position> = stream::iter(tips).buffered(LOOKUPS_MAX).try_collect().await?;
+        let mut stale: Vec<StaleFence> = Vec::new();
+        for (fence, actual) in prepared.fences.iter().zip(tips) {
             match standing(fence.position, actual, attempt) {
                 Standing::Holds => continue,
-                Standing::Unsure => return Ok(Fences::Unsure),
-                Standing::Passed => match self.behind(prepared, fence).await? {
+                Standing::Unsure if stale.is_empty() => return Ok(Fences::Unsure),
+                Standing::Unsure => continue,
+                Standing::Passed if stale.is_empty() => match self.behind(prepared, fence).await? {
                     Behind::Ours(first) => return Ok(Fences::Ours(first)),
                     // The leader has changed since it said that something is there.
                     Behind::NotKnown => return Ok(Fences::Unsure),
                     Behind::Theirs => {}
                 },
-                Standing::Ahead => {}
+                Standing::Passed | Standing::Ahead => {}
             }
-            let (aggregate_id, category) = (fence.aggregate_id.clone(), fence.category);
-            let others = self.stale_of(&prepared.fences[index + 1..], attempt).await;
-            return Err(LogError::Conflict { aggregate_id, category, expected: fence.position, actual, others });
+            stale.push(StaleFence { fence: fence.clone(), actual });
         }
-        Ok(Fences::Hold)
-    }
-
-    /// Which of the other fences of a refused batch do not hold either, as far as the log answers: the conflict is sure without
-    /// them. Nothing of the batch stands behind any of them, since nothing of it stands behind the first.
-    async fn stale_of(&self, fences: &[Fence], attempt: Attempt) -> Vec<StaleFence> {
-        let mut stale = Vec::new();
-        for fence in fences {
-            let Ok(actual) = self.last_of(&fence.aggregate_id, fence.category).await else { break };
-            if let Standing::Passed | Standing::Ahead = standing(fence.position, actual, attempt) {
-                stale.push(StaleFence { fence: fence.clone(), actual });
-            }
+        if stale.is_empty() {
+            return Ok(Fences::Hold);
         }
-        stale
+        let StaleFence { fence: Fence { aggregate_id, category, position: expected }, actual } = stale.remove(0);
+        Err(LogError::Conflict { aggregate_id, category, expected, actual, others: stale })
     }
 
     /// Whose the message behind this fence is.

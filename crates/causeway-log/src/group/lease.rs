@@ -88,6 +88,20 @@ impl Log {
         }
     }
 
+    /// Takes the lease of a group that was deleted out of the bucket, with its notes: no other group has the same.
+    pub(super) async fn drop_lease(&self, group: &GroupName) -> Result<(), LogError> {
+        let bucket = self.group_leases().await?;
+        let subject = format!("{}{}", bucket.prefix, group.key());
+        bucket.stream.purge().filter(subject).await.map(drop).map_err(LogError::unavailable)
+    }
+
+    /// As best it can: for whoever held the lease of a group and finds that it was deleted.
+    pub async fn forget_lease(&self, group: &GroupName) {
+        if let Err(error) = self.drop_lease(group).await {
+            tracing::debug!(%error, %group, "the lease of a group that was deleted stays behind");
+        }
+    }
+
     /// A lease that is nobody's until it is claimed.
     pub fn group_lease(&self, group: &GroupName) -> Lease {
         let holder = uuid::Uuid::now_v7().simple().to_string();

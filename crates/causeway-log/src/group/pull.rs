@@ -38,6 +38,10 @@ pub struct GroupPull {
     connections: watch::Receiver<u64>,
     inbox: Option<Inbox>,
     asked: Option<Asked>,
+    /// The connection broke, perhaps at something that would break it again.
+    broke: bool,
+    /// Up to here it was looked for that.
+    looked_up_to: Position,
 }
 
 struct Inbox {
@@ -80,9 +84,17 @@ pub struct Hold {
 impl Log {
     /// What the group has not acknowledged. Only the holder of its lease should pull.
     pub fn pull_group(&self, group: &GroupName) -> GroupPull {
-        let mut connections = self.inner.connections.clone();
+        let mut connections = self.inner.readers.connections.clone();
         connections.mark_unchanged();
-        GroupPull { log: self.clone(), group: group.clone(), connections, inbox: None, asked: None }
+        GroupPull {
+            log: self.clone(),
+            group: group.clone(),
+            connections,
+            inbox: None,
+            asked: None,
+            broke: false,
+            looked_up_to: Position::START,
+        }
     }
 }
 
@@ -108,7 +120,7 @@ impl GroupPull {
                 biased;
                 // What was asked over the old connection may not be answered over the new one.
                 _ = self.connections.changed() => {
-                    self.asked = None;
+                    (self.asked, self.broke) = (None, true);
                     return Pull::Broke;
                 }
                 message = next_of(&mut self.inbox) => message,
@@ -156,15 +168,20 @@ impl GroupPull {
     async fn ask(&mut self, expires: Duration) -> Result<(), LogError> {
         self.log.require_connection()?;
         let inner = &self.log.inner;
+        if self.broke {
+            self.log.put_aside(&self.group.consumer(&self.log), &mut self.looked_up_to).await?;
+            self.broke = false;
+        }
+        let client = inner.readers.client();
         if self.inbox.is_none() {
-            let subject = Subject::from(inner.client.new_inbox());
-            let messages = inner.client.subscribe(subject.clone()).await.map_err(LogError::unavailable)?;
+            let subject = Subject::from(client.new_inbox());
+            let messages = client.subscribe(subject.clone()).await.map_err(LogError::unavailable)?;
             self.inbox = Some(Inbox { subject, messages });
         }
         let Some(inbox) = &self.inbox else { return Ok(()) };
         let next = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", inner.names.events_stream(), self.group.consumer(&self.log));
         let request = json!({ "batch": BATCH, "expires": u64::try_from(expires.as_nanos()).unwrap_or(u64::MAX) });
-        let asked = inner.client.publish_with_reply(next, inbox.subject.clone(), Bytes::from(request.to_string()));
+        let asked = client.publish_with_reply(next, inbox.subject.clone(), Bytes::from(request.to_string()));
         asked.await.map_err(LogError::unavailable)?;
         self.asked = Some(Asked { left: BATCH, ends: Instant::now() + expires + LATE_MAX });
         Ok(())

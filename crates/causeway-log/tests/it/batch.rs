@@ -29,6 +29,27 @@ async fn a_batch_of_a_thousand_fits_and_one_more_does_not() {
 }
 
 #[tokio::test]
+async fn a_conflict_of_a_large_batch_names_every_fence_that_does_not_hold() {
+    let (_nats, log) = server().await;
+    let names: Vec<String> = (0..1000).map(|n| format!("a{n}")).collect();
+    let over_all = |expected: u64| Append {
+        events: names.iter().map(|name| note(name, "1")).collect(),
+        expected: names.iter().map(|name| fence(name, Category::Custom, expected)).collect(),
+        idempotency_key: None,
+    };
+    log.append(over_all(0)).await.unwrap();
+    match log.append(over_all(0)).await {
+        Err(LogError::Conflict { aggregate_id, actual, others, .. }) => {
+            assert_eq!((aggregate_id.as_str(), actual.get()), ("a0", 1));
+            let stale = names.iter().zip(1..).skip(1);
+            let stale = stale.map(|(name, at)| StaleFence { fence: fence(name, Category::Custom, 0), actual: Position::new(at) });
+            assert_eq!(others, stale.collect::<Vec<_>>());
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn fences_of_several_aggregates_hold_together_or_nothing_is_written() {
     let (_nats, log) = server().await;
     log.append(single(note("a", "1"))).await.unwrap();

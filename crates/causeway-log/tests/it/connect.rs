@@ -38,6 +38,18 @@ async fn a_stream_that_is_configured_otherwise_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn an_account_without_jetstream_is_told_at_once() {
+    let accounts = "no_auth_user: b\naccounts { A { users: [{user: a, password: a}] }, \
+                    B { jetstream: enabled, users: [{user: b, password: b}] } }";
+    let nats = NatsServer::start_configured(accounts).await.unwrap();
+    let without = config(&nats.url().replace("nats://", "nats://a:a@"));
+    let told = tokio::time::timeout(std::time::Duration::from_secs(10), Log::connect(&without)).await.expect("at once");
+    let Err(LogError::Mismatch { what }) = told.map(drop) else { panic!("connected") };
+    assert!(what.contains("JetStream") && what.contains("account"), "{what}");
+    Log::connect(&config(&nats.url())).await.unwrap();
+}
+
+#[tokio::test]
 async fn two_namespaces_share_a_server_and_see_nothing_of_each_other() {
     let (nats, log) = server().await;
     let mut other = config(&nats.url());

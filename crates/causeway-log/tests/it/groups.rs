@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 use causeway_event::{Category, Position};
 use causeway_log::{Claim, Group, GroupName, GroupPull, Log, LogError, Pull, Pulled};
 use causeway_testkit::wait_until;
+use futures::TryStreamExt as _;
 
 use crate::support::{config, connected, id, note, server, single};
 
@@ -76,6 +77,32 @@ async fn whoever_worked_for_a_group_that_was_deleted_gets_nothing_of_the_next_on
     assert_eq!(next(&mut log.pull_group(&second)).await.position.get(), 1);
     assert!(log.delete_group(&name()).await.unwrap());
     assert_eq!(log.open_group(&group("fourth")).await.unwrap().1, "fourth");
+}
+
+#[tokio::test]
+async fn a_deleted_group_leaves_no_lease_behind_and_the_next_still_has_another_generation() {
+    let (nats, log) = server().await;
+    let bucket = || async {
+        let bucket = async_nats::jetstream::new(nats.client().await.unwrap()).get_key_value("causeway_GROUPS").await.unwrap();
+        let mut keys: Vec<String> = bucket.keys().await.unwrap().try_collect().await.unwrap();
+        keys.sort();
+        keys
+    };
+    let (first, _) = log.open_group(&group("first")).await.unwrap();
+    let mut lease = log.group_lease(&first);
+    assert_eq!(lease.claim().await.unwrap(), Claim::Won);
+    assert_eq!(bucket().await, ["g"]);
+    assert!(log.delete_group(&name()).await.unwrap());
+    assert_eq!(bucket().await, ["generation.g"]);
+    lease.release().await;
+    assert_eq!(bucket().await, ["generation.g"], "not even by its last holder");
+    // A gateway that has not heard of the end takes the lease, sees it and lets go.
+    assert_eq!(lease.claim().await.unwrap(), Claim::Won);
+    log.forget_lease(&first).await;
+    assert_eq!(bucket().await, ["generation.g"]);
+    let (second, _) = log.open_group(&group("second")).await.unwrap();
+    assert_ne!(second, first);
+    assert_eq!(log.group_lease(&second).claim().await.unwrap(), Claim::Won);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::{kv, object_store, stream};
 use bytes::Bytes;
 use causeway_event::{Category, Position};
-use causeway_log::{Append, Config, ConsumerConfig, Log, LogError};
+use causeway_log::{Append, Config, ConsumerConfig, Import, Log, LogError};
 use causeway_proof::{Chain, Content, Entry, Foreign};
 use causeway_testkit::NatsServer;
 
@@ -132,11 +132,15 @@ async fn an_import_publishes_nothing_that_nats_would_act_upon_and_no_event_in_di
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
     let rollup = vec![("nats-rollup".to_owned(), "all".to_owned())];
-    for (headers, payload) in [(rollup, "x"), (event, "{}")] {
+    // Neither can be sent: such a line was not written by an export of ours.
+    let with_a_space = vec![("x name".to_owned(), "1".to_owned())];
+    let of_two_lines = vec![("x".to_owned(), "1\r\nnats-rollup: all".to_owned())];
+    for (headers, payload) in [(rollup, "x"), (event, "{}"), (with_a_space, "x"), (of_two_lines, "x")] {
         let foreign = Foreign { headers, payload: payload.into(), ..foreign.clone() };
         let entry = Entry { position: Position::new(1), content: Content::Foreign(foreign) };
         let refused = copy.import().await.unwrap().put(&entry).await;
         assert!(matches!(refused, Err(LogError::Mismatch { .. })), "{entry:?}");
+        assert!(matches!(Import::check("causeway", &entry), Err(LogError::Mismatch { .. })), "{entry:?}");
     }
     assert_eq!(copy.last_position().await.unwrap(), Position::START);
 }

@@ -13,3 +13,4 @@ mod integrity;
 mod race;
 mod subscribe;
 mod support;
+mod unreadable;

@@ -123,16 +123,31 @@ pub(super) async fn restore(common: &Common, args: &RestoreArgs, out: &Output) -
         .into());
     }
     // Nothing is written before it is known that everything can be.
+    let (mut missing, mut others) = (Vec::new(), Vec::new());
     for saved in &manifest.streams {
-        if log.stream_facts(&saved.facts.name).await?.is_some() {
-            return Err(Hinted {
-                what: format!("the stream {} exists: nothing is overwritten, and nothing was restored", saved.facts.name),
-                hint: "restore into a NATS that has nothing of this namespace".to_owned(),
-            }
-            .into());
+        let name = saved.facts.name.as_str();
+        match log.holds_snapshot(name, &saved.description).await? {
+            None => missing.push(saved),
+            Some(true) => {}
+            Some(false) => others.push(name),
         }
     }
-    for saved in &manifest.streams {
+    if !others.is_empty() {
+        let delete: Vec<String> = others.iter().map(|name| format!("`nats stream rm {name}`")).collect();
+        return Err(Hinted {
+            what: format!(
+                "{} exist already and hold something else than the backup: nothing is overwritten, and nothing was restored",
+                others.join(", ")
+            ),
+            hint: format!("restore into another NATS, or delete what is not wanted: {}", delete.join(", ")),
+        }
+        .into());
+    }
+    if missing.is_empty() {
+        bail!("everything of the backup is there already: nothing is overwritten, and nothing was restored");
+    }
+    // A restore that broke off goes on here.
+    for saved in missing {
         let name = &saved.facts.name;
         give_back(&log, &args.folder, saved, args.replicas, out).await.with_context(|| format!("cannot restore {name}"))?;
         let found = log.stream_facts(name).await?.with_context(|| format!("{name} is not there behind its restore"))?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::bail;
 use causeway_event::Position;
-use causeway_log::{Log, LogError};
+use causeway_log::{Import, Log, LogError};
 use causeway_proof::{Audit, Chain, Fault, Finding, Line, Severity, Trust};
 
 use super::args::ImportArgs;
@@ -27,7 +27,7 @@ pub(super) async fn run(common: &Common, args: &ImportArgs, out: &Output) -> any
         Err(error) => return Err(error),
     };
     let keys = keys::trusted(&args.public_keys, target.data(&args.target), out)?;
-    let export = check(args, last, Trust { keys, ..Trust::default() }, out)?;
+    let export = check(args, last, Trust { keys, ..Trust::default() }, &target.config.namespace, out)?;
     // A log is begun only for an export that can be imported.
     let log = target.reach("opening the log", Log::connect(&target.config), out).await?;
     let here = chain_of(&log, last, out).await?;
@@ -75,17 +75,21 @@ fn forbids(finding: &Finding) -> bool {
             | Fault::Checkpoint
             | Fault::Signature
     );
-    // A gap that a checkpoint vouches for is still a gap.
+    // A gap that a checkpoint vouches for is still a gap: a stream gives every message the next position.
     fault && (finding.severity == Severity::Problem || finding.fault == Fault::Missing)
 }
 
-fn check(args: &ImportArgs, last: Position, trust: Trust, out: &Output) -> anyhow::Result<Export> {
+fn check(args: &ImportArgs, last: Position, trust: Trust, namespace: &str, out: &Output) -> anyhow::Result<Export> {
     let mut audit = Audit::new(Chain::START, trust);
     let mut at_last = (last == Position::START).then_some(Chain::START);
     // Only what forbids the import is told.
     let mut told = Told::progress_of(out);
     let mut found = Vec::new();
-    of_export(&args.file, &mut audit, &mut Kept::open(None)?, &mut told, |audit| {
+    let mut refused = None;
+    of_export(&args.file, &mut audit, &mut Kept::open(None)?, &mut told, |audit, line| {
+        if let (None, Some(Line::Entry { entry, .. })) = (&refused, line) {
+            refused = Import::check(namespace, entry).err();
+        }
         if audit.position() == last {
             at_last = Some(audit.chain());
         }
@@ -99,7 +103,14 @@ fn check(args: &ImportArgs, last: Position, trust: Trust, out: &Output) -> anyho
             out.note(&finding.what);
         }
         let others = if more > 0 { format!(", and {more} more") } else { String::new() };
-        bail!("the export cannot be imported: {}{others}", first.what);
+        let why = match first.fault {
+            Fault::Missing => ", and the server leaves no position out",
+            _ => "",
+        };
+        bail!("the export cannot be imported: {}{why}{others}", first.what);
+    }
+    if let Some(refused) = refused {
+        bail!("the export cannot be imported: {refused}");
     }
     // Whoever names a key wants its word. That of the folder may be new, and for what comes behind the import.
     if !args.public_keys.is_empty() && summary.vouched == Position::START && summary.seen > 0 {

@@ -27,7 +27,7 @@ pub(super) async fn run(common: &Common, args: &VerifyArgs, out: &Output) -> any
             let loaded = config::read(common, &[], &[Section::Up])?;
             let keys = keys::trusted(&args.public_keys, Some(&loaded.config.up.data), out)?;
             let mut audit = Audit::new(Chain::START, trust(&keys));
-            of_export(file, &mut audit, &mut kept, &mut told, |_| {})?;
+            of_export(file, &mut audit, &mut kept, &mut told, |_, _| {})?;
             (audit, keys)
         }
         None => {
@@ -74,26 +74,26 @@ pub(super) async fn of_log(log: &Log, audit: &mut Audit, kept: &mut Kept, told: 
     kept.tell_the_end(audit)
 }
 
-/// Audits every line of an export; `each` sees how far it has come behind each.
+/// Audits every line of an export; `each` sees it, and how far the audit has come behind it.
 pub(super) fn of_export(
     file: &Path,
     audit: &mut Audit,
     kept: &mut Kept,
     told: &mut Told<'_>,
-    mut each: impl FnMut(&Audit),
+    mut each: impl FnMut(&Audit, Option<&Line>),
 ) -> anyhow::Result<()> {
     let length = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
     let mut lines = Lines::open(file)?;
     told.bar = progress_bytes(told.out, "verifying", length);
     while let Some(line) = lines.next()? {
-        match line {
+        match &line {
             Ok(line) => {
-                kept.tell(reach(&line), audit)?;
-                audit.line(&line);
+                kept.tell(reach(line), audit)?;
+                audit.line(line);
             }
-            Err(what) => audit.bad_line(what),
+            Err(what) => audit.bad_line(what.clone()),
         }
-        each(audit);
+        each(audit, line.as_ref().ok());
         told.hear(audit.findings())?;
         told.bar.set_position(lines.bytes);
     }

@@ -75,7 +75,8 @@ pub(super) async fn run(office: Office, stop: CancellationToken) {
             Some(Ok(Claim::Won | Claim::Kept)) => match Term::serve(&office, lease, asked_at, &stop).await {
                 End::Stopped(mut lease) => return lease.release().await,
                 End::Lost(lost) => lease = lost,
-                End::Deleted => return,
+                // It may have been taken anew when the group was gone already.
+                End::Deleted => return office.log.forget_lease(&office.group).await,
             },
             Some(Ok(Claim::Elsewhere)) => {}
             Some(Err(error)) => tracing::debug!(%error, group = %office.group, "a group's lease cannot be had"),

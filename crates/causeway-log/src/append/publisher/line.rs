@@ -24,6 +24,7 @@ use super::super::answer::{Answer, parse};
 use crate::LogError;
 
 /// How to connect.
+#[derive(Clone)]
 pub(crate) struct Way {
     pub(crate) servers: Vec<String>,
     pub(crate) options: ConnectOptions,

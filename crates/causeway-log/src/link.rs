@@ -1,0 +1,95 @@
+//! A connection for what others have written: streams of messages, with headers that anybody may have chosen.
+//!
+//! The client library ends the connection at headers that it cannot read, and its task panics at some. So readers have a
+//! connection apart from what asks and appends: a break is theirs alone. The library heals a break; a client whose task is gone
+//! is replaced here. Whoever read must then get past what broke it by another way (`raw.rs`).
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, Context};
+use async_nats::{Client, Event};
+use tokio::sync::watch;
+
+use crate::LogError;
+use crate::append::Way;
+
+/// Pause before it is tried again to replace a client.
+const REPLACE_PAUSE: Duration = Duration::from_millis(200);
+
+/// The connection. It ends with its last holder.
+#[derive(Clone)]
+pub(crate) struct Link {
+    client: watch::Receiver<(Client, Context)>,
+    /// Grows with each (re)connection: readers start their pulls again at once instead of waiting for a missed heartbeat.
+    pub(crate) connections: watch::Receiver<u64>,
+}
+
+impl Link {
+    pub(crate) async fn connect(way: Way) -> Result<Self, LogError> {
+        let (connected, mut connections) = watch::channel(0);
+        let (client, life) = connect(&way, &connected).await?;
+        // The library tells of the first connection a little later; whoever asked meanwhile would take it for a second one.
+        if tokio::time::timeout(way.request_timeout, connections.wait_for(|count| *count > 0)).await.is_err() {
+            tracing::debug!("the client library did not tell that it is connected");
+        }
+        let (clients, client) = watch::channel(client);
+        tokio::spawn(keep(way, clients, connected, life));
+        Ok(Self { client, connections })
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        self.client.borrow().0.clone()
+    }
+
+    pub(crate) fn jetstream(&self) -> Context {
+        self.client.borrow().1.clone()
+    }
+}
+
+/// One client after the other. Ends when nobody wants one any more.
+async fn keep(way: Way, clients: watch::Sender<(Client, Context)>, connected: watch::Sender<u64>, mut life: watch::Receiver<()>) {
+    loop {
+        tokio::select! {
+            _ = life.changed() => tracing::warn!("the client for reading from NATS ended and is replaced"),
+            () = clients.closed() => return,
+        }
+        life = loop {
+            tokio::select! {
+                replaced = connect(&way, &connected) => match replaced {
+                    Ok((client, life)) => {
+                        clients.send_replace(client);
+                        break life;
+                    }
+                    Err(error) => tracing::debug!(%error, "not connected"),
+                },
+                () = clients.closed() => return,
+            }
+            tokio::time::sleep(REPLACE_PAUSE).await;
+        };
+        // Told once more, now that the new client can be asked.
+        connected.send_modify(|count| *count += 1);
+    }
+}
+
+/// A client, and what ends with it.
+async fn connect(way: &Way, connected: &watch::Sender<u64>) -> Result<((Client, Context), watch::Receiver<()>), LogError> {
+    let (alive, life) = watch::channel(());
+    let connected = connected.clone();
+    let options = way.options.clone().event_callback(move |event| {
+        // The library drops this when its task ends, however that does.
+        let _alive = &alive;
+        match event {
+            Event::Connected => connected.send_modify(|count| *count += 1),
+            Event::Disconnected => tracing::warn!("the connection for reading from NATS is lost"),
+            ref other => tracing::debug!(event = %other, "NATS connection event"),
+        }
+        async {}
+    });
+    let client = tokio::time::timeout(way.request_timeout, options.connect(&way.servers))
+        .await
+        .map_err(|_| LogError::unavailable(format!("no answer within {:?}", way.request_timeout)))?
+        .map_err(LogError::unavailable)?;
+    let mut jetstream = jetstream::new(client.clone());
+    jetstream.set_timeout(way.request_timeout);
+    Ok(((client, jetstream), life))
+}

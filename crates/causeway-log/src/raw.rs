@@ -1,0 +1,152 @@
+//! One message by itself, as the stream's leader has it: the way to read that no message can break.
+//!
+//! Headers are what a publisher sent, and the client library ends its connection, or panics, at some that the server stored without a
+//! word. This answers with JSON and the headers in base64. It is slow, so it is for lookups and for getting past what broke a
+//! reader: one that broke takes its next message this way, whatever that is, and so never breaks twice at the same one.
+
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use causeway_event::{Invalid, Position};
+use futures::{StreamExt as _, stream};
+use serde_json::{Value, json};
+
+use crate::message::{self, Place, Record};
+use crate::names::Names;
+use crate::{Log, LogError};
+
+/// How many messages are looked at at a time for those that broke a consumer.
+const LOOKS_MAX: usize = 64;
+/// Of how many messages it is remembered that the log tells of them already.
+const TOLD_MAX: usize = 1024;
+
+/// A message of the stream, with its headers as they came.
+pub(crate) struct Raw {
+    pub(crate) subject: String,
+    pub(crate) position: Position,
+    pub(crate) headers: Vec<u8>,
+    pub(crate) payload: Bytes,
+    time_ns: i128,
+}
+
+impl Log {
+    /// What the leader has for this request: `seq`, `seq` with `next_by_subj`, or `last_by_subj`.
+    pub(crate) async fn raw(&self, request: &Value) -> Result<Option<Raw>, LogError> {
+        let subject = format!("$JS.API.STREAM.MSG.GET.{}", self.inner.names.events_stream());
+        let answer = match self.api(&subject, request).await {
+            Ok(answer) => answer,
+            Err(LogError::Refused { code: 10037, .. }) => return Ok(None),
+            Err(LogError::Refused { reason, .. }) => return Err(LogError::unavailable(reason)),
+            Err(error) => return Err(error),
+        };
+        let raw = Raw::read(&answer["message"]).ok_or_else(|| LogError::unavailable("a message of the log was cut short"))?;
+        if let Err(reason) = raw.readable() {
+            self.tell(raw.position, reason);
+        }
+        Ok(Some(raw))
+    }
+
+    /// The first message on `subject` behind a position.
+    pub(crate) async fn raw_behind(&self, after: Position, subject: &str) -> Result<Option<Raw>, LogError> {
+        self.raw(&json!({ "seq": after.next().get(), "next_by_subj": subject })).await
+    }
+
+    /// Acknowledges what a durable consumer was given and the client cannot read: it would break every connection that it comes over
+    /// again. `looked_up_to` is where this was begun or broken off, and is moved on.
+    pub(crate) async fn put_aside(&self, durable: &str, looked_up_to: &mut Position) -> Result<(), LogError> {
+        let stream = self.inner.names.events_stream();
+        let info = self.api(&format!("$JS.API.CONSUMER.INFO.{stream}.{durable}"), &json!({})).await?;
+        let at = |of: &str| info[of]["stream_seq"].as_u64().unwrap_or_default();
+        let first = at("ack_floor").max(looked_up_to.get()) + 1;
+        let mut looks = stream::iter(first..=at("delivered")).map(|seq| self.look(seq)).buffered(LOOKS_MAX);
+        while let Some((seq, raw)) = looks.next().await {
+            if raw?.is_some_and(|raw| raw.readable().is_err()) {
+                // Deliveries, place, its number in the consumer, time, what is left: the server looks at the place.
+                let answered = self.inner.client.request(format!("$JS.ACK.{stream}.{durable}.1.{seq}.1.0.0"), "+ACK".into());
+                answered.await.map_err(LogError::unavailable)?;
+            }
+            *looked_up_to = Position::new(seq);
+        }
+        Ok(())
+    }
+
+    async fn look(&self, seq: u64) -> (u64, Result<Option<Raw>, LogError>) {
+        (seq, self.raw(&json!({ "seq": seq })).await)
+    }
+
+    /// Once for each.
+    fn tell(&self, position: Position, reason: &str) {
+        let mut told = self.inner.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if told.insert(position) {
+            if told.len() > TOLD_MAX {
+                told.pop_first();
+            }
+            tracing::warn!(%position, reason, "a message of the log has headers that no client can read, and is passed by");
+        }
+    }
+}
+
+impl Raw {
+    fn read(message: &Value) -> Option<Self> {
+        let bytes = |name: &str| STANDARD.decode(message[name].as_str().unwrap_or_default()).ok();
+        let time: jiff::Timestamp = message["time"].as_str()?.parse().ok()?;
+        Some(Self {
+            subject: message["subject"].as_str()?.to_owned(),
+            position: Position::new(message["seq"].as_u64()?),
+            headers: bytes("hdrs")?,
+            payload: bytes("data")?.into(),
+            time_ns: time.as_nanosecond(),
+        })
+    }
+
+    pub(crate) fn place(&self) -> Place<'_> {
+        Place { subject: &self.subject, sequence: self.position.get(), time_ns: self.time_ns }
+    }
+
+    /// What the client library makes of the headers, or why it cannot.
+    pub(crate) fn readable(&self) -> Result<HeaderMap, &'static str> {
+        headers(&self.headers)
+    }
+
+    /// The first of this name; none in headers that cannot be read.
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        self.readable().ok()?.get(name).map(|value| value.as_str().to_owned())
+    }
+
+    pub(crate) fn record(&self, names: &Names) -> Record {
+        match self.readable() {
+            Ok(headers) => message::record(names, &self.place(), Some(&headers), &self.payload),
+            Err(reason) => Record::Unreadable { position: self.position, reason: Invalid::new("headers", reason) },
+        }
+    }
+}
+
+/// The client library's own reading of a message, without its end.
+fn headers(bytes: &[u8]) -> Result<HeaderMap, &'static str> {
+    let mut headers = HeaderMap::new();
+    if bytes.is_empty() {
+        return Ok(headers);
+    }
+    let mut lines = std::str::from_utf8(bytes).map_err(|_| "are not UTF-8")?.lines().peekable();
+    // A status is for answers of the server: the library would take the message for one.
+    match lines.next().and_then(|version| version.strip_prefix("NATS/1.0")).map(str::trim) {
+        Some("") => {}
+        Some(_) => return Err("have a status"),
+        None => return Err("do not begin with NATS/1.0"),
+    }
+    while let Some(line) = lines.next() {
+        if line.is_empty() {
+            continue;
+        }
+        let (name, value) = line.split_once(':').ok_or("have a line without a colon")?;
+        let name: HeaderName = name.parse().map_err(|_| "have a name with a space, a control character or not in ASCII")?;
+        let mut value = value.trim_start().to_owned();
+        while let Some(more) = lines.next_if(|line| line.starts_with(char::is_whitespace)) {
+            value.push_str(more);
+        }
+        let value: HeaderValue = value.trim_end().parse().map_err(|_| "have a line break within a value")?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}

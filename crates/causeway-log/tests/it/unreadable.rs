@@ -1,0 +1,183 @@
+//! What anybody with access to the stream can publish, and the client library breaks its connection at, or panics.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use causeway_event::{Category, Position};
+use causeway_log::{Append, ConsumerConfig, Folded, Group, Log, Pull, Record};
+use causeway_proof::Content;
+use causeway_testkit::NatsServer;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+
+use crate::support::{fence, id, next, note, server, single, text};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Headers that no client can read, or that pass for the server's own words.
+const HEADERS: [&[u8]; 6] = [
+    b"NATS/1.0\r\nx-name: J\xf6rg\r\n\r\n",
+    b"NATS/1.0\r\nx name: 1\r\n\r\n",
+    b"NATS/1.0\r\nno colon\r\n\r\n",
+    b"NATS/1.0\r\nx-value: 1\r2\r\n\r\n",
+    b"NATS/1.0 204 EOB\r\n\r\n",
+    b"NATS/1.0\r\nNats-Sequence: 1\r\nNats-Subject: x\r\n\r\n",
+];
+
+/// Publishes as any program could that speaks to the server's socket.
+async fn publish(nats: &NatsServer, headers: &[u8]) {
+    let address = nats.url();
+    let mut socket = BufReader::new(TcpStream::connect(address.trim_start_matches("nats://")).await.unwrap());
+    let length = headers.len();
+    let mut sent = b"CONNECT {\"headers\":true,\"verbose\":false}\r\n".to_vec();
+    sent.extend(format!("HPUB causeway.ev.a.custom {length} {}\r\n", length + 1).as_bytes());
+    sent.extend([headers, b"x\r\nPING\r\n"].concat());
+    socket.write_all(&sent).await.unwrap();
+    let mut line = String::new();
+    while !line.starts_with("PONG") {
+        line.clear();
+        assert_ne!(socket.read_line(&mut line).await.unwrap(), 0, "the server hung up");
+        assert!(!line.starts_with("-ERR"), "{line}");
+    }
+}
+
+/// A note, something that cannot be read, a note and so on, a run of two among them. How many stand there.
+async fn filled(nats: &NatsServer, log: &Log) -> u64 {
+    log.append(single(note("a", "1"))).await.unwrap();
+    publish(nats, HEADERS[0]).await;
+    for headers in HEADERS {
+        publish(nats, headers).await;
+        log.append(single(note("a", "1"))).await.unwrap();
+        log.append(single(note("b", "1"))).await.unwrap();
+    }
+    let all = 2 + 3 * HEADERS.len() as u64;
+    let last = log.last_position().await.unwrap();
+    assert_eq!(last.get(), all);
+    all
+}
+
+fn is_readable(position: u64) -> bool {
+    position != 2 && !position.is_multiple_of(3)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_and_a_walk_meet_what_no_client_can_read_and_go_on_behind_it() {
+    let (nats, log) = server().await;
+    let mut live = log.subscribe(Position::START);
+    let all = filled(&nats, &log).await;
+    let mut late = log.subscribe(Position::START);
+    for subscription in [&mut live, &mut late] {
+        for position in 1..=all {
+            let record = next(subscription).await;
+            assert_eq!(record.position().get(), position);
+            assert_eq!(matches!(record, Record::Event(_)), is_readable(position), "{record:?}");
+        }
+    }
+    log.append(single(note("a", "more"))).await.unwrap();
+    for subscription in [&mut live, &mut late] {
+        assert_eq!(text(&next(subscription).await), "more");
+    }
+    let mut walk = log.walk(Position::START, Position::new(all));
+    let mut entries = Vec::new();
+    loop {
+        match walk.page().await.unwrap() {
+            page if page.is_empty() => break,
+            page => entries.extend(page),
+        }
+    }
+    assert_eq!(entries.iter().map(|entry| entry.position.get()).collect::<Vec<_>>(), (1..=all).collect::<Vec<_>>());
+    assert!(entries.iter().all(|entry| matches!(entry.content, Content::Event(_)) == is_readable(entry.position.get())));
+    let Content::Foreign(foreign) = &entries[1].content else { panic!("{:?}", entries[1]) };
+    let raw = ("raw headers".to_owned(), "TkFUUy8xLjANCngtbmFtZTogSvZyZw0KDQo=".to_owned());
+    assert_eq!((&foreign.subject[..], &foreign.headers[..], &foreign.payload[..]), ("ev.a.custom", &[raw][..], &b"x"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_aggregate_is_folded_and_fenced_past_what_no_client_can_read() {
+    let (nats, log) = server().await;
+    filled(&nats, &log).await;
+    publish(&nats, HEADERS[0]).await;
+    let last = log.last_position().await.unwrap();
+    let mut folded = Folded::<usize>::default();
+    log.catch_up(&id("a"), &mut folded, last, |count, _| count + 1).await.unwrap();
+    assert_eq!((*folded.state(), folded.tip(Category::Custom)), (1 + HEADERS.len(), last));
+    assert_eq!(log.get(last).await.unwrap(), None);
+    let append = Append {
+        events: vec![note("a", "2"), note("a", "3")],
+        expected: vec![fence("a", Category::Custom, last.get())],
+        idempotency_key: None,
+    };
+    log.append(append).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consumers_and_groups_put_aside_just_what_no_client_can_read_and_appends_go_on_meanwhile() {
+    let (nats, log) = server().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (log, stop) = (log.clone(), stop.clone());
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                log.append(single(note("w", "1"))).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+    };
+    let mut all = BTreeSet::new();
+    for headers in [&HEADERS[0]].into_iter().chain(&HEADERS) {
+        all.insert(log.append(single(note("a", "1"))).await.unwrap().receipts[0].position);
+        publish(&nats, headers).await;
+    }
+    let group = Group {
+        name: "g".parse().unwrap(),
+        aggregate_id: None,
+        categories: vec![],
+        after: Position::START,
+        terms: String::new(),
+    };
+    let group = log.open_group(&group).await.unwrap().0;
+    let mut pull = log.pull_group(&group);
+    let ack_wait = Duration::from_secs(2);
+    let config = ConsumerConfig { processor: "p", categories: &[Category::Custom], ack_wait, ack_pending_max: 100 };
+    let mut consumer = log.consumer(config).await.unwrap();
+    let (mut pulled, mut consumed) = (BTreeSet::new(), BTreeSet::new());
+    let work = async {
+        while pulled.len() < all.len() || consumed.len() < all.len() {
+            tokio::select! {
+                next = pull.next(Instant::now() + LIMIT) => if let Pull::Came(next) = next {
+                    next.hold.ack().await.unwrap();
+                    pulled.extend(next.event.filter(|event| event.aggregate_id == id("a")).map(|_| next.position));
+                },
+                delivery = consumer.next() => {
+                    delivery.ack().await.unwrap();
+                    consumed.extend(Some(delivery.position()).filter(|_| delivery.event.aggregate_id == id("a")));
+                }
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT * 2, work).await.expect("all of them in time");
+    assert_eq!((&pulled, &consumed), (&all, &all));
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
+    // Nothing is left that would come again and break the next connection.
+    let end = log.last_position().await.unwrap();
+    let rest = async {
+        loop {
+            tokio::select! {
+                next = pull.next(Instant::now() + LIMIT) => if let Pull::Came(next) = next {
+                    next.hold.ack().await.unwrap();
+                },
+                delivery = consumer.next() => delivery.ack().await.unwrap(),
+                () = tokio::time::sleep(Duration::from_millis(300)) => {
+                    let info = log.info().await.unwrap();
+                    if info.consumers.len() == 2 && info.consumers.iter().all(|consumer| consumer.acknowledged == end) {
+                        return;
+                    }
+                }
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT * 2, rest).await.expect("everything acknowledged");
+}
