@@ -141,10 +141,12 @@ pub(crate) async fn join(
     let rules = Rules { ack_wait: terms.ack_wait(), deliveries_max: terms.deliveries_max };
     let office = Office { log: gateway.log.clone(), group: group.clone(), rules, filter: Arc::new(filter) };
     let candidate = gateway.groups.candidate(office);
-    let (told, hears) = mpsc::channel(UNREAD_MAX);
+    let (told, hears) = mpsc::channel(UNREAD_MAX + 1);
+    let last_word = told.clone().try_reserve_owned();
+    let last_word = last_word.map_err(|_| Problem::new(Kind::Internal, "a new channel has no place"))?;
     let member = Member { gateway: gateway.clone(), group, id, in_flight_max, ack_wait: terms.ack_wait() };
     gateway.groups.tasks.spawn(async move {
-        member.serve(mail, said, told).await;
+        member.serve(mail, said, told, last_word).await;
         drop((candidate, place));
     });
     Ok(hears)

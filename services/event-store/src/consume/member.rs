@@ -14,7 +14,7 @@ use causeway_proto::{Kind, Problem};
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use super::words::{self, Answer, Reply, ToDispatcher, ToMember};
@@ -103,12 +103,14 @@ enum Done {
 }
 
 impl Member {
-    /// Serves the client until one of the two ends it.
+    /// Serves the client until one of the two ends it. The place for the last word is held from the beginning: a client that does
+    /// not read finds it when it does, and is not waited for.
     pub(super) async fn serve(
         self,
         mail: Mail,
         said: BoxStream<'static, Result<Said, Problem>>,
         told: mpsc::Sender<Result<Told, Problem>>,
+        last_word: OwnedPermit<Result<Told, Problem>>,
     ) {
         let mut desk =
             Desk { member: self, held: BTreeMap::new(), unread: VecDeque::new(), work: FuturesUnordered::new(), saying: 0 };
@@ -117,8 +119,7 @@ impl Member {
         let leave = ToDispatcher::Leave { member: desk.member.id.clone() };
         desk.tell(&leave).await;
         if let Err(problem) = ended {
-            // A client that does not read, or is gone, is not waited for.
-            _ = told.try_send(Err(problem));
+            last_word.send(Err(problem));
         }
     }
 }
