@@ -32,6 +32,9 @@ use crate::{Error, grpc, http};
 const HEADERS_MAX: Duration = Duration::from_secs(30);
 /// An HTTP/2 client that says nothing is asked after this long whether it is there, and has as long to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Calls that one HTTP/2 connection may make beyond all the streams and appends that the gateway takes on: a client waits without a
+/// word for a place on its connection, while what the gateway's own limits turn away is told so.
+const READS_MAX: usize = 1024;
 /// Pause after a connection that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -113,8 +116,16 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, Error> {
 pub(crate) async fn serve(router: Router, listener: TcpListener, gateway: &Gateway) -> io::Result<()> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_MAX);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
-    let places = Arc::new(Semaphore::new(gateway.config.limits.connections_max));
+    let limits = &gateway.config.limits;
+    let calls_max = [limits.streams_max, limits.appends_max, limits.appends_waiting_max, READS_MAX];
+    let calls_max = calls_max.into_iter().fold(0, usize::saturating_add);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .max_concurrent_streams(u32::try_from(calls_max).unwrap_or(u32::MAX));
+    let places = Arc::new(Semaphore::new(limits.connections_max));
     let (graceful, mut connections) = (GracefulShutdown::new(), JoinSet::new());
     loop {
         // Further connections wait in the listener's queue until one ends.
