@@ -237,7 +237,7 @@ async fn events(
 ) -> Result<(Vec<NewEvent>, Span), Problem> {
     let mut spans: HashMap<CorrelationId, (Span, Option<TraceParent>)> = HashMap::new();
     let mut first = None;
-    gateway.types.check(&gateway.log, &mut drafts).await?;
+    gateway.types.check(gateway, &mut drafts).await?;
     let mut events = Vec::with_capacity(drafts.len());
     for (index, draft) in drafts.into_iter().enumerate() {
         let (lineage, causing) = lineage(gateway, &draft, traceparent).await.map_err(|problem| match problem.field.clone() {

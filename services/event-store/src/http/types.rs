@@ -76,7 +76,7 @@ pub(super) struct RegisteredJson {
 /// `GET /types`
 pub(super) async fn list(State(gateway): State<Arc<Gateway>>, RawQuery(query): RawQuery) -> Result<Response, HttpProblem> {
     Params::read(query.as_deref())?.finish()?;
-    let types = gateway.types.list().into_iter().map(TypeJson::from).collect();
+    let types = gateway.within(gateway.types.list(&gateway)).await?.into_iter().map(TypeJson::from).collect();
     Ok(axum::Json(TypesJson { types }).into_response())
 }
 
