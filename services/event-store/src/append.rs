@@ -31,6 +31,8 @@ use uuid::Uuid;
 use crate::gateway::Gateway;
 use crate::{problem, trace};
 
+pub(crate) use receipts::RECEIPTS_MAX;
+
 /// How long a key that was looked up counts as unused. The server itself remembers those that are used from then on, for longer.
 const LOOKUP_VALID: Duration = Duration::from_secs(30);
 

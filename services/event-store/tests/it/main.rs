@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod append_stream;
+mod behind;
 mod chains;
 mod cloudevents;
 mod conflicts;
