@@ -84,10 +84,7 @@ impl Gateway {
 
     pub(crate) async fn start_on(log: causeway_log::Config, config: Config) -> Self {
         let gateway = Self::launch(log, config).await;
-        wait_until("the gateway to be ready", LIMIT, async || {
-            (gateway.get("/readyz").await.status == StatusCode::OK).then_some(())
-        })
-        .await;
+        gateway.is_ready().await;
         gateway
     }
 
@@ -105,12 +102,21 @@ impl Gateway {
     /// One that may not be ready.
     async fn launch(log: causeway_log::Config, config: Config) -> Self {
         causeway_runtime::install_crypto();
-        let log = Log::connect(&log).await.unwrap();
+        Self::over(Log::connect(&log).await.unwrap(), config).await
+    }
+
+    /// One that may not even be there.
+    pub(crate) async fn over(log: Log, config: Config) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(causeway_event_store::run(config, log.clone(), listener, shutdown.clone()));
         Self { url, log, http: http(), shutdown, running }
+    }
+
+    pub(crate) async fn is_ready(&self) {
+        wait_until("the gateway to be ready", LIMIT, async || (self.get("/readyz").await.status == StatusCode::OK).then_some(()))
+            .await;
     }
 
     pub(crate) async fn stop(self) {

@@ -18,6 +18,7 @@ mod reads;
 mod refusals;
 mod snapshots;
 mod sse;
+mod starting;
 mod subscribe;
 mod traces;
 mod types;
