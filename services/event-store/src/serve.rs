@@ -20,13 +20,14 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_web::GrpcWebLayer;
 use tower_http::cors::CorsLayer;
 
 use crate::gateway::Gateway;
 use crate::problem::{HttpProblem, into_status};
-use crate::{Error, grpc, http};
+use crate::{Config, Error, grpc, http};
 
 /// How long a client may take to send the head of an HTTP/1 request.
 const HEADERS_MAX: Duration = Duration::from_secs(30);

@@ -83,7 +83,7 @@ pub(super) async fn list(State(gateway): State<Arc<Gateway>>, RawQuery(query): R
 /// `POST /types`
 pub(super) async fn register(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, HttpProblem> {
     let (parts, body) = request.into_parts();
-    let json = gateway.within(body::read(&parts.headers, body, gateway.config.limits.body_bytes_max)).await?;
+    let json = body::read(&gateway, &parts.headers, body).await?;
     let Object(body) = body::from_json::<Object<RegistrationBody>>(&json)?;
     let request = types::registration(&body.name, body.schema, body.upcast, body.version, body.description)?;
     let registered = gateway.types.register(&gateway.log, request, super::traceparent(&parts.headers)).await?;
