@@ -10,7 +10,8 @@ use causeway_log::LogError;
 use causeway_proto::{Appended, Kind, Problem};
 use futures::{StreamExt as _, stream};
 
-use super::{Shape, answer_again, receipt};
+use super::keys::answer_again;
+use super::{Shape, receipt};
 use crate::gateway::Gateway;
 
 /// A feed that is as far as the log brings the times within this. One that is not broke off, or is catching up: the log itself is
@@ -71,7 +72,7 @@ async fn either(
 }
 
 /// The events from `first` to `last`, which are on the log, from the log. Waits as long as it takes; fails only on what does not pass.
-async fn looked_up(gateway: &Gateway, first: Position, last: Position) -> Result<Events, LogError> {
+pub(super) async fn looked_up(gateway: &Gateway, first: Position, last: Position) -> Result<Events, LogError> {
     let _turn = gateway.receipts.acquire().await;
     loop {
         let places = stream::iter(first.get()..=last.get()).map(Position::new);

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use causeway_event::{Data, Event, Labels, Lineage, NewEvent, Position};
 use causeway_log::Append;
 use causeway_proto::v1;
+use causeway_testkit::wait_until;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::grpc::draft;
-use crate::harness::{Answer, Gateway, World, note, position};
+use crate::harness::{Answer, Gateway, LIMIT, World, forget_ids, message, note, position};
 
 /// What a read model that commits each event by itself has to do for a while.
 const EVENTS: usize = 30_000;
@@ -57,6 +58,35 @@ async fn what_it_appends_is_answered_promptly_with_the_logs_own_times() {
         assert_eq!(receipt["correlation_id"], stored["metadata"]["correlation_id"]);
     }
     assert_eq!(over_grpc.events[0].position, gateway.last_position().await);
+    behind.stop().await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_appended_under_a_key_is_not_appended_again() {
+    let (World { gateway, mut nats, dir: _dir }, behind) = world().await;
+    let keyed = async |gateway: &Gateway, key: &str, body: &Value| {
+        gateway.send(gateway.request(Method::POST, "/events").header("Idempotency-Key", key).json(body)).await
+    };
+    let (one, many) = (note("a", 1), json!([note("a", 2), note("b", 3)]));
+    let first = keyed(&gateway, "k1", &one).await.created();
+    let firsts = keyed(&gateway, "k2", &many).await.created();
+    // What an hour does: the server remembers no key.
+    forget_ids(&mut nats).await;
+    gateway.is_ready().await;
+    wait_until("a connection", LIMIT, async || behind.log.is_connected().then_some(())).await;
+    let again = |first: &Value| {
+        let mut again = first.clone();
+        again["duplicate"] = true.into();
+        again
+    };
+    assert_eq!(keyed(&behind, "k1", &one).await.created(), again(&first));
+    assert_eq!(keyed(&behind, "k2", &many).await.created(), json!([again(&firsts[0]), again(&firsts[1])]));
+    assert_eq!(keyed(&behind, "k1", &message("a", "hi")).await.status, StatusCode::BAD_REQUEST);
+    let new = keyed(&behind, "k3", &many).await.created();
+    assert_eq!(new[0]["duplicate"], false);
+    assert_eq!(keyed(&behind, "k3", &many).await.created(), json!([again(&new[0]), again(&new[1])]), "the server remembers it");
+    still_behind(&behind.get("/readyz").await);
     behind.stop().await;
     gateway.stop().await;
 }
