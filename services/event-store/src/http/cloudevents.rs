@@ -92,6 +92,9 @@ pub(super) fn binary(headers: &HeaderMap, body: &[u8]) -> Result<Parsed, Problem
     Ok(parsed(vec![event], Form::BinaryCloudEvent))
 }
 
+/// Attributes that are texts, whatever else an attribute may be.
+const TEXTS: [&str; 6] = ["specversion", "id", "source", "type", "subject", "correlationid"];
+
 /// An event on its way in, with what names it for ever.
 struct Read {
     draft: Draft,
@@ -163,6 +166,7 @@ impl Attributes {
         let text = match value {
             Value::Null => return Ok(()),
             Value::String(text) => text,
+            _ if TEXTS.contains(&name) => return Err(Invalid::new(name, "is not a string")),
             Value::Bool(value) => value.to_string(),
             Value::Number(number) if number.is_i64() => number.to_string(),
             _ => return Err(Invalid::new(name, "is not a string, a boolean or an integer, which an attribute must be")),
@@ -365,6 +369,8 @@ mod tests {
             ("specversion", json!("0.3")),
             ("type", json!("com.example.order.placed")),
             ("subject", Value::Null),
+            ("subject", json!(false)),
+            ("id", json!(7)),
             ("subject", json!("x".repeat(129))),
             ("source", json!("")),
             ("id", json!("x".repeat(300))),

@@ -24,10 +24,8 @@ pub(super) struct CloudEvent {
     /// The particulars: any JSON value; null where absent.
     data: Option<Value>,
     /// The event that directly caused it.
-    #[schema(nullable = false)]
     causationid: Option<EventId>,
     /// The chain it belongs to; otherwise its cause's, or a fresh one.
-    #[schema(nullable = false)]
     correlationid: Option<CorrelationId>,
 }
 

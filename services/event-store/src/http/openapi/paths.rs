@@ -18,9 +18,7 @@ use super::texts::*;
             ("One event" = (value = json!({"type": "NoteTaken", "aggregate_id": "notes-1", "data": {"text": "Hello"}}))),
             ("Several, all or none" = (value = json!([
                 {"type": "NoteTaken", "aggregate_id": "notes-2", "data": {"text": "one"}, "metadata": {"labels": {"page": "7"}}},
-                {"type": "NoteTaken", "aggregate_id": "notes-2", "data": {"text": "two"}}]))),
-            ("At most once, whatever is there" = (value = json!({
-                "events": [{"type": "NoteTaken", "aggregate_id": "notes-3", "data": {"text": "Hello"}}], "expected": "any"}))))),
+                {"type": "NoteTaken", "aggregate_id": "notes-2", "data": {"text": "two"}}]))))),
         (CloudEvent = "application/cloudevents+json", example = json!({
             "specversion": "1.0", "id": "7", "source": "/shop", "type": "NoteTaken", "subject": "notes-4", "data": {"text": "Hello"}})),
         (CloudEvents = "application/cloudevents-batch+json", example = json!([{
