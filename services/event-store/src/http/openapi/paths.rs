@@ -14,11 +14,7 @@ use super::texts::*;
 #[utoipa::path(post, path = "/events", tag = "events",
     params(("Idempotency-Key" = inline(Option<IdempotencyKey>), Header, description = "Makes the append happen at most once per aggregate.")),
     request_body(content(
-        (Append = "application/json", examples(
-            ("One event" = (value = json!({"type": "NoteTaken", "aggregate_id": "notes-1", "data": {"text": "Hello"}}))),
-            ("Several, all or none" = (value = json!([
-                {"type": "NoteTaken", "aggregate_id": "notes-2", "data": {"text": "one"}, "metadata": {"labels": {"page": "7"}}},
-                {"type": "NoteTaken", "aggregate_id": "notes-2", "data": {"text": "two"}}]))))),
+        (Append = "application/json"),
         (CloudEvent = "application/cloudevents+json", example = json!({
             "specversion": "1.0", "id": "7", "source": "/shop", "type": "NoteTaken", "subject": "notes-4", "data": {"text": "Hello"}})),
         (CloudEvents = "application/cloudevents-batch+json", example = json!([{
