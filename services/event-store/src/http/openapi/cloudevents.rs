@@ -15,7 +15,8 @@ use super::texts::*;
 #[derive(ToSchema)]
 pub(super) struct CloudEvent {
     specversion: SpecVersion,
-    #[schema(min_length = 1, max_length = 120)]
+    /// With the source it names the event for ever: together they have at most 250 bytes.
+    #[schema(min_length = 1)]
     id: String,
     source: Source,
     r#type: EventType,
