@@ -36,6 +36,11 @@ async fn the_gateway_does_what_its_document_says() {
     let arguments = [&arguments[..], &streams, &bounds].concat();
     let said = tool("schemathesis", &arguments, dir.path(), LIMIT).await.unwrap();
     assert!(said.contains("14 selected / 16 total"), "an operation more or less: {said}");
+    // The document cannot say of each request whether it is accepted; that many are is seen on the log.
+    for (filter, at_least) in [("?category=custom", 1), ("?type=TypeRegistered", 1)] {
+        let counted = gateway.api().fetch(&format!("/events/count{filter}")).await.unwrap();
+        assert!(counted["count"].as_u64().unwrap() > at_least, "{filter}: {counted}: {said}");
+    }
     for phase in ["Examples", "Coverage", "Fuzzing", "Stateful"] {
         assert!(said.contains(&format!("✅ {phase}")), "{phase}: {said}");
     }

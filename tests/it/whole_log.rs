@@ -223,7 +223,7 @@ impl Question {
             before: part("before"),
             order: order.into(),
             limit,
-            raw: false,
+            ..v1::ReadRequest::default()
         })
     }
 
@@ -233,8 +233,12 @@ impl Question {
         let counted = client.http.fetch(&format!("/events/count?{query}")).await?;
         ensure!(counted["count"] == expected.len(), "{counted} instead of {}", expected.len());
         let request = self.request(0)?;
-        let counting =
-            v1::CountRequest { filter: request.filter.clone(), after: request.after.clone(), before: request.before.clone() };
+        let counting = v1::CountRequest {
+            filter: request.filter.clone(),
+            after: request.after.clone(),
+            before: request.before.clone(),
+            ..v1::CountRequest::default()
+        };
         let counted = client.grpc.client().count(counting).await?.into_inner();
         ensure!(counted.count == expected.len() as u64, "{counted:?} instead of {}", expected.len());
         let first = &expected[..expected.len().min(FETCHED_MAX)];

@@ -201,6 +201,7 @@ pub fn request_of(append: &Append) -> v1::AppendRequest {
         events: events.collect(),
         expected: expected.collect(),
         idempotency_key: append.key.clone().unwrap_or_default(),
+        ..v1::AppendRequest::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Appends: one call, all or none.
 
-use causeway_proto::{Appended, Draft, Expected, Kind, v1};
+use causeway_proto::{Appended, Conflict, Draft, Expected, Kind, Problem, v1};
 
 use crate::client::Effect;
 use crate::{Client, ClientError};
@@ -35,7 +35,11 @@ impl Client {
         let call = || async {
             let mut grpc = self.grpc.clone();
             let answer = grpc.append(self.request(request.clone()));
-            let answer = self.answer(answer, Effect::Write).await?;
+            let mut answer = self.answer(answer, Effect::Write).await?;
+            if let Some(conflict) = answer.conflict.take() {
+                let conflict = Conflict::try_from(conflict).map_err(ClientError::Unreadable)?;
+                return Err(Problem::from(conflict).into());
+            }
             Appended::try_from(answer).map_err(ClientError::Unreadable)
         };
         let again = |error: &ClientError| match error.kind() {
@@ -54,6 +58,7 @@ impl From<Append> for v1::AppendRequest {
             events: append.events.into_iter().map(Into::into).collect(),
             expected: append.expected.into_iter().map(Into::into).collect(),
             idempotency_key: append.idempotency_key.unwrap_or_default(),
+            answer_conflict: true,
         }
     }
 }

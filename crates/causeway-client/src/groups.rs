@@ -151,8 +151,18 @@ impl Client {
 
     /// Events that a group or processor gave up on, or all did; those behind the letter `after`, at most `limit`. The oldest first.
     pub async fn parked(&self, group: Option<&str>, after: u64, limit: u32) -> Result<Vec<Parked>, ClientError> {
-        let request = v1::ListParkedRequest { group: group.unwrap_or_default().to_owned(), after, limit };
-        let response = self.ask(request, |mut grpc, request| async move { grpc.list_parked(request).await }).await?;
+        let mut request = v1::ListParkedRequest { group: group.unwrap_or_default().to_owned(), after, limit };
+        let mut found = Vec::new();
+        // One answer has fewer where they are large.
+        while found.len() < limit as usize {
+            request.limit = limit - found.len() as u32;
+            let page = self.ask(request.clone(), |mut grpc, request| async move { grpc.list_parked(request).await }).await?;
+            found.extend(page.parked);
+            match page.next {
+                0 => break,
+                next => request.after = next,
+            }
+        }
         let parked = |parked: v1::Parked| {
             let parked_at = timestamp_from(parked.parked_at.unwrap_or_default()).map_err(ClientError::Unreadable)?;
             Ok(Parked {
@@ -164,7 +174,7 @@ impl Client {
                 deliveries: parked.deliveries,
             })
         };
-        response.parked.into_iter().map(parked).collect()
+        found.into_iter().map(parked).collect()
     }
 
     /// Delivers to their group again what it gave up: these letters, or all of the group's without any. Says how many. After

@@ -52,6 +52,10 @@ pub struct Read {
     pub after: Option<String>,
     /// Only before this position, event id or RFC 3339 time.
     pub before: Option<String>,
+    /// Only at this position, event id or RFC 3339 time, or behind it.
+    pub from: Option<String>,
+    /// Only before this one, as with `before`; both may be given.
+    pub until: Option<String>,
     /// The direction.
     pub order: Order,
     /// At most so many; all where absent.
@@ -69,6 +73,10 @@ pub struct Count {
     pub after: Option<String>,
     /// Only before this position, event id or RFC 3339 time.
     pub before: Option<String>,
+    /// Only at this position, event id or RFC 3339 time, or behind it.
+    pub from: Option<String>,
+    /// Only before this one, as with `before`; both may be given.
+    pub until: Option<String>,
 }
 
 /// How many events there are.
@@ -124,6 +132,8 @@ impl Client {
             filter: Some(count.filter.into()),
             after: count.after.unwrap_or_default(),
             before: count.before.unwrap_or_default(),
+            from: count.from.unwrap_or_default(),
+            until: count.until.unwrap_or_default(),
         };
         let counted = self.ask(request, |mut grpc, request| async move { grpc.count(request).await }).await?;
         Ok(Counted { count: counted.count, last_position: Position::new(counted.last_position) })
@@ -237,6 +247,8 @@ impl From<Read> for v1::ReadRequest {
             },
             limit: read.limit.unwrap_or_default(),
             raw: read.raw,
+            from: read.from.unwrap_or_default(),
+            until: read.until.unwrap_or_default(),
         }
     }
 }

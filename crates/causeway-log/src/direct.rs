@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::Message;
 use bytes::Bytes;
-use causeway_event::{AggregateId, Category, Position};
+use causeway_event::{AggregateId, Category, IdempotencyKey, Position};
 use futures::StreamExt as _;
 use serde_json::json;
 
@@ -20,6 +20,23 @@ const PAGE_MESSAGES_MAX: usize = 512;
 const LAG_PAUSE: Duration = Duration::from_millis(20);
 
 impl Log {
+    /// The first event of the aggregate behind `after` that was appended under this key, as far as a replica knows. It reads all that
+    /// the aggregate has there: meant for one who has no index of it, and knows that the server itself remembers the newest keys.
+    pub async fn keyed(
+        &self,
+        aggregate: &AggregateId,
+        after: Position,
+        key: &IdempotencyKey,
+    ) -> Result<Option<Position>, LogError> {
+        let mut first = None;
+        self.tail(aggregate, after, Position::START, |_, record| match record {
+            Record::Event(stored) if stored.key.as_ref() == Some(key) => _ = first.get_or_insert(stored.event.position),
+            Record::Event(_) | Record::Unreadable { .. } => {}
+        })
+        .await?;
+        Ok(first)
+    }
+
     /// Hands every record of the aggregate behind `after` to `each`, in order and with the category of its subject, until the
     /// replica's end has been reached and at least `at_least` has been seen or passed. Returns the last position seen.
     pub(crate) async fn tail(

@@ -276,7 +276,7 @@ impl From<Appended> for v1::AppendResponse {
             timestamp: Some(timestamp(receipt.timestamp)),
             correlation_id: receipt.correlation_id.into(),
         });
-        Self { events: events.collect(), duplicate: appended.duplicate }
+        Self { events: events.collect(), duplicate: appended.duplicate, conflict: None }
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Kind {
     UnsupportedMediaType,
     /// None of the types that the client accepts is written here.
     NotAcceptable,
+    /// The request did not arrive in time; nothing was done.
+    TooSlow,
     /// Too much is under way; nothing was done. Come back later.
     Overloaded,
     /// No acknowledgement came: the request may or may not have had its effect.
@@ -51,11 +53,12 @@ pub(crate) struct Row {
 
 impl Kind {
     /// All of them, in the order of their statuses.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Invalid,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
+        Self::TooSlow,
         Self::Conflict,
         Self::TooLarge,
         Self::UnsupportedMediaType,
@@ -78,6 +81,7 @@ impl Kind {
             Self::NotFound => row("not-found", "NOT_FOUND", Code::NotFound, StatusCode::NOT_FOUND, "There is no such thing"),
             Self::MethodNotAllowed => row("method-not-allowed", "METHOD_NOT_ALLOWED", Code::Unimplemented, StatusCode::METHOD_NOT_ALLOWED, "This method is not allowed here"),
             Self::NotAcceptable => row("not-acceptable", "NOT_ACCEPTABLE", Code::InvalidArgument, StatusCode::NOT_ACCEPTABLE, "No acceptable type can be written"),
+            Self::TooSlow => row("too-slow", "TOO_SLOW", Code::DeadlineExceeded, StatusCode::REQUEST_TIMEOUT, "The request took too long to arrive"),
             Self::Conflict => row("conflict", "CONFLICT", Code::FailedPrecondition, StatusCode::CONFLICT, "The log has moved on"),
             Self::TooLarge => row("too-large", "TOO_LARGE", Code::InvalidArgument, StatusCode::PAYLOAD_TOO_LARGE, "The request is too large"),
             Self::UnsupportedMediaType => row("unsupported-media-type", "UNSUPPORTED_MEDIA_TYPE", Code::InvalidArgument, StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body's type is not supported"),
@@ -221,6 +225,7 @@ mod tests {
         404 NOT_FOUND NotFound not-found: There is no such thing
         405 METHOD_NOT_ALLOWED Unimplemented method-not-allowed: This method is not allowed here
         406 NOT_ACCEPTABLE InvalidArgument not-acceptable: No acceptable type can be written
+        408 TOO_SLOW DeadlineExceeded too-slow: The request took too long to arrive
         409 CONFLICT FailedPrecondition conflict: The log has moved on
         413 TOO_LARGE InvalidArgument too-large: The request is too large
         415 UNSUPPORTED_MEDIA_TYPE InvalidArgument unsupported-media-type: The body's type is not supported

@@ -250,7 +250,7 @@ mod tests {
         let listed = |kind: Kind| match kind {
             Kind::Invalid | Kind::TooLarge | Kind::Conflict | Kind::NotFound | Kind::MethodNotAllowed => true,
             Kind::UnsupportedMediaType | Kind::NotAcceptable | Kind::Overloaded | Kind::OutcomeUnknown => true,
-            Kind::TimedOut | Kind::Behind | Kind::Unavailable | Kind::Internal => true,
+            Kind::TooSlow | Kind::TimedOut | Kind::Behind | Kind::Unavailable | Kind::Internal => true,
         };
         assert!(Kind::ALL.into_iter().all(listed));
     }

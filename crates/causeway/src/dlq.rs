@@ -10,7 +10,7 @@ use crate::events;
 use crate::output::{Look, Output, clean, one_line};
 
 /// Letters that are fetched at a time.
-const PAGE: u32 = 1000;
+const PAGE: u32 = 100;
 /// The reason's share of a line.
 const REASON_COLUMNS: usize = 60;
 

@@ -12,11 +12,11 @@
 //! request: `/events/3/data`.
 
 mod conflict;
+mod keys;
 mod receipts;
 pub(crate) mod stream;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_event::{
@@ -30,6 +30,8 @@ use uuid::Uuid;
 
 use crate::gateway::Gateway;
 use crate::{problem, trace};
+
+pub(crate) use receipts::RECEIPTS_MAX;
 
 /// How long a key that was looked up counts as unused. The server itself remembers those that are used from then on, for longer.
 const LOOKUP_VALID: Duration = Duration::from_secs(30);
@@ -79,7 +81,7 @@ async fn prepare(gateway: &Gateway, request: Request) -> Result<Prepared, Proble
     let expected = fences(&drafts, &expected)?;
     let shape = Shape::of(&drafts);
     let looked_up = Instant::now();
-    if let Some(earlier) = used(gateway, &shape, idempotency_key.as_ref()).await? {
+    if let Some(earlier) = keys::used(gateway, &shape, idempotency_key.as_ref()).await? {
         return Ok(Prepared::Done(earlier));
     }
     let (events, span) = events(gateway, drafts, &source, traceparent).await?;
@@ -90,21 +92,11 @@ async fn prepare(gateway: &Gateway, request: Request) -> Result<Prepared, Proble
 async fn renewed(gateway: &Gateway, prepared: Prepared) -> Result<Prepared, Problem> {
     let Prepared::New(new) = prepared else { return Ok(prepared) };
     if new.looked_up.elapsed() > LOOKUP_VALID
-        && let Some(earlier) = used(gateway, &new.shape, new.append.idempotency_key.as_ref()).await?
+        && let Some(earlier) = keys::used(gateway, &new.shape, new.append.idempotency_key.as_ref()).await?
     {
         return Ok(Prepared::Done(earlier));
     }
     Ok(Prepared::New(new))
-}
-
-/// What an earlier append under this key did, if there was one that the server may have forgotten.
-async fn used(gateway: &Gateway, shape: &Shape, key: Option<&IdempotencyKey>) -> Result<Option<Appended>, Problem> {
-    let Some(key) = key else { return Ok(None) };
-    // The server remembers recent keys itself; only a read model that may lack older ones must catch up first.
-    if !gateway.ready.is_recent() {
-        gateway.store.fresh().await?;
-    }
-    earlier(gateway, shape, key).await
 }
 
 /// An append on its way.
@@ -139,8 +131,7 @@ async fn finish(gateway: &Gateway, under_way: UnderWay) -> Result<Appended, Prob
             Ok(appended)
         }
         (Err(LogError::AlreadyAppended), Some(key)) => {
-            gateway.store.fresh().await?;
-            earlier(gateway, &shape, &key).await?.ok_or_else(|| problem::of_log(LogError::AlreadyAppended))
+            keys::remembered(gateway, &shape, &key).await?.ok_or_else(|| problem::of_log(LogError::AlreadyAppended))
         }
         (Err(error), _) => {
             span.record("otel.status_code", "ERROR");
@@ -186,16 +177,6 @@ impl Shape {
     }
 }
 
-async fn earlier(gateway: &Gateway, shape: &Shape, key: &IdempotencyKey) -> Result<Option<Appended>, Problem> {
-    let found = gateway.store.by_key(&shape.0[0].0, key, shape.0.len()).await?;
-    found.map(|events| answer_again(shape, &events)).transpose()
-}
-
-fn answer_again(shape: &Shape, events: &[Arc<Event>]) -> Result<Appended, Problem> {
-    shape.check(events.iter().map(AsRef::as_ref))?;
-    Ok(Appended { receipts: events.iter().map(|event| receipt(event)).collect(), duplicate: true })
-}
-
 fn receipt(event: &Event) -> Receipt {
     Receipt {
         id: event.id,
@@ -237,7 +218,7 @@ async fn events(
 ) -> Result<(Vec<NewEvent>, Span), Problem> {
     let mut spans: HashMap<CorrelationId, (Span, Option<TraceParent>)> = HashMap::new();
     let mut first = None;
-    gateway.types.check(&gateway.log, &mut drafts).await?;
+    gateway.types.check(gateway, &mut drafts).await?;
     let mut events = Vec::with_capacity(drafts.len());
     for (index, draft) in drafts.into_iter().enumerate() {
         let (lineage, causing) = lineage(gateway, &draft, traceparent).await.map_err(|problem| match problem.field.clone() {

@@ -39,10 +39,17 @@ use crate::problem::of_log;
 use crate::read_model::Filter;
 use crate::subscribe::Start;
 
-pub(crate) use member::{Answered, DeliveryId, Said, Told};
+pub(crate) use member::{DeliveryId, Said, Told};
+pub(crate) use words::Answer;
 
 /// Deliveries that may wait for a client to take them; more wait with the member, who then takes no further ones.
 const UNREAD_MAX: usize = 8;
+/// Bytes of parked events in one answer, about ...
+const PARKED_BYTES_MAX: usize = 2 << 20;
+/// ... how much each has beside its data, its labels and its reason, at most ...
+const PARKED_BYTES: usize = 1024;
+/// ... and how many are fetched at once.
+const PARKED_FETCHED_MAX: usize = 16;
 /// How long somebody who asks how a group does waits for its dispatcher.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -141,10 +148,12 @@ pub(crate) async fn join(
     let rules = Rules { ack_wait: terms.ack_wait(), deliveries_max: terms.deliveries_max };
     let office = Office { log: gateway.log.clone(), group: group.clone(), rules, filter: Arc::new(filter) };
     let candidate = gateway.groups.candidate(office);
-    let (told, hears) = mpsc::channel(UNREAD_MAX);
+    let (told, hears) = mpsc::channel(UNREAD_MAX + 1);
+    let last_word = told.clone().try_reserve_owned();
+    let last_word = last_word.map_err(|_| Problem::new(Kind::Internal, "a new channel has no place"))?;
     let member = Member { gateway: gateway.clone(), group, id, in_flight_max, ack_wait: terms.ack_wait() };
     gateway.groups.tasks.spawn(async move {
-        member.serve(mail, said, told).await;
+        member.serve(mail, said, told, last_word).await;
         drop((candidate, place));
     });
     Ok(hears)
@@ -181,14 +190,35 @@ pub(crate) async fn delete(gateway: &Gateway, group: &GroupName) -> Result<(), P
     Ok(())
 }
 
-/// Parked events behind a letter, and whether there are more.
+/// Parked events behind a letter, as many as one answer holds, and whether there are more.
 pub(crate) async fn parked(
     gateway: &Gateway,
     of: Option<&GroupName>,
     after: u64,
     limit: usize,
 ) -> Result<(Vec<Letter>, bool), Problem> {
-    gateway.log.letters(of.map(GroupName::as_str), after, limit).await.map_err(of_log)
+    let (mut letters, mut bytes) = (Vec::<Letter>::new(), 0);
+    loop {
+        let behind = letters.last().map_or(after, |letter| letter.number);
+        let some = PARKED_FETCHED_MAX.min(limit - letters.len());
+        let (found, more) = gateway.log.letters(of.map(GroupName::as_str), behind, some).await.map_err(of_log)?;
+        let is_end = !more || found.is_empty();
+        for letter in found {
+            bytes += size(&letter);
+            if bytes > PARKED_BYTES_MAX && !letters.is_empty() {
+                return Ok((letters, true));
+            }
+            letters.push(letter);
+        }
+        if is_end || letters.len() >= limit {
+            return Ok((letters, more));
+        }
+    }
+}
+
+fn size(letter: &Letter) -> usize {
+    let labels = letter.event.metadata.labels.iter().map(|(name, value)| name.len() + value.len());
+    letter.event.data.as_bytes().len() + letter.reason.len() + labels.sum::<usize>() + PARKED_BYTES
 }
 
 /// Delivers parked events again: these, or without any all of the group up to one of them, as many as there is time for. How many,

@@ -9,13 +9,13 @@ use causeway_proto::{Kind, Problem};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::Config;
 use crate::consume::Groups;
 use crate::problem::{self, COME_BACK};
 use crate::project::Views;
 use crate::ready::Readiness;
 use crate::store::Store;
 use crate::types::Types;
+use crate::{Config, append};
 
 /// Shared by all requests. Holds no state but caches.
 pub(crate) struct Gateway {
@@ -26,6 +26,8 @@ pub(crate) struct Gateway {
     pub(crate) config: Config,
     pub(crate) ready: Readiness,
     pub(crate) appends: Gate,
+    /// Appends that ask the log for the times of their events.
+    pub(crate) receipts: Semaphore,
     pub(crate) groups: Groups,
     /// Cancelled when the process is asked to stop: streams, which never end by themselves, end then.
     pub(crate) stop: CancellationToken,
@@ -37,6 +39,7 @@ impl Gateway {
         let limits = &config.limits;
         Self {
             appends: Gate::new(limits.appends_max, limits.appends_waiting_max, limits.append_wait),
+            receipts: Semaphore::new(append::RECEIPTS_MAX),
             streams: Arc::new(Semaphore::new(limits.streams_max)),
             ready: Readiness::default(),
             groups: Groups::default(),

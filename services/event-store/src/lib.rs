@@ -19,6 +19,7 @@ mod consume;
 mod copies;
 mod cursor;
 mod follow;
+mod front;
 mod gateway;
 mod grpc;
 mod http;
@@ -34,6 +35,7 @@ mod subscribe;
 mod trace;
 mod types;
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use causeway_log::Log;
@@ -45,8 +47,9 @@ pub use checkpoint::IntegrityConfig;
 pub use config::{Config, Limits, TraceUrl};
 pub use read_model::{CopiesConfig, ReadModelConfig};
 
+use crate::front::Front;
 use crate::gateway::Gateway;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::types::Types;
 
 /// Why the gateway could not start or had to stop.
@@ -68,18 +71,27 @@ pub enum Error {
 
 /// Serves until `shutdown`, then finishes what was begun.
 ///
-/// The port is open as soon as this is called; `/readyz` says when the read model has caught up with the log.
+/// The port answers as soon as this is called; `/readyz` says when the read model is there and has caught up with the log.
 pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
     // The read side outlives the server, so that requests under way can be answered.
     let end = CancellationToken::new();
     let _end_in_any_case = end.clone().drop_guard();
-    let (store, feeding) = Store::open(log.clone(), &config.read_model, end.clone()).await.map_err(read_model_failed)?;
-    let types = Types::open(&log).await.map_err(|error| read_model_failed(error.into()))?;
+    let front = Front::new();
+    let port = serve::with_cors(front.router(), &config.cors_origins)?;
+    let mut serving = pin!(serve::serve(port, listener, config.clone(), shutdown.clone()));
+    let opening = async {
+        let (store, feeding) = Store::open(log.clone(), &config.read_model, end.clone()).await?;
+        Ok::<_, StoreError>((store, feeding, Types::open(&log).await?))
+    };
+    let (store, feeding, types) = tokio::select! {
+        served = &mut serving => return served.map_err(Error::Serve),
+        opened = opening => opened.map_err(read_model_failed)?,
+    };
     let drain_timeout = config.drain_timeout;
     let (integrity, signed) = (config.integrity.clone(), log.clone());
     let gateway = Arc::new(Gateway::new(log, store, types, config, shutdown));
     let (health, health_service) = tonic_health::server::health_reporter();
-    let router = serve::router(gateway.clone(), health_service)?;
+    front.open(serve::router(gateway.clone(), health_service)?);
 
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { feeding.await.map_err(read_model_failed) });
@@ -110,7 +122,7 @@ pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: Canc
         Ok(())
     });
     let served = tokio::select! {
-        served = serve::serve(router, listener, &gateway) => served.map_err(Error::Serve),
+        served = &mut serving => served.map_err(Error::Serve),
         ended = tasks.join_next() => Err(ended.map_or_else(|| Error::Ended("all".into()), before_its_time)),
     };
     if tokio::time::timeout(drain_timeout, gateway.groups.closed()).await.is_err() {
@@ -135,6 +147,6 @@ fn before_its_time(ended: Result<Result<(), Error>, tokio::task::JoinError>) -> 
     }
 }
 
-fn read_model_failed(error: store::StoreError) -> Error {
+fn read_model_failed(error: StoreError) -> Error {
     Error::ReadModel(Box::new(error))
 }

@@ -20,26 +20,31 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_web::GrpcWebLayer;
 use tower_http::cors::CorsLayer;
 
 use crate::gateway::Gateway;
 use crate::problem::{HttpProblem, into_status};
-use crate::{Error, grpc, http};
+use crate::{Config, Error, grpc, http};
 
 /// How long a client may take to send the head of an HTTP/1 request.
 const HEADERS_MAX: Duration = Duration::from_secs(30);
 /// An HTTP/2 client that says nothing is asked after this long whether it is there, and has as long to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Calls that one HTTP/2 connection may make beyond all the streams and appends that the gateway takes on: a client waits without a
+/// word for a place on its connection, while what the gateway's own limits turn away is told so.
+const READS_MAX: usize = 1024;
 /// Pause after a connection that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the clients of gRPC-Web (grpc-web and Connect) send beside the content type ...
 const GRPC_WEB_REQUEST_HEADERS: [&str; 6] =
     ["x-grpc-web", "x-user-agent", "grpc-timeout", "connect-protocol-version", "connect-timeout-ms", "authorization"];
-/// ... and read of an answer that is an error without a body.
-const GRPC_WEB_RESPONSE_HEADERS: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
+/// ... and read of an answer that is an error without a body; and what those of HTTP read beside one.
+const RESPONSE_HEADERS: [&str; 6] =
+    ["grpc-status", "grpc-message", "grpc-status-details-bin", "retry-after", "location", "causeway-last-position"];
 /// How long a browser may remember what it is allowed.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(600);
 
@@ -59,9 +64,12 @@ pub(crate) fn router(gateway: Arc<Gateway>, health: HealthServer<impl Health>) -
         .add_service(reflection().build_v1alpha().map_err(unreadable)?);
     // Both halves have a fallback, and only one can stay: HTTP's also answers for gRPC.
     let grpc = routes.routes().into_axum_router().reset_fallback().layer(GrpcWebLayer::new());
-    let cors = cors(&gateway.config.cors_origins)?;
-    let router = http::router(gateway).merge(grpc).layer(middleware::from_fn(catch_panic));
-    Ok(match cors {
+    Ok(http::router(gateway).merge(grpc).layer(middleware::from_fn(catch_panic)))
+}
+
+/// The same to pages of the web origins that are allowed.
+pub(crate) fn with_cors(router: Router, origins: &[String]) -> Result<Router, Error> {
+    Ok(match cors(origins)? {
         Some(cors) => router.layer(cors),
         None => router,
     })
@@ -101,25 +109,33 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, Error> {
         .allow_origin(origins.iter().map(origin).collect::<Result<Vec<_>, _>>()?)
         .allow_methods([Method::GET, Method::POST])
         .allow_headers(headers.chain([header::CONTENT_TYPE]).collect::<Vec<_>>())
-        .expose_headers(GRPC_WEB_RESPONSE_HEADERS.map(HeaderName::from_static))
+        .expose_headers(RESPONSE_HEADERS.map(HeaderName::from_static))
         .max_age(PREFLIGHT_MAX_AGE);
     Ok(Some(layer))
 }
 
-/// Serves until the gateway is stopped, and then for as long as what was begun takes, within the limit.
+/// Serves until it is stopped, and then for as long as what was begun takes, within the limit.
 ///
 /// Our own loop around hyper, since `axum::serve` bounds neither the connections nor how long one may take to say what it
 /// wants, and does not notice an HTTP/2 client that has vanished.
-pub(crate) async fn serve(router: Router, listener: TcpListener, gateway: &Gateway) -> io::Result<()> {
+pub(crate) async fn serve(router: Router, listener: TcpListener, config: Config, stop: CancellationToken) -> io::Result<()> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_MAX);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
-    let places = Arc::new(Semaphore::new(gateway.config.limits.connections_max));
+    let limits = &config.limits;
+    let calls_max = [limits.streams_max, limits.appends_max, limits.appends_waiting_max, READS_MAX];
+    let calls_max = calls_max.into_iter().fold(0, usize::saturating_add);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .max_concurrent_streams(u32::try_from(calls_max).unwrap_or(u32::MAX));
+    let places = Arc::new(Semaphore::new(limits.connections_max));
     let (graceful, mut connections) = (GracefulShutdown::new(), JoinSet::new());
     loop {
         // Further connections wait in the listener's queue until one ends.
         let (stream, place) = tokio::select! {
-            () = gateway.stop.cancelled() => break,
+            () = stop.cancelled() => break,
             accepted = accept(&listener, &places) => accepted?,
             Some(_) = connections.join_next() => continue,
         };
@@ -133,7 +149,7 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, gateway: &Gatew
         });
     }
     drop(listener);
-    if tokio::time::timeout(gateway.config.drain_timeout, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(config.drain_timeout, graceful.shutdown()).await.is_err() {
         tracing::warn!(unfinished = connections.len(), "requests were still under way and are cut off");
     }
     Ok(())

@@ -25,6 +25,7 @@ use causeway_proto::{Draft, Kind, Problem};
 use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
 pub(crate) use registry::Registration;
 use registry::{Checked, Decision, Misfit, Registry};
@@ -40,6 +41,8 @@ const AGGREGATE: &str = "causeway:types";
 const SOURCE: &str = "event-store";
 /// Times that a registration is decided again because another one came first.
 const ATTEMPTS_MAX: usize = 10;
+/// How old the registry may be that a gateway holds appends against while its feed does not keep it new.
+const STALE: Duration = Duration::from_secs(1);
 /// Before a log that was away is asked again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -52,6 +55,8 @@ pub(crate) struct Types {
     current: watch::Sender<Arc<Registry>>,
     /// All registrations up to here are in it.
     seen: AtomicU64,
+    /// When the log was last asked for registrations.
+    asked: Mutex<Option<Instant>>,
 }
 
 /// A type as clients see it.
@@ -90,6 +95,7 @@ impl Types {
             folded: Mutex::new(Folded::default()),
             current: watch::Sender::new(Arc::default()),
             seen: AtomicU64::new(0),
+            asked: Mutex::new(None),
         };
         types.refresh(log, Position::START).await?;
         Ok(types)
@@ -122,19 +128,35 @@ impl Types {
         }
     }
 
+    /// Takes account of all registrations up to a moment ago. Costs nothing while the feed brings them; otherwise the log is asked, once
+    /// for all who want to know.
+    pub(crate) async fn recent(&self, gateway: &Gateway) -> Result<(), Problem> {
+        if gateway.ready.is_recent() {
+            return Ok(());
+        }
+        let mut asked = self.asked.lock().await;
+        if asked.is_none_or(|asked| asked.elapsed() > STALE) {
+            let now = Instant::now();
+            self.refresh(&gateway.log, Position::START).await.map_err(problem::of_log)?;
+            *asked = Some(now);
+        }
+        Ok(())
+    }
+
     fn current(&self) -> Arc<Registry> {
         self.current.borrow().clone()
     }
 
     /// Holds drafts against their types, and writes down the versions that they have. The field starts with `/events`.
-    pub(crate) async fn check(&self, log: &Log, drafts: &mut [Draft]) -> Result<(), Problem> {
+    pub(crate) async fn check(&self, gateway: &Gateway, drafts: &mut [Draft]) -> Result<(), Problem> {
+        self.recent(gateway).await?;
         let mut registry = self.current();
         for (index, draft) in drafts.iter_mut().enumerate() {
             let hold = |registry: &Registry| registry.check(&draft.event_type, &draft.data, draft.schema_version);
             let mut checked = hold(&registry);
             if matches!(checked, Err(Misfit::Version(_))) {
                 // Another gateway may have registered it just before.
-                self.refresh(log, Position::START).await.map_err(problem::of_log)?;
+                self.refresh(&gateway.log, Position::START).await.map_err(problem::of_log)?;
                 registry = self.current();
                 checked = hold(&registry);
             }
@@ -191,13 +213,14 @@ impl Types {
     }
 
     /// All types: those that Causeway knows itself, then those that were registered.
-    pub(crate) fn list(&self) -> Vec<TypeInfo> {
+    pub(crate) async fn list(&self, gateway: &Gateway) -> Result<Vec<TypeInfo>, Problem> {
+        self.recent(gateway).await?;
         let registry = self.current();
         let registered = registry.types().map(|(name, _)| registered(&registry, name));
         let mut known: Vec<_> =
             payload::schemas().into_iter().map(|(name, category, schema)| known(name, category, schema.into())).collect();
         known.sort_by(|a, b| a.name.cmp(&b.name));
-        known.into_iter().chain(registered).collect()
+        Ok(known.into_iter().chain(registered).collect())
     }
 
     /// Folds what the log has got since, at least up to `at_least`. Answers the registry and what a registration is fenced on.

@@ -174,6 +174,7 @@ impl World {
                     filter: request.filter.clone(),
                     after: request.after.clone(),
                     before: request.before.clone(),
+                    ..v1::CountRequest::default()
                 };
                 same(&client.grpc.read(request).await?, &all)?;
                 let some = client.grpc.read(read_request(&question, drawn.limit as u64)?).await?;
@@ -467,7 +468,7 @@ fn read_request(question: &Question, limit: u64) -> Result<v1::ReadRequest> {
         before: question.before.as_ref().map(At::text).unwrap_or_default(),
         order: order.into(),
         limit,
-        raw: false,
+        ..v1::ReadRequest::default()
     })
 }
 

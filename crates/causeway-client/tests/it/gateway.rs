@@ -147,9 +147,9 @@ impl EventStore for Gateway {
     }
 
     async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountResponse>, Status> {
-        let v1::CountRequest { filter, after, before } = request.into_inner();
+        let v1::CountRequest { filter, after, before, from, until } = request.into_inner();
         let v1::Filter { source, caused_by, descendants_of, .. } = filter.unwrap_or_default();
-        self.tell(format!("count {source} {caused_by} {descendants_of} after={after} before={before}"));
+        self.tell(format!("count {source} {caused_by} {descendants_of} after={after} before={before} from={from} until={until}"));
         Ok(Response::new(v1::CountResponse { count: 3, last_position: 9 }))
     }
 
@@ -263,5 +263,9 @@ fn v1_time() -> prost_types::Timestamp {
 pub(crate) fn appended(position: u64) -> Result<v1::AppendResponse, Status> {
     let v1::Event { id, timestamp, .. } = event(position);
     let correlation_id = "0af7651916cd43dd8448eb211c80319c".to_owned();
-    Ok(v1::AppendResponse { events: vec![v1::Appended { id, position, timestamp, correlation_id }], duplicate: false })
+    Ok(v1::AppendResponse {
+        events: vec![v1::Appended { id, position, timestamp, correlation_id }],
+        duplicate: false,
+        conflict: None,
+    })
 }

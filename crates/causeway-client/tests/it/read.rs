@@ -79,9 +79,10 @@ async fn events_are_counted_and_aggregates_listed_over_all_pages() {
         descendants_of: Some(cause.parse().unwrap()),
         ..Filter::default()
     };
-    let counted = client.count(Count { filter, after: Some("2".into()), before: None }).await.unwrap();
+    let count = Count { filter, from: Some("2".into()), until: Some("7".into()), ..Count::default() };
+    let counted = client.count(count).await.unwrap();
     assert_eq!(counted, Counted { count: 3, last_position: Position::new(9) });
-    assert_eq!(gateway.asked(), [format!("count importer {cause} {cause} after=2 before=")]);
+    assert_eq!(gateway.asked(), [format!("count importer {cause} {cause} after= before= from=2 until=7")]);
     let aggregates: Vec<String> =
         client.aggregates("account-").map_ok(|aggregate| aggregate.aggregate_id.to_string()).try_collect().await.unwrap();
     assert_eq!(aggregates, ["account-1", "account-2"]);

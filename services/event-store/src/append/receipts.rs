@@ -10,18 +10,21 @@ use causeway_log::LogError;
 use causeway_proto::{Appended, Kind, Problem};
 use futures::{StreamExt as _, stream};
 
-use super::{Shape, answer_again, receipt};
+use super::keys::answer_again;
+use super::{Shape, receipt};
 use crate::gateway::Gateway;
 
-/// A feed that has brought nothing for so long broke off: the log itself is asked. That costs a request for each event, so a feed
-/// that is only behind is waited for.
+/// A feed that is as far as the log brings the times within this. One that is not broke off, or is catching up: the log itself is
+/// asked, which costs a request for each event.
 const STILL: Duration = Duration::from_millis(500);
 /// Between two attempts to ask the log.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long an append that was acknowledged may wait for the times of its events.
 const TIMES_MAX: Duration = Duration::from_secs(10);
-/// How many of them are asked for at a time.
+/// How many of them are asked for at a time, for one append ...
 const LOOKUPS_MAX: usize = 32;
+/// ... and how many appends ask at a time. The others wait in turn.
+pub(crate) const RECEIPTS_MAX: usize = 32;
 
 type Events = Vec<Arc<Event>>;
 
@@ -32,10 +35,12 @@ pub(super) async fn of(gateway: &Gateway, shape: &Shape, appended: causeway_log:
         return Ok(Appended { receipts: vec![], duplicate: appended.duplicate });
     };
     let mut arrived = pin!(gateway.store.arrived(first, last));
-    let events = match tokio::time::timeout(STILL, &mut arrived).await {
+    // A feed that is known to be behind is not waited for.
+    let still = if gateway.store.catching_up().is_some() { Duration::ZERO } else { STILL };
+    let events = match tokio::time::timeout(still, &mut arrived).await {
         Ok(Some(events)) => events,
         Ok(None) => late(looked_up(gateway, first, last), first).await?,
-        Err(_) => late(behind(gateway, arrived, first, last), first).await?,
+        Err(_) => late(either(arrived, looked_up(gateway, first, last)), first).await?,
     };
     match appended.duplicate {
         true => answer_again(shape, &events),
@@ -55,30 +60,20 @@ async fn late(events: impl Future<Output = Result<Events, LogError>>, first: Pos
     }
 }
 
-/// The events from `first` to `last`, which are on the log, from whatever has them first. Waits as long as it takes.
-async fn behind(
-    gateway: &Gateway,
-    mut arrived: Pin<&mut impl Future<Output = Option<Events>>>,
-    first: Position,
-    last: Position,
+/// What has them first: the feed, or the log.
+async fn either(
+    arrived: Pin<&mut impl Future<Output = Option<Events>>>,
+    looked_up: impl Future<Output = Result<Events, LogError>>,
 ) -> Result<Events, LogError> {
-    let mut fed = None;
-    while fed != Some(gateway.store.fed()) {
-        fed = Some(gateway.store.fed());
-        match tokio::time::timeout(STILL, &mut arrived).await {
-            Ok(Some(events)) => return Ok(events),
-            Ok(None) => return looked_up(gateway, first, last).await,
-            Err(_) => {}
-        }
-    }
     tokio::select! {
         Some(events) = arrived => Ok(events),
-        events = looked_up(gateway, first, last) => events,
+        events = looked_up => events,
     }
 }
 
-/// The same by the log. Fails only on what does not pass.
-async fn looked_up(gateway: &Gateway, first: Position, last: Position) -> Result<Events, LogError> {
+/// The events from `first` to `last`, which are on the log, from the log. Waits as long as it takes; fails only on what does not pass.
+pub(super) async fn looked_up(gateway: &Gateway, first: Position, last: Position) -> Result<Events, LogError> {
+    let _turn = gateway.receipts.acquire().await;
     loop {
         let places = stream::iter(first.get()..=last.get()).map(Position::new);
         let mut found = places.map(|position| gateway.log.get(position)).buffered(LOOKUPS_MAX);

@@ -4,7 +4,7 @@
 //! requests ── prepared, some at a time ── sent in order ── under way ── answers, in order ──> client
 //! ```
 //!
-//! **Bounded.** Of one stream so many are in hand at a time, from the request to the answer that the client has taken; beyond that
+//! **Bounded.** Of one stream so many, and so many bytes of them, are in hand at a time, from the request to the answer that the client has taken; beyond that
 //! its requests are not read, which HTTP/2 tells the client. What is under way goes on while a client does not read: it holds
 //! nobody else up.
 //!
@@ -27,6 +27,9 @@ use crate::gateway::Gateway;
 
 /// How many requests of a stream look up their keys and causes at the same time.
 const PREPARED_MAX: usize = 32;
+/// Bytes of a stream that are in hand at a time: of its requests, until they are answered, and then of the answers. The request that
+/// goes beyond is taken, further ones are not read.
+const IN_HAND_BYTES_MAX: usize = 16 << 20;
 /// Answers that are ready to be written out.
 pub(crate) const ANSWERS_MAX: usize = 64;
 
@@ -36,18 +39,34 @@ pub(crate) struct Numbered {
     pub(crate) request_id: String,
     /// What it wants, or why that cannot be read.
     pub(crate) request: Result<Request, Problem>,
+    /// How large it is.
+    pub(crate) bytes: usize,
 }
 
 /// What came of it.
 pub(crate) struct Answer {
     pub(crate) request_id: String,
     pub(crate) result: Result<Appended, Problem>,
+    /// How large the request was.
+    request_bytes: usize,
+}
+
+impl Answer {
+    /// How large it is, about: only the events of a conflict can make it large.
+    fn bytes(&self) -> usize {
+        let conflict = self.result.as_ref().err().and_then(|problem| problem.conflict.as_deref());
+        let all = conflict
+            .iter()
+            .flat_map(|conflict| conflict.events.iter().chain(conflict.others.iter().flat_map(|other| &other.events)));
+        all.map(|event| event.data.as_bytes().len()).sum()
+    }
 }
 
 /// One that waits for its turn.
 struct InHand {
     request_id: String,
     what: Result<Prepared, Problem>,
+    bytes: usize,
 }
 
 /// Takes requests until they end, or break off, or the gateway stops; answers all that it took. Ends when nobody listens.
@@ -64,8 +83,8 @@ pub(crate) async fn run(
     let (mut preparing, mut prepared) = (FuturesOrdered::new(), VecDeque::new());
     let mut sequence = Some(gateway.log.sequence());
     let mut sending = None;
-    let (mut under_way, mut ready) = (FuturesOrdered::new(), VecDeque::new());
-    let mut end = None;
+    let (mut under_way, mut ready) = (FuturesOrdered::new(), VecDeque::<Answer>::new());
+    let (mut end, mut bytes) = (None, 0);
     loop {
         let in_hand = under_way.len() + ready.len();
         if in_hand < in_hand_max
@@ -81,17 +100,29 @@ pub(crate) async fn run(
             // Answers first: they make room.
             biased;
             place = answers.reserve(), if !ready.is_empty() => match (place, ready.pop_front()) {
-                (Ok(place), Some(answer)) => place.send(Ok(answer)),
+                (Ok(place), Some(answer)) => {
+                    bytes -= answer.bytes();
+                    place.send(Ok(answer));
+                }
                 _ => return,
             },
-            Some(answer) = under_way.next(), if !under_way.is_empty() => ready.push_back(answer),
+            Some(answer) = under_way.next(), if !under_way.is_empty() => {
+                let answer: Answer = answer;
+                bytes = bytes - answer.request_bytes + answer.bytes();
+                ready.push_back(answer);
+            }
             Some((back, sent)) = OptionFuture::from(sending.as_mut()), if sending.is_some() => {
                 (sequence, sending) = (Some(back), None);
                 under_way.push_back(sent);
             },
             Some(request) = preparing.next(), if !preparing.is_empty() => prepared.push_back(request),
-            request = requests.next(), if end.is_none() && preparing.len() + prepared.len() < PREPARED_MAX => match request {
-                Some(Ok(request)) => preparing.push_back(prepare_one(&gateway, request)),
+            request = requests.next(), if end.is_none()
+                && preparing.len() + prepared.len() < PREPARED_MAX
+                && bytes < IN_HAND_BYTES_MAX => match request {
+                Some(Ok(request)) => {
+                    bytes += request.bytes;
+                    preparing.push_back(prepare_one(&gateway, request));
+                }
                 Some(Err(broken)) => end = Some(Some(broken)),
                 None if gateway.stop.is_cancelled() => {
                     end = Some(Some(Problem::new(Kind::Unavailable, "the gateway is shutting down")));
@@ -107,12 +138,12 @@ pub(crate) async fn run(
 }
 
 async fn prepare_one(gateway: &Gateway, request: Numbered) -> InHand {
-    let Numbered { request_id, request } = request;
+    let Numbered { request_id, request, bytes } = request;
     let what = match request {
         Ok(request) => prepare(gateway, request).await,
         Err(problem) => Err(problem),
     };
-    InHand { request_id, what }
+    InHand { request_id, what, bytes }
 }
 
 /// Waits for a place and sends. Gives the sequence back for the next one, and what is to come of this one.
@@ -121,7 +152,7 @@ async fn send<'g>(
     mut sequence: Sequence,
     request: InHand,
 ) -> (Sequence, impl Future<Output = Answer> + Send + use<'g>) {
-    let InHand { request_id, what } = request;
+    let InHand { request_id, what, bytes: request_bytes } = request;
     let (pass, under_way) = match (gateway.appends.enter_in_turn().await, what) {
         // It may have waited for its turn for as long as the client took no answers.
         (Ok(pass), Ok(prepared)) => match renewed(gateway, prepared).await {
@@ -136,7 +167,7 @@ async fn send<'g>(
             Err(problem) => Err(problem),
         };
         drop(pass);
-        Answer { request_id, result }
+        Answer { request_id, result, request_bytes }
     };
     (sequence, answer)
 }

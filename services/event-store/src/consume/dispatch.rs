@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use causeway_event::{AggregateId, Position};
 
+use super::words::Answer;
+
 /// A member that was not heard of for this long is gone.
 pub(super) const MEMBER_SILENCE: Duration = Duration::from_secs(4);
 /// A member that does not know of a delivery after this long never got it.
@@ -53,15 +55,6 @@ pub(super) enum Arrival {
     Known,
     /// It was dealt with, but that was forgotten where it came from.
     Settled,
-}
-
-/// A member's answer to a delivery.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Answer {
-    Ack,
-    Nak { delay: Option<Duration>, reason: String },
-    Progress,
-    Park { reason: String },
 }
 
 /// What the member has to know of its answer.
@@ -272,8 +265,8 @@ impl Dispatch {
                     *until = now + ack_wait;
                     Taken::Done
                 }
-                Answer::Nak { delay, reason } => {
-                    let until = now + delay.unwrap_or_else(|| backoff(deliveries));
+                Answer::Nak { delay_ms, reason } => {
+                    let until = now + delay_ms.map_or_else(|| backoff(deliveries), Duration::from_millis);
                     self.fail(position, &reason, State::Delayed(until));
                     Taken::Done
                 }

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::replays::Replays;
 use super::census::{Census, Here, Outcome};
-use super::dispatch::{Answer, Arrival, Dispatch, Origin, Rules, Settlement, Taken};
+use super::dispatch::{Arrival, Dispatch, Origin, Rules, Settlement, Taken};
 use super::notes;
 use super::words::{self, Reply, Status, ToDispatcher, ToMember};
 use crate::read_model::Filter;
@@ -263,7 +263,7 @@ impl Term {
             Some(ToDispatcher::Leave { member }) => self.dispatch.leave(&member, "its member's stream ended"),
             Some(ToDispatcher::Answer { member, position, deliveries, answer }) => {
                 let position = Position::new(position);
-                match self.dispatch.answer(&member, position, deliveries, answer.into(), now) {
+                match self.dispatch.answer(&member, position, deliveries, answer, now) {
                     Taken::Done => post.answer(words::write(&Reply::Done)).await,
                     Taken::Later => post.answer(words::write(&Reply::Later)).await,
                     Taken::Stale => post.answer(words::write(&Reply::Stale)).await,
@@ -456,16 +456,5 @@ async fn try_settle(office: &Office, settlement: &Settlement, hold: Option<&Hold
         (Origin::Log, Some(hold)) => hold.ack().await,
         (Origin::Log, None) => Ok(()),
         (Origin::Replay(number), _) => office.log.end_replay(*number).await,
-    }
-}
-
-impl From<words::Answer> for Answer {
-    fn from(answer: words::Answer) -> Self {
-        match answer {
-            words::Answer::Ack => Self::Ack,
-            words::Answer::Nak { delay_ms, reason } => Self::Nak { delay: delay_ms.map(Duration::from_millis), reason },
-            words::Answer::Progress => Self::Progress,
-            words::Answer::Park { reason } => Self::Park { reason },
-        }
     }
 }

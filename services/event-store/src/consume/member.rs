@@ -14,7 +14,7 @@ use causeway_proto::{Kind, Problem};
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use super::words::{self, Answer, Reply, ToDispatcher, ToMember};
@@ -32,22 +32,16 @@ const FINISH_MAX: Duration = Duration::from_secs(3);
 /// Answers that are being said at once; a client whose further ones are not read waits. Twice what a member may work on at once: of
 /// each delivery one mark and the answer.
 const SAYING_MAX: usize = 2048;
+/// Bytes of events that wait for a client to take them: above that no further ones are loaded. And how many are loaded at once.
+const UNREAD_BYTES_MAX: usize = 4 << 20;
+const LOADING_MAX: usize = 8;
 /// A client that has not taken a delivery for this long gets no more for the moment.
 const UNREAD_MAX: Duration = Duration::from_secs(1);
 
 /// What a client says.
 #[derive(Clone, Debug)]
 pub(crate) enum Said {
-    Answer { id: DeliveryId, answer: Answered },
-}
-
-/// A client's answer to a delivery.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Answered {
-    Ack,
-    Nak { delay: Option<Duration>, reason: String },
-    Progress,
-    Park { reason: String },
+    Answer { id: DeliveryId, answer: Answer },
 }
 
 /// What a client hears.
@@ -77,6 +71,10 @@ pub(super) struct Member {
 struct Desk {
     member: Member,
     held: BTreeMap<Position, Held>,
+    /// Not loaded so far.
+    assigned: VecDeque<DeliveryId>,
+    /// How many are being loaded.
+    loading: usize,
     /// Not taken by the client so far.
     unread: VecDeque<(Instant, DeliveryId, Arc<Event>)>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -103,22 +101,30 @@ enum Done {
 }
 
 impl Member {
-    /// Serves the client until one of the two ends it.
+    /// Serves the client until one of the two ends it. The place for the last word is held from the beginning: a client that does
+    /// not read finds it when it does, and is not waited for.
     pub(super) async fn serve(
         self,
         mail: Mail,
         said: BoxStream<'static, Result<Said, Problem>>,
         told: mpsc::Sender<Result<Told, Problem>>,
+        last_word: OwnedPermit<Result<Told, Problem>>,
     ) {
-        let mut desk =
-            Desk { member: self, held: BTreeMap::new(), unread: VecDeque::new(), work: FuturesUnordered::new(), saying: 0 };
+        let mut desk = Desk {
+            member: self,
+            held: BTreeMap::new(),
+            assigned: VecDeque::new(),
+            loading: 0,
+            unread: VecDeque::new(),
+            work: FuturesUnordered::new(),
+            saying: 0,
+        };
         let ended = desk.work_until(mail, said, &told).await;
         desk.finish().await;
         let leave = ToDispatcher::Leave { member: desk.member.id.clone() };
         desk.tell(&leave).await;
         if let Err(problem) = ended {
-            // A client that does not read, or is gone, is not waited for.
-            _ = told.try_send(Err(problem));
+            last_word.send(Err(problem));
         }
     }
 }
@@ -137,6 +143,7 @@ impl Desk {
         let mut announce = interval(ANNOUNCE);
         announce.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.load_some();
             tokio::select! {
                 () = stop.cancelled() => return Err(Problem::new(Kind::Unavailable, "the gateway is shutting down")),
                 () = told.closed() => return Ok(()),
@@ -188,7 +195,7 @@ impl Desk {
         let Some(held) = self.held.get_mut(&id.position).filter(|held| held.deliveries == id.deliveries && !held.answered) else {
             return tracing::debug!(position = %id.position, "an answer came too late");
         };
-        if answer == Answered::Progress {
+        if answer == Answer::Progress {
             held.until = Instant::now() + ack_wait;
             // The time starts anew when a mark is understood: a second one on its way would change nothing.
             if std::mem::replace(&mut held.marking, true) {
@@ -199,7 +206,7 @@ impl Desk {
         }
         self.saying += 1;
         let (log, group) = (self.member.gateway.log.clone(), self.member.group.clone());
-        self.work.push(say(log, group, self.member.id.clone(), id, answer.into()).boxed());
+        self.work.push(say(log, group, self.member.id.clone(), id, answer).boxed());
     }
 
     /// The dispatcher said something.
@@ -210,7 +217,7 @@ impl Desk {
                 let until = Instant::now() + self.member.ack_wait;
                 self.unread.retain(|(_, unread, _)| unread.position != id.position);
                 self.held.insert(id.position, Held { deliveries, until, marking: false, answered: false });
-                self.work.push(load(self.member.gateway.clone(), id).boxed());
+                self.assigned.push_back(id);
             }
             Some(ToMember::Call) => self.announce().await,
             Some(ToMember::Deleted) => {
@@ -221,7 +228,25 @@ impl Desk {
         Ok(())
     }
 
+    /// Loads what the client may take next: what it does not take is not held here.
+    fn load_some(&mut self) {
+        let bytes = |(_, _, event): &(Instant, DeliveryId, Arc<Event>)| event.data.as_bytes().len();
+        while self.loading < LOADING_MAX
+            && !self.assigned.is_empty()
+            && self.unread.iter().map(bytes).sum::<usize>() < UNREAD_BYTES_MAX
+            && let Some(id) = self.assigned.pop_front()
+        {
+            if self.has(id) {
+                self.loading += 1;
+                self.work.push(load(self.member.gateway.clone(), id).boxed());
+            }
+        }
+    }
+
     fn done(&mut self, done: Done) -> Result<Option<u64>, Problem> {
+        if let Done::Loaded(..) = done {
+            self.loading -= 1;
+        }
         match done {
             Done::Pending(pending) => return Ok(Some(pending)),
             Done::Marked(id) => {
@@ -237,10 +262,10 @@ impl Desk {
             Done::Loaded(id, _) if !self.has(id) => {}
             Done::Loaded(id, Ok(Some(event))) => self.unread.push_back((Instant::now(), id, event)),
             // Nothing that anybody could work on stands there.
-            Done::Loaded(id, Ok(None)) => self.hear(Said::Answer { id, answer: Answered::Ack }),
+            Done::Loaded(id, Ok(None)) => self.hear(Said::Answer { id, answer: Answer::Ack }),
             Done::Loaded(id, Err(problem)) => {
                 tracing::debug!(error = %problem, position = %id.position, "an event for a member cannot be read yet");
-                self.work.push(load(self.member.gateway.clone(), id).boxed());
+                self.assigned.push_front(id);
             }
         }
         Ok(None)
@@ -323,18 +348,4 @@ async fn say(log: Log, group: GroupName, member: String, id: DeliveryId, answer:
         sleep(RETRY_PAUSE).await;
     }
     if is_last { Done::Answered(id) } else { Done::Marked(id) }
-}
-
-impl From<Answered> for Answer {
-    fn from(answer: Answered) -> Self {
-        match answer {
-            Answered::Ack => Self::Ack,
-            Answered::Nak { delay, reason } => {
-                let delay_ms = delay.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
-                Self::Nak { delay_ms, reason }
-            }
-            Answered::Progress => Self::Progress,
-            Answered::Park { reason } => Self::Park { reason },
-        }
-    }
 }

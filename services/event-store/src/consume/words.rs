@@ -20,10 +20,10 @@ pub(super) enum ToDispatcher {
     Status,
 }
 
-/// What a member says of a delivery.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What a client, and so its member, says of a delivery.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Ack,
     Nak { delay_ms: Option<u64>, reason: String },
     Progress,

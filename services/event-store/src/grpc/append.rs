@@ -4,6 +4,7 @@ use causeway_event::TraceParent;
 use causeway_proto::v1::append_stream_response::Result as Said;
 use causeway_proto::{Draft, Expected, Problem, v1};
 use futures::StreamExt as _;
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -15,9 +16,16 @@ use crate::problem::{self, into_status};
 
 pub(super) async fn append(grpc: &Grpc, request: Request<v1::AppendRequest>) -> Result<Response<v1::AppendResponse>, Status> {
     let traceparent = traceparent(request.metadata());
-    let request = append_request(request.into_inner(), traceparent).map_err(into_status)?;
-    let appended = append::append(&grpc.0, request).await.map_err(into_status)?;
-    Ok(Response::new(appended.into()))
+    let request = request.into_inner();
+    let answer_conflict = request.answer_conflict;
+    let request = append_request(request, traceparent).map_err(into_status)?;
+    match append::append(&grpc.0, request).await {
+        Ok(appended) => Ok(Response::new(appended.into())),
+        Err(Problem { conflict: Some(conflict), .. }) if answer_conflict => {
+            Ok(Response::new(v1::AppendResponse { conflict: Some((*conflict).into()), ..v1::AppendResponse::default() }))
+        }
+        Err(problem) => Err(into_status(problem)),
+    }
 }
 
 pub(super) async fn stream(
@@ -42,16 +50,18 @@ fn numbered(
     request: Result<v1::AppendStreamRequest, Status>,
     traceparent: Option<TraceParent>,
 ) -> Result<stream::Numbered, Problem> {
-    let v1::AppendStreamRequest { request_id, append } = request.map_err(Problem::from)?;
+    let request = request.map_err(Problem::from)?;
+    let bytes = request.encoded_len();
+    let v1::AppendStreamRequest { request_id, append } = request;
     let request = match append {
         Some(append) => append_request(append, traceparent),
         None => Err(Problem::invalid("/append", "is missing")),
     };
-    Ok(stream::Numbered { request_id, request })
+    Ok(stream::Numbered { request_id, request, bytes })
 }
 
 fn response(answer: stream::Answer) -> v1::AppendStreamResponse {
-    let stream::Answer { request_id, result } = answer;
+    let stream::Answer { request_id, result, .. } = answer;
     let said = match result {
         Ok(appended) => Said::Appended(appended.into()),
         Err(problem) => {

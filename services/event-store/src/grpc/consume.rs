@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answers, Grpc, filter, parse, parse_given};
-use crate::consume::{self, Answered, DeliveryId, Report, Said, Terms, Told, Wanted};
+use crate::consume::{self, Answer, DeliveryId, Report, Said, Terms, Told, Wanted};
 use crate::problem::into_status;
 use crate::subscribe::Start;
 
@@ -161,13 +161,14 @@ fn duration(field: &str, stated: prost_types::Duration, min: Duration) -> Result
 
 fn said(request: v1::ConsumeRequest) -> Result<Said, Problem> {
     let (id, answer) = match request.message {
-        Some(Request_::Ack(ack)) => (ack.delivery_id, Answered::Ack),
+        Some(Request_::Ack(ack)) => (ack.delivery_id, Answer::Ack),
         Some(Request_::Nak(nak)) => {
             let delay = nak.delay.map(|delay| duration("/nak/delay", delay, Duration::ZERO)).transpose()?;
-            (nak.delivery_id, Answered::Nak { delay, reason: reason("/nak/reason", nak.reason)? })
+            let delay_ms = delay.map(|delay| delay.as_millis() as u64);
+            (nak.delivery_id, Answer::Nak { delay_ms, reason: reason("/nak/reason", nak.reason)? })
         }
-        Some(Request_::Progress(progress)) => (progress.delivery_id, Answered::Progress),
-        Some(Request_::Park(park)) => (park.delivery_id, Answered::Park { reason: reason("/park/reason", park.reason)? }),
+        Some(Request_::Progress(progress)) => (progress.delivery_id, Answer::Progress),
+        Some(Request_::Park(park)) => (park.delivery_id, Answer::Park { reason: reason("/park/reason", park.reason)? }),
         Some(Request_::Start(_)) => return Err(Problem::invalid("/start", "can be sent only once")),
         None => return Err(Problem::invalid("", "says nothing that this version knows")),
     };

@@ -22,11 +22,17 @@ pub(super) async fn read(grpc: &Grpc, request: Request<v1::ReadRequest>) -> Resu
 }
 
 pub(super) async fn count(grpc: &Grpc, request: Request<v1::CountRequest>) -> Result<Response<v1::CountResponse>, Status> {
-    let v1::CountRequest { filter: wanted_filter, after, before } = request.into_inner();
+    let v1::CountRequest { filter: wanted_filter, after, before, from, until } = request.into_inner();
     let count = async {
         let filter = filter(wanted_filter.unwrap_or_default())?;
-        let wanted =
-            Wanted { filter, after: moment("/after", &after)?, before: moment("/before", &before)?, ..Wanted::default() };
+        let wanted = Wanted {
+            filter,
+            after: moment("/after", &after)?,
+            before: moment("/before", &before)?,
+            from: moment("/from", &from)?,
+            until: moment("/until", &until)?,
+            ..Wanted::default()
+        };
         range::count(&grpc.0, wanted).await
     };
     let (count, last) = count.await.map_err(of_read)?;
@@ -92,9 +98,10 @@ fn wanted(request: v1::ReadRequest) -> Result<Wanted, Problem> {
         filter: filter(request.filter.unwrap_or_default())?,
         after: moment("/after", &request.after)?,
         before: moment("/before", &request.before)?,
+        from: moment("/from", &request.from)?,
+        until: moment("/until", &request.until)?,
         order,
         raw: request.raw,
-        ..Wanted::default()
     })
 }
 
@@ -114,6 +121,8 @@ mod tests {
         let time = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
         assert_eq!(field(filtered(v1::Filter { until_time: Some(time), ..none() })), "/filter/until_time");
         assert_eq!(field(v1::ReadRequest { after: "-1".into(), ..v1::ReadRequest::default() }), "/after");
+        assert_eq!(field(v1::ReadRequest { from: "x".into(), ..v1::ReadRequest::default() }), "/from");
+        assert_eq!(field(v1::ReadRequest { until: "x".into(), ..v1::ReadRequest::default() }), "/until");
         assert_eq!(field(v1::ReadRequest { order: 9, ..v1::ReadRequest::default() }), "/order");
     }
 }

@@ -12,7 +12,8 @@ pub(super) async fn list(
     grpc: &Grpc,
     _request: Request<v1::ListTypesRequest>,
 ) -> Result<Response<v1::ListTypesResponse>, Status> {
-    let types = grpc.0.types.list().into_iter().map(event_type).collect();
+    let types = grpc.0.within(grpc.0.types.list(&grpc.0)).await.map_err(into_status)?;
+    let types = types.into_iter().map(event_type).collect();
     Ok(Response::new(v1::ListTypesResponse { types }))
 }
 

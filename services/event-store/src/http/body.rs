@@ -19,12 +19,21 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::cloudevents;
+use crate::gateway::Gateway;
 
 /// How far a body that is too large is read on before the answer: a client that is still sending would miss an earlier one.
 const READ_ON: usize = 8;
 
-/// Reads a body of bounded size.
-pub(super) async fn read(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Vec<u8>, Problem> {
+/// Reads a body of bounded size, which has to arrive within the time that a request may take.
+pub(super) async fn read(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> {
+    let limit = gateway.config.request_timeout;
+    match tokio::time::timeout(limit, bounded(headers, body, gateway.config.limits.body_bytes_max)).await {
+        Ok(read) => read,
+        Err(_) => Err(Problem::new(Kind::TooSlow, format!("the body did not arrive within {limit:?}; nothing was done"))),
+    }
+}
+
+async fn bounded(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Vec<u8>, Problem> {
     let announced: usize =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or_default();
     let too_large = || Problem::new(Kind::TooLarge, format!("the body has more than {bytes_max} bytes")).at("");

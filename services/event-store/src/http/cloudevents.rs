@@ -92,6 +92,9 @@ pub(super) fn binary(headers: &HeaderMap, body: &[u8]) -> Result<Parsed, Problem
     Ok(parsed(vec![event], Form::BinaryCloudEvent))
 }
 
+/// Attributes that are texts, whatever else an attribute may be.
+const TEXTS: [&str; 6] = ["specversion", "id", "source", "type", "subject", "correlationid"];
+
 /// An event on its way in, with what names it for ever.
 struct Read {
     draft: Draft,
@@ -163,6 +166,7 @@ impl Attributes {
         let text = match value {
             Value::Null => return Ok(()),
             Value::String(text) => text,
+            _ if TEXTS.contains(&name) => return Err(Invalid::new(name, "is not a string")),
             Value::Bool(value) => value.to_string(),
             Value::Number(number) if number.is_i64() => number.to_string(),
             _ => return Err(Invalid::new(name, "is not a string, a boolean or an integer, which an attribute must be")),
@@ -206,7 +210,7 @@ impl Attributes {
         let joined = || traceparent.map(|parent| CorrelationId::from_uuid(Uuid::from_bytes(parent.trace_id)));
         let correlation_id = self.optional("correlationid")?;
         let causation_id = self.optional("causationid")?;
-        let key = format!("{source} {id}").parse().map_err(|error| at("id", error))?;
+        let key = key(&source, &id).parse().map_err(|error| at("id", error))?;
         let schema_version = self.schema_version()?;
         let mut draft = Draft {
             event_type: parse("type", &self.required("type")?)?,
@@ -244,6 +248,14 @@ impl Attributes {
 
     fn optional<T: FromStr<Err = Invalid>>(&mut self, name: &str) -> Result<Option<T>, Invalid> {
         self.texts.remove(name).map(|text| parse(name, &text)).transpose()
+    }
+}
+
+/// What an event is known by. A source that has spaces, which no URI has, says where it ends.
+fn key(source: &str, id: &str) -> String {
+    match source.contains(' ') {
+        false => format!("{source} {id}"),
+        true => format!(" {} {source} {id}", source.len()),
     }
 }
 
@@ -299,6 +311,15 @@ mod tests {
     const CAUSE: &str = "evt_01k9x3m5v8e7rs2q4n6p8t0w1y";
     const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
+    #[test]
+    fn events_of_different_sources_never_share_a_key() {
+        assert_eq!(key("/shop", "eu 7"), "/shop eu 7");
+        let named =
+            [("shop", "eu 7"), ("shop eu", "7"), ("7", "shop eu 7"), ("shop  eu", "7"), ("shop ", "eu 7"), (" 7", "shop eu 7")];
+        let keys: std::collections::HashSet<_> = named.iter().map(|(source, id)| key(source, id)).collect();
+        assert_eq!(keys.len(), named.len());
+    }
+
     fn event() -> Value {
         json!({"specversion": "1.0", "type": "OrderPlaced", "source": "/shop", "id": "7", "subject": "order-7", "data": {"n": 1.0}})
     }
@@ -348,6 +369,8 @@ mod tests {
             ("specversion", json!("0.3")),
             ("type", json!("com.example.order.placed")),
             ("subject", Value::Null),
+            ("subject", json!(false)),
+            ("id", json!(7)),
             ("subject", json!("x".repeat(129))),
             ("source", json!("")),
             ("id", json!("x".repeat(300))),

@@ -36,9 +36,8 @@ const LIMIT_MAX: u64 = 1000;
 /// `POST /events`
 pub(super) async fn append(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, HttpProblem> {
     let (parts, body) = request.into_parts();
-    let limits = &gateway.config.limits;
     let media = cloudevents::media(&parts.headers)?;
-    let body = gateway.within(body::read(&parts.headers, body, limits.body_bytes_max)).await?;
+    let body = body::read(&gateway, &parts.headers, body).await?;
     let parsed = match media {
         Media::Json => body::parse(&body)?,
         Media::Structured => cloudevents::structured(&body)?,

@@ -12,7 +12,7 @@ use crate::gateway::Gateway;
 use crate::problem::HttpProblem;
 
 /// `GET /healthz`: the process lives. Says nothing about what it needs.
-pub(super) async fn alive() -> Json<Value> {
+pub(crate) fn alive() -> Json<Value> {
     Json(json!({ "status": "alive" }))
 }
 

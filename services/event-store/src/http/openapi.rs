@@ -1,8 +1,10 @@
 //! The OpenAPI document and a page that shows it.
 //!
-//! `openapi/paths.rs` describes the paths, `openapi/schemas.rs` and `openapi/texts.rs` what goes over them; what refusals look like comes from the
+//! `openapi/paths.rs` describes the paths, the other files beside it what goes over them; what refusals look like comes from the
 //! table of kinds of problems. A test holds the document against the routes, and a tool against the running gateway.
 
+mod chains;
+mod cloudevents;
 mod paths;
 mod schemas;
 mod texts;
@@ -101,7 +103,7 @@ fn add_problems(operation: &mut Operation, method: &HttpMethod, parameterised: b
             Kind::Invalid | Kind::Overloaded | Kind::Internal | Kind::Behind | Kind::Unavailable | Kind::TimedOut => true,
             Kind::NotFound => parameterised,
             Kind::NotAcceptable => !posts,
-            Kind::Conflict | Kind::TooLarge | Kind::UnsupportedMediaType | Kind::OutcomeUnknown => posts,
+            Kind::TooSlow | Kind::Conflict | Kind::TooLarge | Kind::UnsupportedMediaType | Kind::OutcomeUnknown => posts,
             Kind::MethodNotAllowed => false,
         };
         if possible {

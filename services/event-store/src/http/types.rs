@@ -76,14 +76,14 @@ pub(super) struct RegisteredJson {
 /// `GET /types`
 pub(super) async fn list(State(gateway): State<Arc<Gateway>>, RawQuery(query): RawQuery) -> Result<Response, HttpProblem> {
     Params::read(query.as_deref())?.finish()?;
-    let types = gateway.types.list().into_iter().map(TypeJson::from).collect();
+    let types = gateway.within(gateway.types.list(&gateway)).await?.into_iter().map(TypeJson::from).collect();
     Ok(axum::Json(TypesJson { types }).into_response())
 }
 
 /// `POST /types`
 pub(super) async fn register(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, HttpProblem> {
     let (parts, body) = request.into_parts();
-    let json = gateway.within(body::read(&parts.headers, body, gateway.config.limits.body_bytes_max)).await?;
+    let json = body::read(&gateway, &parts.headers, body).await?;
     let Object(body) = body::from_json::<Object<RegistrationBody>>(&json)?;
     let request = types::registration(&body.name, body.schema, body.upcast, body.version, body.description)?;
     let registered = gateway.types.register(&gateway.log, request, super::traceparent(&parts.headers)).await?;

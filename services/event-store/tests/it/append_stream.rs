@@ -48,6 +48,31 @@ async fn send_all_it_takes(requests: &mpsc::Sender<v1::AppendStreamRequest>) -> 
     sent
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_large_requests_fewer_are_in_hand() {
+    let World { gateway, nats, dir: _dir } = World::start().await;
+    let (requests, mut answers) = open(&mut gateway.grpc().await).await;
+    // What was sent stays in hand until the log answers.
+    nats.pause().unwrap();
+    let large = |id: usize| {
+        let data = causeway_event::Data::of(&"x".repeat(500 * 1024)).unwrap();
+        let event: v1::NewEvent = causeway_proto::Draft { data, ..draft("a", id) }.into();
+        let append = v1::AppendRequest { events: vec![event; 4], ..v1::AppendRequest::default() };
+        v1::AppendStreamRequest { request_id: id.to_string(), append: Some(append) }
+    };
+    let mut sent = 0;
+    while tokio::time::timeout(Duration::from_secs(1), requests.send(large(sent))).await.is_ok() {
+        sent += 1;
+        assert!(sent < 30, "of 2 MiB each, where 16 MiB are in hand");
+    }
+    nats.resume().unwrap();
+    drop(requests);
+    for id in 0..sent {
+        assert_eq!(next(&mut answers).await.0, id.to_string());
+    }
+    gateway.stop().await;
+}
+
 async fn open(
     client: &mut EventStoreClient<Channel>,
 ) -> (mpsc::Sender<v1::AppendStreamRequest>, Streaming<v1::AppendStreamResponse>) {

@@ -92,6 +92,34 @@ async fn a_conflict_with_many_events_says_that_there_are_more() {
     gateway.stop().await;
 }
 
+/// No error can carry them: many clients allow 8 KiB of headers.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_that_asks_for_it_is_answered_with_the_large_events_of_a_conflict() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    for number in 0..3 {
+        let words = format!("{number}{}", "x".repeat(200 * 1024));
+        gateway.post(&json!({"type": "NoteTaken", "aggregate_id": "a", "data": words})).await.created();
+    }
+    let mut client = gateway.grpc().await;
+    let fenced = v1::AppendRequest {
+        events: vec![draft("a", 1).into()],
+        expected: vec![v1::Expected::default()],
+        ..v1::AppendRequest::default()
+    };
+    let error = Problem::from(client.append(fenced.clone()).await.unwrap_err()).conflict.unwrap();
+    assert_eq!((error.events.len(), error.more), (0, true));
+    let asking = v1::AppendRequest { answer_conflict: true, ..fenced };
+    let answer = client.append(asking.clone()).await.unwrap().into_inner();
+    let conflict = answer.conflict.unwrap();
+    let positions: Vec<_> = conflict.events.iter().map(|event| event.position).collect();
+    assert_eq!((positions, conflict.actual_position, conflict.more), (vec![1, 2, 3], 3, false));
+    assert_eq!((answer.events, gateway.last_position().await), (vec![], 3));
+    let holds = v1::AppendRequest { expected: vec![v1::Expected { position: 3, ..v1::Expected::default() }], ..asking };
+    let answer = client.append(holds).await.unwrap().into_inner();
+    assert_eq!((answer.conflict, answer.events[0].position), (None, 4));
+    gateway.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_causeways_own_cannot_be_appended() {
     let World { gateway, nats: _nats, dir: _dir } = World::start().await;

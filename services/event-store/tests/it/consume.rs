@@ -158,6 +158,62 @@ async fn a_delivery_comes_again_after_a_nak_with_delay_after_the_wait_and_when_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_what_was_parked_has_as_many_bytes_as_a_client_takes() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let words = "x".repeat(400 * 1024);
+    for n in 0..20 {
+        gateway.post(&json!({ "type": "NoteTaken", "aggregate_id": format!("a{n}"), "data": words })).await.created();
+    }
+    let mut member = Member::of(&gateway, start("g")).await;
+    for _ in 0..20 {
+        let delivery = member.next().await;
+        member.say(Say::Park(v1::ConsumePark { delivery_id: delivery.delivery_id, reason: "no".into() })).await;
+    }
+    let mut client = gateway.grpc().await;
+    wait_until("all to be parked", LIMIT, async || (groups(&mut client.clone()).await[0].parked == 20).then_some(())).await;
+    let (mut letters, mut after) = (Vec::new(), 0);
+    loop {
+        let request = v1::ListParkedRequest { after, limit: 1000, ..v1::ListParkedRequest::default() };
+        // A client takes 4 MiB unless it is told otherwise.
+        let page = client.list_parked(request).await.unwrap().into_inner();
+        assert!((1..=5).contains(&page.parked.len()), "{}", page.parked.len());
+        letters.extend(page.parked.iter().map(|parked| parked.letter));
+        match page.next {
+            0 => break,
+            next => after = next,
+        }
+    }
+    assert_eq!(letters, (1..=20).collect::<Vec<_>>());
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_does_not_read_learns_that_its_group_was_deleted() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    // Enough to fill what is on the way to a client, whatever it holds.
+    let words = "x".repeat(400 * 1024);
+    for n in 0..64 {
+        let event = json!({ "type": "NoteTaken", "aggregate_id": format!("a{n}"), "data": words });
+        gateway.post(&event).await.created();
+    }
+    let mut member = Member::of(&gateway, v1::ConsumeStart { in_flight_max: 1024, ..start("g") }).await;
+    let mut client = gateway.grpc().await;
+    wait_until("all to be delivered", LIMIT, async || (groups(&mut client.clone()).await[0].in_flight == 64).then_some(())).await;
+    sleep(Duration::from_secs(1)).await;
+    client.delete_group(v1::DeleteGroupRequest { group: "g".into() }).await.unwrap();
+    // Until the gateway has nothing to say any more.
+    sleep(Duration::from_secs(1)).await;
+    let end = loop {
+        match member.hear().await {
+            Ok(Some(_)) => {}
+            end => break end,
+        }
+    };
+    assert_eq!(end.unwrap_err().kind, Kind::NotFound);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_given_up_is_parked_with_the_reason_listed_and_replayed() {
     let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     for n in 1..=3 {

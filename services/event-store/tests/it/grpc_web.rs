@@ -99,6 +99,9 @@ async fn pages_of_a_configured_origin_may_call_and_read_errors() {
 
     let response = call(&gateway, "Append", &append()).header("origin", "https://example.com").send().await.unwrap();
     let exposed = response.headers()["access-control-expose-headers"].to_str().unwrap().to_owned();
-    assert_eq!(exposed.replace(' ', ""), "grpc-status,grpc-message,grpc-status-details-bin");
+    assert_eq!(
+        exposed.replace(' ', ""),
+        "grpc-status,grpc-message,grpc-status-details-bin,retry-after,location,causeway-last-position"
+    );
     gateway.stop().await;
 }

@@ -79,23 +79,44 @@ impl Gateway {
     }
 
     pub(crate) async fn start_with(nats: &NatsServer, config: Config) -> Self {
-        let log = causeway_log::Config { url: nats.url().into(), ..causeway_log::Config::default() };
-        Self::start_on(log, config).await
+        Self::start_on(log_of(nats), config).await
     }
 
     pub(crate) async fn start_on(log: causeway_log::Config, config: Config) -> Self {
+        let gateway = Self::launch(log, config).await;
+        gateway.is_ready().await;
+        gateway
+    }
+
+    /// One that will take a while to read a log of many events: each is committed by itself.
+    pub(crate) async fn start_behind(nats: &NatsServer, dir: &Path) -> Self {
+        let read_model = ReadModelConfig { path: dir.join("behind.sqlite"), ring_events_max: 1, ..ReadModelConfig::default() };
+        let gateway = Self::launch(log_of(nats), Config { read_model, ..Config::default() }).await;
+        wait_until("the gateway to be there", LIMIT, async || {
+            gateway.get("/readyz").await.json()["target"].is_u64().then_some(())
+        })
+        .await;
+        gateway
+    }
+
+    /// One that may not be ready.
+    async fn launch(log: causeway_log::Config, config: Config) -> Self {
         causeway_runtime::install_crypto();
-        let log = Log::connect(&log).await.unwrap();
+        Self::over(Log::connect(&log).await.unwrap(), config).await
+    }
+
+    /// One that may not even be there.
+    pub(crate) async fn over(log: Log, config: Config) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(causeway_event_store::run(config, log.clone(), listener, shutdown.clone()));
-        let gateway = Self { url, log, http: http(), shutdown, running };
-        wait_until("the gateway to be ready", LIMIT, async || {
-            (gateway.get("/readyz").await.status == StatusCode::OK).then_some(())
-        })
-        .await;
-        gateway
+        Self { url, log, http: http(), shutdown, running }
+    }
+
+    pub(crate) async fn is_ready(&self) {
+        wait_until("the gateway to be ready", LIMIT, async || (self.get("/readyz").await.status == StatusCode::OK).then_some(()))
+            .await;
     }
 
     pub(crate) async fn stop(self) {
@@ -143,6 +164,10 @@ impl Gateway {
         let page = self.get(path).await.ok();
         page["events"].as_array().unwrap().iter().map(position).collect()
     }
+}
+
+fn log_of(nats: &NatsServer) -> causeway_log::Config {
+    causeway_log::Config { url: nats.url().into(), ..causeway_log::Config::default() }
 }
 
 pub(crate) fn position(event: &Value) -> u64 {

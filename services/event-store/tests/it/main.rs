@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod append_stream;
+mod behind;
 mod chains;
 mod cloudevents;
 mod conflicts;
@@ -17,6 +18,7 @@ mod reads;
 mod refusals;
 mod snapshots;
 mod sse;
+mod starting;
 mod subscribe;
 mod traces;
 mod types;

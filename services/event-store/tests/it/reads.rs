@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use causeway_proto::v1;
+use futures::TryStreamExt as _;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -48,7 +49,7 @@ async fn whence_an_event_came_is_a_filter_over_http_and_grpc() {
     }
     let filter = v1::Filter { descendants_of: root.clone(), source: "b".into(), ..v1::Filter::default() };
     let mut grpc = gateway.grpc().await;
-    let request = v1::CountRequest { filter: Some(filter.clone()), after: ids[2].clone(), before: String::new() };
+    let request = v1::CountRequest { filter: Some(filter.clone()), after: ids[2].clone(), ..v1::CountRequest::default() };
     let counted = grpc.count(request).await.unwrap().into_inner();
     assert_eq!(counted, v1::CountResponse { count: 1, last_position: 5 });
     let read = v1::ReadRequest { filter: Some(filter), ..v1::ReadRequest::default() };
@@ -69,6 +70,7 @@ async fn a_range_is_cut_by_position_id_and_time() {
         let page = gateway.get("/events").await.ok();
         page["events"].as_array().unwrap().iter().map(|event| event["timestamp"].as_str().unwrap().to_owned()).collect()
     };
+    let mut grpc = gateway.grpc().await;
     let names =
         [vec!["2".to_owned(), "4".to_owned()], vec![ids[1].clone(), ids[3].clone()], vec![times[1].clone(), times[3].clone()]];
     for [second, fourth] in names.map(|names| <[String; 2]>::try_from(names).unwrap()) {
@@ -82,6 +84,25 @@ async fn a_range_is_cut_by_position_id_and_time() {
             assert_eq!(gateway.positions(&format!("/events?{query}")).await, expected, "{query}");
             let counted = gateway.get(&format!("/events/count?{}", query.replace("&order=desc", ""))).await.ok();
             assert_eq!(counted["count"], expected.len(), "{query}");
+            let said = |name: &str| {
+                let named = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+                named.unwrap_or_default().to_owned()
+            };
+            let (after, before, from, until) = (said("after"), said("before"), said("from"), said("until"));
+            let order = if query.contains("desc") { v1::Order::Backwards } else { v1::Order::Forwards }.into();
+            let count = v1::CountRequest {
+                filter: None,
+                after: after.clone(),
+                before: before.clone(),
+                from: from.clone(),
+                until: until.clone(),
+            };
+            let counted = grpc.count(count).await.unwrap().into_inner();
+            assert_eq!(counted.count, expected.len() as u64, "{query}");
+            let read = v1::ReadRequest { after, before, from, until, order, ..v1::ReadRequest::default() };
+            let read: Vec<_> = grpc.read(read).await.unwrap().into_inner().try_collect().await.unwrap();
+            let read: Vec<_> = read.into_iter().map(|answer| answer.event.unwrap().position).collect();
+            assert_eq!(read, expected, "{query}");
         }
     }
     for (path, field) in [

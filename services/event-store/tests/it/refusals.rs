@@ -1,9 +1,14 @@
 //! Whatever is wrong is refused with a problem that names the field; the log stays as it was, and the server alive.
 
+use std::time::Duration;
+
+use causeway_event_store::{Config, ReadModelConfig};
+use causeway_testkit::NatsServer;
+use futures::{StreamExt as _, stream};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, World, note};
+use crate::harness::{Answer, Gateway, World, note};
 
 #[track_caller]
 fn check(answer: &Answer, status: u16, field: Option<&str>, what: &str) {
@@ -70,6 +75,21 @@ async fn bodies_that_are_not_what_they_must_be() {
 
     assert_eq!(gateway.last_position().await, last, "nothing was written");
     gateway.note("a", 1).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_arrive() {
+    let nats = NatsServer::start().await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let read_model = ReadModelConfig { path: dir.path().join("read-model.sqlite"), ..ReadModelConfig::default() };
+    let config = Config { read_model, request_timeout: Duration::from_secs(1), ..Config::default() };
+    let gateway = Gateway::start_with(&nats, config).await;
+    for path in ["/events", "/types"] {
+        let body = stream::iter([Ok::<_, std::io::Error>("{")]).chain(stream::pending());
+        let request = gateway.request(Method::POST, path).header("content-type", "application/json");
+        check(&gateway.send(request.body(reqwest::Body::wrap_stream(body))).await, 408, None, path);
+    }
     gateway.stop().await;
 }
 

@@ -73,6 +73,28 @@ fn config(nats_dir: &std::path::Path, heartbeat: Duration) -> Config {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_subscriptions_and_the_calls_beside_them_share_one_connection() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let client = gateway.grpc().await;
+    let subscribe = || {
+        let mut client = client.clone();
+        async move { open(&mut client, of_type("NoteTaken", "")).await }
+    };
+    let mut all = timeout(LIMIT, join_all((0..300).map(|_| subscribe()))).await.expect("no subscription waits for a place");
+    let append = v1::AppendRequest { events: vec![crate::grpc::draft("a", 1).into()], ..v1::AppendRequest::default() };
+    timeout(LIMIT, client.clone().append(append)).await.expect("nor does a call").unwrap();
+    let heard = join_all(all.iter_mut().map(async |updates| {
+        loop {
+            if let Update::Event(event) = news(updates).await {
+                break event.position;
+            }
+        }
+    }));
+    assert_eq!(heard.await, vec![1; 300]);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_wants_little_hears_where_to_resume() {
     let (nats, dir) = (NatsServer::start().await.unwrap(), tempfile::tempdir().unwrap());
     let gateway = Gateway::start_with(&nats, config(dir.path(), Duration::from_secs(60))).await;

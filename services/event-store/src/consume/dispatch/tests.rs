@@ -61,7 +61,7 @@ impl World {
 }
 
 fn nak(delay: Duration) -> Answer {
-    Answer::Nak { delay: Some(delay), reason: "not now".into() }
+    Answer::Nak { delay_ms: Some(delay.as_millis() as u64), reason: "not now".into() }
 }
 
 #[test]

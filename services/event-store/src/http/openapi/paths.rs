@@ -1,15 +1,24 @@
 //! The paths, described. The functions are never called: the handlers stand in the files beside this folder.
 #![expect(dead_code, reason = "these functions are only described")]
 
+use super::chains::*;
+use super::cloudevents::*;
 use super::schemas::*;
 use super::texts::*;
 
 /// Append events
 ///
-/// One event, or several all or none. Also takes CloudEvents: structured, batch and, with `ce-` headers, binary.
+/// One event, or several all or none. Or CloudEvents 1.0: one (structured mode), or a batch of them (all or none). Or one in binary mode:
+/// the body is the `data`, of the type `application/json`, and each attribute is a header: `ce-specversion`, `ce-id`, `ce-source`, `ce-type`
+/// and `ce-subject`, which is the aggregate. The `source` and `id` of a CloudEvent are its idempotency key where the header gives none.
 #[utoipa::path(post, path = "/events", tag = "events",
     params(("Idempotency-Key" = inline(Option<IdempotencyKey>), Header, description = "Makes the append happen at most once per aggregate.")),
-    request_body(content((Append = "application/json"))),
+    request_body(content(
+        (Append = "application/json"),
+        (CloudEvent = "application/cloudevents+json", example = json!({
+            "specversion": "1.0", "id": "7", "source": "/shop", "type": "NoteTaken", "subject": "notes-4", "data": {"text": "Hello"}})),
+        (CloudEvents = "application/cloudevents-batch+json", example = json!([{
+            "specversion": "1.0", "id": "8", "source": "/shop", "type": "NoteTaken", "subject": "notes-5", "data": {"text": "Hello"}}])))),
     responses((status = 201, description = "It is on the log", body = Appended)))]
 pub(super) fn append_events() {}
 
@@ -21,7 +30,7 @@ pub(super) fn append_events() {}
         ("raw" = inline(Option<bool>), Query, description = "Give data in the version in which it was appended."),
         ("order" = inline(Option<Order>), Query, description = "asc for the oldest first, desc for the newest."),
         ("limit" = inline(Option<u64>), Query, minimum = 1, maximum = 1000, description = "At most so many; 100 unless given.")),
-    responses((status = 200, description = "A page of events", content((Events = "application/json"), (String = "application/x-ndjson")))))]
+    responses((status = 200, description = "A page of events", content((Events = "application/json"), (EventLines = "application/x-ndjson")))))]
 pub(super) fn list_events() {}
 
 /// The direction of a read.
@@ -49,7 +58,7 @@ pub(super) fn count_events() {}
         ("from_now" = inline(Option<bool>), Query, description = "Begin with what is appended from now on."),
         ("raw" = inline(Option<bool>), Query, description = "Give data in the version in which it was appended."),
         ("Last-Event-ID" = inline(Option<Place>), Header, description = "Where an earlier stream ended.")),
-    responses((status = 200, description = "Events, as they come", content_type = "text/event-stream", body = String)))]
+    responses((status = 200, description = "Events, as they come", content_type = "text/event-stream", body = EventStream)))]
 pub(super) fn stream_events() {}
 
 /// One event
@@ -97,7 +106,7 @@ pub(super) fn diff_projection() {}
         ("id" = inline(AggregateId), Path, description = "What to look at."),
         ("min_position" = inline(Option<u64>), Query, description = "Wait until this position is taken account of."),
         ("states" = inline(Option<bool>), Query, description = "Send the whole state with every change.")),
-    responses((status = 200, description = "The state and its changes, as they come", content_type = "text/event-stream", body = String)))]
+    responses((status = 200, description = "The state and its changes, as they come", content_type = "text/event-stream", body = ViewStream)))]
 pub(super) fn watch_projection() {}
 
 /// A chain of cause and effect
@@ -105,17 +114,8 @@ pub(super) fn watch_projection() {}
     params(("id" = inline(CorrelationId), Path, description = "A correlation id, or the id or position of an event."),
         ("scope" = inline(Option<Scope>), Query, description = "The whole chain, why an event happened, or what it caused."),
         ("as_of" = inline(Option<Moment>), Query, description = "The moment to look at; now unless given.")),
-    responses((status = 200, description = "The tree", body = serde_json::Value)))]
+    responses((status = 200, description = "The tree", body = Chain)))]
 pub(super) fn get_chain() {}
-
-/// Which part of a chain.
-#[derive(utoipa::ToSchema)]
-#[schema(rename_all = "lowercase")]
-pub(super) enum Scope {
-    Chain,
-    Ancestors,
-    Descendants,
-}
 
 /// The types of events
 #[utoipa::path(get, path = "/types", tag = "types",
@@ -123,7 +123,9 @@ pub(super) enum Scope {
 pub(super) fn list_types() {}
 
 /// Register a type of your own, or its next version
-#[utoipa::path(post, path = "/types", tag = "types", request_body = Registration,
+#[utoipa::path(post, path = "/types", tag = "types",
+    request_body(content = Registration, example = json!({"name": "OrderPlaced", "version": 1, "description": "somebody bought something",
+        "schema": {"type": "object", "required": ["amount"], "properties": {"amount": {"type": "number"}}}})),
     responses((status = 201, description = "It is registered", body = Registered),
         (status = 200, description = "Exactly this was registered before", body = Registered)))]
 pub(super) fn register_type() {}

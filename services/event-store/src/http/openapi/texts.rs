@@ -29,6 +29,41 @@ macro_rules! texts {
     };
 }
 
+/// A body that is no JSON value, but has JSON in it.
+macro_rules! streams {
+    ($($(#[doc = $doc:literal])* $name:ident($media:literal);)*) => {
+        $(
+            $(#[doc = $doc])*
+            pub(super) struct $name;
+
+            impl ToSchema for $name {
+                fn name() -> Cow<'static, str> {
+                    stringify!($name).into()
+                }
+            }
+
+            impl PartialSchema for $name {
+                fn schema() -> RefOr<Schema> {
+                    let text = ObjectBuilder::new().schema_type(Type::String).content_media_type($media);
+                    text.description(Some(concat!($($doc),*).trim())).into()
+                }
+            }
+        )*
+    };
+}
+
+streams! {
+    /// Each line is an `Event`. The header `causeway-last-position` says where the log ended. A break in the middle breaks the
+    /// connection.
+    EventLines("application/x-ndjson");
+    /// Server-sent events. An event of the log has its position as `id:`, its type as `event:` and the `Event` as `data:`. What is none
+    /// has a name in lower case: `caught_up` (`{position, head}`, with an `id:`), `checkpoint` (`{position}`, with an `id:`), `heartbeat`
+    /// (`{position, lag}`) and `delta` (`{turn, step, kind, text}`).
+    EventStream("text/event-stream");
+    /// Server-sent events: `state` (`{position, state}`), `change` (a `Change`) and `heartbeat` (`{position, lag}`).
+    ViewStream("text/event-stream");
+}
+
 texts! {
     /// `evt_` and a UUIDv7 in base32: unique, sorts by time.
     EventId("^evt_[0-7][0-9a-hjkmnp-tv-z]{25}$", 1, 30, "evt_01k9x3m5v8e7rs2q4n6p8t0w1y");

@@ -1,0 +1,69 @@
+//! What was appended before under a key. The server remembers recent keys itself; older ones are in the read model, and behind it on the
+//! log.
+
+use std::sync::Arc;
+
+use causeway_event::{Event, IdempotencyKey, Position};
+use causeway_proto::{Appended, Kind, Problem};
+
+use super::{Shape, receipt, receipts};
+use crate::gateway::Gateway;
+use crate::problem;
+
+/// What an earlier append under this key did, if there was one that the server may have forgotten.
+pub(super) async fn used(gateway: &Gateway, shape: &Shape, key: Option<&IdempotencyKey>) -> Result<Option<Appended>, Problem> {
+    match key {
+        None => Ok(None),
+        Some(key) if gateway.ready.is_recent() => indexed(gateway, shape, key).await,
+        Some(key) => find(gateway, shape, key).await,
+    }
+}
+
+/// What the append did that the server says was done under this key.
+pub(super) async fn remembered(gateway: &Gateway, shape: &Shape, key: &IdempotencyKey) -> Result<Option<Appended>, Problem> {
+    if gateway.ready.is_recent() {
+        gateway.store.fresh().await?;
+        return indexed(gateway, shape, key).await;
+    }
+    find(gateway, shape, key).await
+}
+
+/// By a gateway that is catching up: in what it has, and then on the log itself.
+async fn find(gateway: &Gateway, shape: &Shape, key: &IdempotencyKey) -> Result<Option<Appended>, Problem> {
+    // All up to here is in the read model, now and later.
+    let position = gateway.store.position();
+    if position > Position::START
+        && let Some(earlier) = indexed(gateway, shape, key).await?
+    {
+        return Ok(Some(earlier));
+    }
+    let limit = gateway.config.read_model.read_timeout;
+    tokio::time::timeout(limit, on_the_log(gateway, shape, key, position)).await.unwrap_or_else(|_| {
+        let detail = format!("whether the key was used could not be learned within {limit:?}; nothing was appended now");
+        Err(Problem::new(Kind::Behind, detail).retry_after(problem::COME_BACK))
+    })
+}
+
+async fn indexed(gateway: &Gateway, shape: &Shape, key: &IdempotencyKey) -> Result<Option<Appended>, Problem> {
+    let found = gateway.store.by_key(&shape.0[0].0, key, shape.0.len()).await?;
+    found.map(|events| answer_again(shape, &events)).transpose()
+}
+
+/// Behind `after`, of the aggregate that the key belongs to.
+async fn on_the_log(
+    gateway: &Gateway,
+    shape: &Shape,
+    key: &IdempotencyKey,
+    after: Position,
+) -> Result<Option<Appended>, Problem> {
+    let Some(first) = gateway.log.keyed(&shape.0[0].0, after, key).await.map_err(problem::of_log)? else { return Ok(None) };
+    // An atomic append stands in one piece.
+    let last = Position::new(first.get() + shape.0.len() as u64 - 1);
+    let events = receipts::looked_up(gateway, first, last).await.map_err(problem::of_log)?;
+    answer_again(shape, &events).map(Some)
+}
+
+pub(super) fn answer_again(shape: &Shape, events: &[Arc<Event>]) -> Result<Appended, Problem> {
+    shape.check(events.iter().map(AsRef::as_ref))?;
+    Ok(Appended { receipts: events.iter().map(|event| receipt(event)).collect(), duplicate: true })
+}
