@@ -66,7 +66,7 @@ pub(crate) async fn diff(gateway: &Gateway, request: DiffRequest) -> Result<Diff
                 continue;
             }
             let patch = fold.change(&event)?;
-            if patch.0.is_empty() {
+            if patch.is_empty() {
                 continue;
             }
             let patch = Bytes::from(serde_json::to_vec(&patch).map_err(internal)?);
