@@ -111,10 +111,14 @@ pub(super) async fn fold_and_keep(gateway: &Gateway, subject: &Subject, at: Posi
     Ok(done)
 }
 
-/// Makes sure that there is a snapshot of the view's version for this id, as new as the log.
-pub(crate) async fn refresh(gateway: &Gateway, view: &str, id: &str) -> Result<(), Problem> {
+/// Makes sure that there is a snapshot for this id that can be used: of the view's version, and of the types as they are. Says
+/// whether it had to be made.
+pub(crate) async fn refresh(gateway: &Gateway, view: &str, id: &str) -> Result<bool, Problem> {
     let subject = Subject::of(view, id)?;
     let last = gateway.fresh().await?;
+    if snapshot(gateway, &subject, last).await?.is_some() {
+        return Ok(false);
+    }
     let pass = gateway.views.folds.enter_in_turn().await?;
     let epoch = gateway.store.epoch();
     let Folded { fold, basis, last, folded, _pass } = fold(gateway, &subject, last, pass).await?;
@@ -124,7 +128,7 @@ pub(crate) async fn refresh(gateway: &Gateway, view: &str, id: &str) -> Result<(
         let state = basis.sealed(view, fold.snapshot()?.into()).map_err(internal)?;
         gateway.store.keep_snapshot(epoch, view.name, view.version, &subject.id, last, state).await?;
     }
-    Ok(())
+    Ok(folded > 0)
 }
 
 /// The newest snapshot that is not newer than `at`, if its events would still be shown as they were.
