@@ -201,19 +201,25 @@ async fn event(gateway: &Gateway, id: &str) -> Result<Arc<Event>, Problem> {
 
 /// The event and its causes, up to the root, to a cause that is not there, or to the limit.
 async fn ancestors(gateway: &Gateway, event: &Event, at: Position) -> Result<Chain, Problem> {
-    let mut path = vec![Arc::new(event.clone())];
-    let mut more = false;
-    while let Some((cause, effect)) = path.last().and_then(|event| Some((event.metadata.causation_id?, event.position))) {
+    // Only where they stand: so many events may be large.
+    let (mut path, mut more) = (vec![event.position], false);
+    let (mut cause, mut effect) = (event.metadata.causation_id, event.position);
+    while let Some(id) = cause {
         // A cause stands before its effect: so this ends, whatever the log holds.
-        let Some(cause) = gateway.store.by_id(cause).await?.filter(|cause| cause.position < effect) else { break };
+        let Some(found) = gateway.store.by_id(id).await?.filter(|found| found.position < effect) else { break };
         if path.len() >= EVENTS_MAX {
             more = true;
             break;
         }
-        path.push(cause);
+        path.push(found.position);
+        (cause, effect) = (found.metadata.causation_id, found.position);
     }
-    let path = path.iter().rev().filter(|event| event.position <= at);
-    let mut chain = path.fold(Chain::default(), |chain, event| chain.with(event));
+    let mut chain = Chain::default();
+    for position in path.into_iter().rev().filter(|position| *position <= at) {
+        if let Some(event) = gateway.store.by_position(position).await? {
+            chain = chain.with(&event);
+        }
+    }
     chain.more = more;
     Ok(chain)
 }

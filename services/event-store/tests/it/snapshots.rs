@@ -80,7 +80,7 @@ async fn snapshots_of_older_versions_of_types_are_replaced_in_the_background() {
         assert!(answer.status.is_success(), "{answer:?}");
     };
     // Of the newest of each: its position, and how it shows a number.
-    let newest = |id: &str| -> Option<(u64, String)> {
+    let newest = |id: &str| -> Option<(i64, String)> {
         let file = Connection::open_with_flags(dir.path().join("read-model.sqlite"), OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
         let sql = "SELECT position, state FROM snapshots WHERE view = 'state' AND id = ?1 ORDER BY position DESC LIMIT 1";
         let (position, state): (_, Vec<u8>) = file.query_row(sql, [id], |row| Ok((row.get(0)?, row.get(1)?))).ok()?;
