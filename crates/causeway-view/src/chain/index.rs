@@ -145,7 +145,8 @@ impl Index {
     pub(super) fn told_by(&self, links: &[Link], at: usize) -> Vec<(usize, Usage)> {
         let turn = turn(&links[at]).filter(|_| ends_turn(&links[at])).and_then(|key| self.turns.get(&key));
         let calls = turn.map_or(&[][..], |turn| &turn.calls);
-        of_turn(links, &calls[..calls.partition_point(|call| *call < at)], Some(at))
+        let told = of_turn(links, &calls[..calls.partition_point(|call| *call < at)], Some(at));
+        if told.is_empty() { vec![(at, usage(links, at))] } else { told }
     }
 
     /// All links depth first, siblings in the order of the log.

@@ -231,6 +231,7 @@ fn a_claim_after_a_failure_waits_for_its_own_end() {
     let tree = chain(&events).tree(&Prices::default());
     assert_eq!((node(&tree, 1).duration_us, node(&tree, 3).duration_us), (Some(500_000), None));
     assert!(node(&tree, 3).unfinished);
+    assert_eq!(node(&tree, 2).cost, None, "nothing of a model without a price costs something unknown");
 }
 
 /// How many parts an event was said to change, and how long their JSON is, at most.
