@@ -155,6 +155,8 @@ pub struct Traced {
     pub tree: Json,
     /// Where to see the trace in the tracing tool, if one is configured.
     pub url: Option<String>,
+    /// Whether there are more events than one tree takes: nothing in it takes account of those.
+    pub more: bool,
 }
 
 impl Client {
@@ -235,7 +237,8 @@ impl Client {
         };
         let request = v1::TraceRequest { id: trace.id, scope: scope.into(), as_of: trace.as_of.unwrap_or_default() };
         let response = self.ask(request, |mut grpc, request| async move { grpc.trace(request).await }).await?;
-        Ok(Traced { tree: response.tree.into(), url: Some(response.url).filter(|url| !url.is_empty()) })
+        let v1::TraceResponse { tree, url, more } = response;
+        Ok(Traced { tree: tree.into(), url: Some(url).filter(|url| !url.is_empty()), more })
     }
 }
 

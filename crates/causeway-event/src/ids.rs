@@ -39,6 +39,12 @@ macro_rules! text_newtype {
             }
         }
 
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.0.as_ref().to_owned()
+            }
+        }
+
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.serialize_str(&self.0)
@@ -209,6 +215,12 @@ impl TryFrom<String> for EventId {
     type Error = Invalid;
     fn try_from(text: String) -> Result<Self, Invalid> {
         text.parse()
+    }
+}
+
+impl From<EventId> for String {
+    fn from(id: EventId) -> String {
+        id.to_string()
     }
 }
 

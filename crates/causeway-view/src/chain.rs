@@ -19,10 +19,16 @@ use causeway_event::payload::Usage;
 use causeway_event::{AggregateId, CorrelationId, Event, EventId, EventType, Payload, Position, Source};
 use serde::{Deserialize, Serialize};
 
-pub use tree::{Node, Tree};
+pub use tree::{Node, Tree, Waiting};
 
 use crate::Time;
 use index::Index;
+
+/// The events of a chain; it leaves out what comes behind them, and says so.
+pub const EVENTS_MAX: usize = 10_000;
+
+/// The types that end a claim or a tool call.
+pub const ENDS: [&str; 5] = ["AIProcessingCompleted", "AIProcessingFailed", "ToolCompleted", "ToolFailed", "ToolOutcomeUnknown"];
 
 /// The events of one correlation id up to and including the one at `position`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -35,6 +41,9 @@ pub struct Chain {
     pub correlation_id: Option<CorrelationId>,
     /// Its events in the order of the log.
     pub links: Vec<Link>,
+    /// Whether there are more behind them than a chain takes.
+    #[serde(default)]
+    pub more: bool,
     #[serde(skip)]
     index: Index,
 }
@@ -46,12 +55,14 @@ struct Kept {
     #[serde(default)]
     correlation_id: Option<CorrelationId>,
     links: Vec<Link>,
+    #[serde(default)]
+    more: bool,
 }
 
 impl From<Kept> for Chain {
     fn from(kept: Kept) -> Self {
         let index = Index::of(&kept.links);
-        Self { position: kept.position, correlation_id: kept.correlation_id, links: kept.links, index }
+        Self { position: kept.position, correlation_id: kept.correlation_id, links: kept.links, more: kept.more, index }
     }
 }
 
@@ -89,7 +100,7 @@ pub struct Link {
     /// The tool called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<String>,
-    /// The model asked, or the one that answered.
+    /// The model asked, or the one that answered; with a usage the one that it is of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// The attempt that a claim is.
@@ -104,16 +115,25 @@ pub struct Link {
 }
 
 /// The chain with `event`. Events up to `chain.position` are known already and change nothing. The caller gives the events
-/// in the order of the log: those of one correlation id, or those that one event follows from or led to.
+/// in the order of the log: those of one correlation id, or those that one event follows from or led to. Beyond
+/// [`EVENTS_MAX`] of them the chain stays as it is, but for saying that there are more.
 #[must_use]
 pub fn fold(mut chain: Chain, event: &Event) -> Chain {
     if event.position <= chain.position {
         return chain;
     }
+    if chain.links.len() >= EVENTS_MAX {
+        chain.more = true;
+        return chain;
+    }
     chain.position = event.position;
     let first = chain.correlation_id.get_or_insert_with(|| event.metadata.correlation_id.clone());
     let correlation_id = Some(&event.metadata.correlation_id).filter(|own| *own != first).cloned();
-    chain.links.push(Link { correlation_id, ..link(event) });
+    let link = link(event);
+    // Of what a model call took one wants to know whose tokens they are: of the model that the turn asks then.
+    let asked = link.usage.and_then(|_| chain.index.asked(&chain.links, &link));
+    let model = link.model.clone().or_else(|| asked.map(str::to_owned));
+    chain.links.push(Link { correlation_id, model, ..link });
     chain.index.add(&chain.links);
     chain
 }

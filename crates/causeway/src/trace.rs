@@ -59,7 +59,7 @@ async fn trace(args: TraceArgs, out: &Output) -> anyhow::Result<()> {
         (false, false) => Scope::Chain,
     };
     let trace = Trace { id: args.id, scope, as_of: args.as_of };
-    let Traced { tree: json, url } = events::client(&args.server)?.trace(trace).await?;
+    let Traced { tree: json, url, .. } = events::client(&args.server)?.trace(trace).await?;
     if out.json || args.format == TraceFormat::Json {
         let tree: &RawValue = serde_json::from_slice(&json).context("the tree is not JSON")?;
         return out.json(&tree);
@@ -85,16 +85,18 @@ async fn trace(args: TraceArgs, out: &Output) -> anyhow::Result<()> {
 pub(crate) fn lines(tree: &Tree) -> Vec<Vec<(Look, String)>> {
     let mut rendered = tree.render().into_iter();
     let heading = rendered.next().map(|summary| vec![(Look::Strong, summary)]);
-    let events = rendered.zip(&tree.nodes).map(|(line, node)| {
+    let mut events = Vec::with_capacity(tree.nodes.len());
+    for (node, line) in tree.nodes.iter().zip(rendered.by_ref()) {
         let name_begins = line.find(|c: char| c.is_ascii_uppercase()).unwrap_or(0);
         let (branch, rest) = line.split_at(name_begins);
         let name_ends = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
         let (name, rest) = rest.split_at(name_ends);
         let look = if node.link.error.is_some() || node.orphan { Look::Bad } else { Look::Plain };
         let rest_look = if node.link.error.is_some() || node.unfinished { Look::Plain } else { Look::Dim };
-        vec![(Look::Dim, branch.to_owned()), (look, name.to_owned()), (rest_look, rest.to_owned())]
-    });
-    heading.into_iter().chain(events).collect()
+        events.push(vec![(Look::Dim, branch.to_owned()), (look, name.to_owned()), (rest_look, rest.to_owned())]);
+    }
+    let cut = rendered.map(|cut| vec![(Look::Strong, cut)]);
+    heading.into_iter().chain(events).chain(cut).collect()
 }
 
 #[cfg(test)]
@@ -105,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chain_is_a_tree_with_times() {
+    fn a_chain_is_a_tree_with_times_that_says_where_it_was_cut() {
         let event = |number: u32, event_type: &str, cause: Option<u32>, data: &str| {
             let id = |number: u32| format!("evt_01k9x3m5v8e7rs2q4n6p8t0w{number:02}");
             let cause = cause.map_or(String::new(), |cause| format!(r#""causation_id":"{}","#, id(cause)));
@@ -121,7 +123,8 @@ mod tests {
             event(11, "NoteTaken", Some(10), "{}"),
             event(12, "AIProcessingFailed", Some(10), failed),
         ];
-        let chain = events.iter().fold(Chain::default(), fold);
+        let mut chain = events.iter().fold(Chain::default(), fold);
+        chain.more = true;
         let drawn: String = lines(&chain.tree(&Prices::default()))
             .into_iter()
             .map(|line| line.into_iter().map(|(look, text)| format!("<{look:?}|{text}>")).collect::<String>() + "\n")

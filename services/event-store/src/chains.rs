@@ -2,22 +2,20 @@
 //!
 //! A cause may lie in another chain than its effect; the way up and the way down follow it there.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use causeway_event::{CorrelationId, Event, EventId, Invalid, Position};
 use causeway_proto::{Kind, Problem};
 use causeway_view::View as _;
-use causeway_view::chain::{Chain, Tree};
+use causeway_view::chain::{Chain, ENDS, EVENTS_MAX, Tree, Waiting};
 use serde::{Deserialize, Serialize};
 
 use crate::cursor::{Cursor, Moment};
-use crate::gateway::Gateway;
-use crate::project;
+use crate::gateway::{Gateway, Pass};
 use crate::read_model::{Filter, Query};
 
-/// Events of a way up or down.
-const EVENTS_MAX: usize = 10_000;
 /// Chains in which the ends of what a way leaves open are looked for.
 const CHAINS_MAX: usize = 32;
 /// Events read at a time.
@@ -68,10 +66,11 @@ pub(crate) struct Trace {
     /// Where the tracing tool shows the chain's trace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) url: Option<String>,
-    /// Whether there are more events than one tree takes.
-    pub(crate) more: bool,
     #[serde(flatten)]
     pub(crate) tree: Tree,
+    /// As long as it is in memory.
+    #[serde(skip)]
+    _pass: Pass,
 }
 
 /// The tree of a chain, or of an event's causes or effects.
@@ -82,75 +81,116 @@ pub(crate) async fn trace(gateway: &Gateway, request: Request) -> Result<Trace, 
         Some(moment) => moment.resolve(store, "/as_of", last).await?,
         None => last,
     };
-    let (event_id, tree, more) = match request.scope {
-        Scope::Chain => (None, chain(gateway, &request.id, request.as_of).await?, false),
+    let pass = gateway.views.folds.enter().await?;
+    let (event_id, chain) = match request.scope {
+        Scope::Chain => (None, chain(gateway, &request.id, at, last).await?),
         scope => {
             let event = event(gateway, &request.id).await?;
-            let (chain, more) = match scope {
+            let chain = match scope {
                 Scope::Ancestors => ancestors(gateway, &event, at).await?,
                 Scope::Chain | Scope::Descendants => descendants(gateway, &event, at).await?,
             };
-            let mut tree = chain.tree(&gateway.config.pricing);
-            judge(gateway, &mut tree, request.as_of).await?;
-            (Some(event.id), tree, more)
+            (Some(event.id), chain)
         }
     };
+    let mut tree = chain.tree(&gateway.config.pricing);
+    drop(chain);
+    // In a chain that is there as a whole nothing is missing.
+    if event_id.is_some() || tree.more {
+        judge(gateway, &mut tree, at).await?;
+    }
     let url = gateway.config.trace_url.as_ref().zip(tree.correlation_id.as_ref());
     let url = url.map(|(url, correlation)| url.of(correlation));
-    Ok(Trace { scope: request.scope, event_id, url, more, tree })
+    Ok(Trace { scope: request.scope, event_id, url, tree, _pass: pass })
 }
 
 /// A whole chain, named by its id or by one of its events.
-async fn chain(gateway: &Gateway, id: &str, as_of: Option<Moment>) -> Result<Tree, Problem> {
+async fn chain(gateway: &Gateway, id: &str, at: Position, last: Position) -> Result<Chain, Problem> {
     if id.starts_with("evt_") {
-        return whole(gateway, &event(gateway, id).await?.metadata.correlation_id, as_of).await;
+        return whole(gateway, &event(gateway, id).await?.metadata.correlation_id, at).await;
     }
     let correlation = id.parse().map_err(|invalid| Problem::from(invalid).at("/id"))?;
-    let found = whole(gateway, &correlation, as_of).await?;
+    let found = whole(gateway, &correlation, at).await?;
     // A chain that began only later has no events at that moment, and is there all the same.
-    if found.events > 0 || as_of.is_some() && whole(gateway, &correlation, None).await?.events > 0 {
+    if !found.links.is_empty() || at < last && exists(gateway, &correlation).await? {
         return Ok(found);
     }
     // A number is also the position of an event.
     match id.parse::<Cursor>() {
-        Ok(_) => whole(gateway, &event(gateway, id).await?.metadata.correlation_id, as_of).await,
+        Ok(_) => whole(gateway, &event(gateway, id).await?.metadata.correlation_id, at).await,
         Err(_) => Err(Problem::new(Kind::NotFound, format!("there is no event in a chain {id}")).at("/id")),
     }
 }
 
 /// The chain of this id; without events if there is none.
-async fn whole(gateway: &Gateway, correlation: &CorrelationId, as_of: Option<Moment>) -> Result<Tree, Problem> {
-    let request = project::Request { view: Chain::NAME.to_owned(), id: correlation.to_string(), as_of, min_position: None };
-    let projection = project::project(gateway, request).await?;
-    serde_json::from_slice(&projection.state)
-        .map_err(|error| Problem::new(Kind::Internal, format!("the chain cannot be read: {error}")))
+async fn whole(gateway: &Gateway, correlation: &CorrelationId, at: Position) -> Result<Chain, Problem> {
+    collect(gateway, Chain::default(), Query { before: Some(behind(at)), ..of(correlation) }).await
+}
+
+async fn exists(gateway: &Gateway, correlation: &CorrelationId) -> Result<bool, Problem> {
+    let page = gateway.store.page(Query { limit: 1, ..of(correlation) }).await?;
+    Ok(!page.events.is_empty())
+}
+
+/// The events of a chain.
+fn of(correlation: &CorrelationId) -> Query {
+    let filter = Filter { correlation_id: Some(correlation.clone()), ..Filter::default() };
+    Query { filter, limit: PAGE_EVENTS, ..Query::default() }
+}
+
+fn behind(at: Position) -> Position {
+    Position::new(at.get().saturating_add(1))
+}
+
+/// The chain with what the query finds, as far as a chain goes.
+async fn collect(gateway: &Gateway, mut chain: Chain, mut query: Query) -> Result<Chain, Problem> {
+    loop {
+        let page = gateway.store.page(query.clone()).await?;
+        for event in &page.events {
+            chain = chain.with(event);
+        }
+        match page.next {
+            next if next.is_some() && !chain.more => query.after = next,
+            _ => return Ok(chain),
+        }
+    }
 }
 
 /// Marks what is missing by what the log has, not by the part that is shown: the end of a cause is often none of the causes, and
 /// the cause of what is asked about none of its effects.
-async fn judge(gateway: &Gateway, tree: &mut Tree, as_of: Option<Moment>) -> Result<(), Problem> {
+async fn judge(gateway: &Gateway, tree: &mut Tree, at: Position) -> Result<(), Problem> {
     for node in tree.nodes.iter_mut().filter(|node| node.orphan) {
         let Some(cause) = node.link.causation_id else { continue };
         node.orphan = gateway.store.by_id(cause).await?.is_none_or(|cause| cause.position >= node.link.position);
     }
-    let first = tree.correlation_id.clone();
+    tree.orphans = tree.nodes.iter().filter(|node| node.orphan).count();
+    let (first, mut waiting) = (tree.correlation_id.clone(), tree.waiting());
     let unfinished = tree.nodes.iter().filter(|node| node.unfinished);
+    let after = unfinished.clone().map(|node| node.link.position).min();
     let chains: BTreeSet<_> = unfinished.filter_map(|node| node.link.correlation_id.clone().or_else(|| first.clone())).collect();
     for correlation in chains.iter().take(CHAINS_MAX) {
-        let whole = whole(gateway, correlation, as_of).await?;
-        let durations: HashMap<_, _> = whole.nodes.iter().map(|node| (node.link.id, node.duration_us)).collect();
-        for node in tree.nodes.iter_mut().filter(|node| node.unfinished) {
-            node.duration_us = durations.get(&node.link.id).copied().flatten();
-            node.unfinished = node.duration_us.is_none();
+        let query = Query { after, before: Some(behind(at)), ..of(correlation) };
+        end(gateway, tree, &mut waiting, query).await?;
+    }
+    Ok(())
+}
+
+/// Looks in a chain for the ends that are waited for.
+async fn end(gateway: &Gateway, tree: &mut Tree, waiting: &mut Waiting, mut query: Query) -> Result<(), Problem> {
+    query.filter.types = ENDS.iter().filter_map(|name| name.parse().ok()).collect();
+    while !waiting.is_empty() {
+        let page = gateway.store.page(query.clone()).await?;
+        page.events.iter().for_each(|event| tree.end(waiting, event));
+        match page.next {
+            None => break,
+            next => query.after = next,
         }
     }
-    tree.unfinished = tree.nodes.iter().filter(|node| node.unfinished).count();
-    tree.orphans = tree.nodes.iter().filter(|node| node.orphan).count();
     Ok(())
 }
 
 /// The event that an id or a position names.
-async fn event(gateway: &Gateway, id: &str) -> Result<std::sync::Arc<Event>, Problem> {
+async fn event(gateway: &Gateway, id: &str) -> Result<Arc<Event>, Problem> {
     let cursor: Cursor = id.parse().map_err(|invalid| Problem::from(invalid).at("/id"))?;
     let found = match cursor {
         Cursor::At(position) => gateway.store.by_position(position).await?,
@@ -160,47 +200,42 @@ async fn event(gateway: &Gateway, id: &str) -> Result<std::sync::Arc<Event>, Pro
 }
 
 /// The event and its causes, up to the root, to a cause that is not there, or to the limit.
-async fn ancestors(gateway: &Gateway, event: &Event, at: Position) -> Result<(Chain, bool), Problem> {
-    let mut path = vec![event.clone()];
-    let mut more = false;
-    while let Some((cause, effect)) = path.last().and_then(|event| Some((event.metadata.causation_id?, event.position))) {
+async fn ancestors(gateway: &Gateway, event: &Event, at: Position) -> Result<Chain, Problem> {
+    // Only where they stand: so many events may be large.
+    let (mut path, mut more) = (vec![event.position], false);
+    let (mut cause, mut effect) = (event.metadata.causation_id, event.position);
+    while let Some(id) = cause {
         // A cause stands before its effect: so this ends, whatever the log holds.
-        let Some(cause) = gateway.store.by_id(cause).await?.filter(|cause| cause.position < effect) else { break };
+        let Some(found) = gateway.store.by_id(id).await?.filter(|found| found.position < effect) else { break };
         if path.len() >= EVENTS_MAX {
             more = true;
             break;
         }
-        path.push(cause.as_ref().clone());
+        path.push(found.position);
+        (cause, effect) = (found.metadata.causation_id, found.position);
     }
-    let path = path.iter().rev().filter(|event| event.position <= at);
-    Ok((path.fold(Chain::default(), Chain::with), more))
+    let mut chain = Chain::default();
+    for position in path.into_iter().rev().filter(|position| *position <= at) {
+        if let Some(event) = gateway.store.by_position(position).await? {
+            chain = chain.with(&event);
+        }
+    }
+    chain.more = more;
+    Ok(chain)
 }
 
 /// The event and all that follows from it.
-async fn descendants(gateway: &Gateway, event: &Event, at: Position) -> Result<(Chain, bool), Problem> {
+async fn descendants(gateway: &Gateway, event: &Event, at: Position) -> Result<Chain, Problem> {
     if at < event.position {
-        return Ok((Chain::default(), false));
+        return Ok(Chain::default());
     }
-    let mut chain = Chain::default().with(event);
-    let mut query = Query {
+    let query = Query {
         filter: Filter { descendants_of: Some(event.id), ..Filter::default() },
         after: Some(event.position),
-        before: Some(Position::new(at.get().saturating_add(1))),
-        descendants: Some(std::sync::Arc::new(gateway.store.descendants(event.id).await?)),
+        before: Some(behind(at)),
+        descendants: Some(Arc::new(gateway.store.descendants(event.id).await?)),
         limit: PAGE_EVENTS,
         ..Query::default()
     };
-    loop {
-        let page = gateway.store.page(query.clone()).await?;
-        for event in &page.events {
-            if chain.links.len() >= EVENTS_MAX {
-                return Ok((chain, true));
-            }
-            chain = chain.with(event);
-        }
-        match page.next {
-            None => return Ok((chain, false)),
-            next => query.after = next,
-        }
-    }
+    collect(gateway, Chain::default().with(event), query).await
 }

@@ -61,7 +61,8 @@ pub struct Limits {
     pub streams_max: usize,
     /// Connections at once; further ones wait to be accepted.
     pub connections_max: usize,
-    /// Memory for views that were looked at: the next look costs only what is new.
+    /// Memory for views that were looked at: the next look costs only what is new. A state whose JSON is longer than a quarter of it is
+    /// not kept.
     #[serde(with = "bytes")]
     pub views_bytes_max: usize,
     /// Memory for views that are watched, which stay there as long as somebody watches; a further one is refused.

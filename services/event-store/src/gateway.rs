@@ -17,6 +17,9 @@ use crate::store::Store;
 use crate::types::Types;
 use crate::{Config, append};
 
+const APPENDS: Refusals =
+    Refusals { full: "too many appends are waiting for the log", slow: "the log is too slow for what is being appended" };
+
 /// Shared by all requests. Holds no state but caches.
 pub(crate) struct Gateway {
     pub(crate) log: Log,
@@ -38,7 +41,7 @@ impl Gateway {
     pub(crate) fn new(log: Log, store: Store, types: Types, config: Config, stop: CancellationToken) -> Self {
         let limits = &config.limits;
         Self {
-            appends: Gate::new(limits.appends_max, limits.appends_waiting_max, limits.append_wait),
+            appends: Gate::new(limits.appends_max, limits.appends_waiting_max, limits.append_wait, APPENDS),
             receipts: Semaphore::new(append::RECEIPTS_MAX),
             streams: Arc::new(Semaphore::new(limits.streams_max)),
             ready: Readiness::default(),
@@ -83,30 +86,40 @@ pub(crate) struct Gate {
     inside: Arc<Semaphore>,
     inside_and_waiting: Arc<Semaphore>,
     wait_max: Duration,
+    refusals: Refusals,
+}
+
+/// What those hear who are turned away.
+pub(crate) struct Refusals {
+    /// No place at the door was left.
+    pub(crate) full: &'static str,
+    /// It was in vain to wait there.
+    pub(crate) slow: &'static str,
 }
 
 /// Held by whoever is inside.
+#[derive(Debug)]
 pub(crate) struct Pass {
     _inside: OwnedSemaphorePermit,
     _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Gate {
-    fn new(inside_max: usize, waiting_max: usize, wait_max: Duration) -> Self {
+    pub(crate) fn new(inside_max: usize, waiting_max: usize, wait_max: Duration, refusals: Refusals) -> Self {
         let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
         let inside_and_waiting = semaphore(inside_max.saturating_add(waiting_max));
-        Self { inside: semaphore(inside_max), inside_and_waiting, wait_max }
+        Self { inside: semaphore(inside_max), inside_and_waiting, wait_max, refusals }
     }
 
     pub(crate) async fn enter(&self) -> Result<Pass, Problem> {
         let overloaded = |detail: &str| Problem::new(Kind::Overloaded, detail).retry_after(COME_BACK);
         let place = self.inside_and_waiting.clone().try_acquire_owned();
-        let place = place.map_err(|_| overloaded("too many appends are waiting for the log"))?;
+        let place = place.map_err(|_| overloaded(self.refusals.full))?;
         let inside = match self.inside.clone().try_acquire_owned() {
             Ok(inside) => inside,
             Err(_) => match tokio::time::timeout(self.wait_max, self.inside.clone().acquire_owned()).await {
                 Ok(Ok(inside)) => inside,
-                Ok(Err(_)) | Err(_) => return Err(overloaded("the log is too slow for what is being appended")),
+                Ok(Err(_)) | Err(_) => return Err(overloaded(self.refusals.slow)),
             },
         };
         Ok(Pass { _inside: inside, _place: Some(place) })
@@ -126,7 +139,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_gate_lets_some_in_some_wait_and_turns_the_rest_away() {
-        let gate = Gate::new(1, 1, Duration::from_secs(1));
+        let gate = Gate::new(1, 1, Duration::from_secs(1), APPENDS);
         let inside = gate.enter().await.unwrap();
         let (waited, refused) = tokio::join!(gate.enter(), gate.enter());
         assert_eq!(waited.map(drop).unwrap_err().kind, Kind::Overloaded, "waited its second in vain");

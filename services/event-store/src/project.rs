@@ -18,10 +18,13 @@ mod pace;
 mod pages;
 mod past;
 mod patch;
+#[cfg(test)]
+mod tests;
 mod views;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use causeway_event::{Event, Position};
@@ -35,10 +38,18 @@ pub(crate) use watch::{Told, WatchRequest, watch};
 
 use crate::Config;
 use crate::cursor::Moment;
-use crate::gateway::Gateway;
+use crate::gateway::{Gate, Gateway, Refusals};
 use crate::read_model::Filter;
 use basis::Basis;
 use held::{Budget, Held, Key};
+
+/// States that are folded at once: each takes as much memory as it is long.
+const FOLDS_MAX: usize = 8;
+/// Further ones that wait for that, and how long.
+const FOLDS_WAITING_MAX: usize = 256;
+const FOLD_WAIT: Duration = Duration::from_secs(10);
+const FOLDS: Refusals =
+    Refusals { full: "too many views are waiting to be folded", slow: "views are folded too slowly for what is being asked" };
 
 /// What to look at, and when.
 #[derive(Clone, Debug)]
@@ -77,6 +88,8 @@ impl Change {
 /// The views in memory: folded states with their JSON, and states of the past. Bounded by bytes.
 pub(crate) struct Views {
     prices: Arc<Prices>,
+    /// Whoever makes a state that is not in memory. Who is inside waits for nobody else who must come in.
+    pub(crate) folds: Gate,
     held: moka::sync::Cache<Key, Arc<Held>>,
     /// Those that somebody watches, which stay in memory whatever the cache drops.
     watched: Arc<Budget>,
@@ -91,6 +104,7 @@ impl Views {
         let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         Self {
             prices: Arc::new(config.pricing.clone()),
+            folds: Gate::new(FOLDS_MAX, FOLDS_WAITING_MAX, FOLD_WAIT, FOLDS),
             held: moka::sync::Cache::builder()
                 .max_capacity(bytes_max - past_bytes_max)
                 .weigher(move |_, held: &Arc<Held>| size(held.bytes()))
@@ -132,6 +146,12 @@ impl Subject {
 
     fn key(&self, gateway: &Gateway) -> Key {
         Key { view: self.view.name, id: self.id.clone(), epoch: gateway.store.epoch() }
+    }
+
+    /// Whether what was folded under this key is right: the read model may have been made again meanwhile, or a type that got a
+    /// new version may have been shown in both.
+    fn stands(&self, gateway: &Gateway, key: &Key, basis: &Basis) -> bool {
+        *key == self.key(gateway) && basis.holds(&gateway.types)
     }
 }
 

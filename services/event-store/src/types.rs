@@ -114,6 +114,14 @@ impl Types {
         self.current.borrow().changed()
     }
 
+    /// Waits until that is another one than this.
+    pub(crate) async fn revised(&self, revision: Position) -> Position {
+        let mut current = self.current.subscribe();
+        // Fails only when nobody has the registry any more.
+        let registry = current.wait_for(|registry| registry.changed() != revision).await;
+        registry.map_or(revision, |registry| registry.changed())
+    }
+
     /// Whether [`Self::show`] shows events of these types as it did at their revisions.
     pub(crate) fn unchanged<'t>(&self, mut shown: impl Iterator<Item = (&'t EventType, Position)>) -> bool {
         let registry = self.current.borrow();

@@ -132,14 +132,15 @@ async fn a_diff_tells_what_changed_and_by_which_events() {
 #[tokio::test]
 async fn chains_are_traced_as_a_whole_or_from_an_event_up_or_down() {
     let gateway = Gateway::default();
-    let traced = |url: &str| Ok(v1::TraceResponse { tree: br#"{"nodes":[]}"#.to_vec(), url: url.into() });
+    let traced = |url: &str| Ok(v1::TraceResponse { tree: br#"{"nodes":[]}"#.to_vec(), url: url.into(), more: !url.is_empty() });
     let missing = Problem::new(Kind::NotFound, "there is no event 9").into();
     gateway.0.lock().unwrap().traces = vec![Err(away()), traced("http://traces/1"), traced(""), traced(""), Err(missing)];
     let client = gateway.start().await;
     let trace = |scope| Trace { id: "7".into(), scope, as_of: None };
     let chain = client.trace(Trace { as_of: Some("8".into()), ..trace(Scope::Chain) }).await.unwrap();
-    assert_eq!((text(&chain.tree), chain.url.as_deref()), (r#"{"nodes":[]}"#, Some("http://traces/1")));
-    assert_eq!(client.trace(trace(Scope::Ancestors)).await.unwrap().url, None);
+    assert_eq!((text(&chain.tree), chain.url.as_deref(), chain.more), (r#"{"nodes":[]}"#, Some("http://traces/1"), true));
+    let ancestors = client.trace(trace(Scope::Ancestors)).await.unwrap();
+    assert_eq!((ancestors.url, ancestors.more), (None, false));
     client.trace(trace(Scope::Descendants)).await.unwrap();
     assert_eq!(client.trace(trace(Scope::default())).await.unwrap_err().kind(), Some(Kind::NotFound));
     assert_eq!(

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use causeway_event::payload::Usage;
 use causeway_event::{AggregateId, EventId};
 
-use super::Link;
+use super::{ENDS, Link};
 use crate::Time;
+use crate::usage::{minus, plus};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
@@ -24,8 +25,8 @@ pub(super) struct Index {
     /// The claims and tool calls without end, by what they have in common with it.
     open: HashMap<Span, Vec<usize>>,
     turns: HashMap<(AggregateId, String), Turn>,
-    /// The usage that counts, by the model that tells it and the one that its turn asks.
-    pub(super) spent: BTreeMap<Models, Spent>,
+    /// The links that tell a usage and belong to no turn.
+    loose: Vec<usize>,
     pub(super) unfinished: usize,
     pub(super) orphans: usize,
     /// When the first and the last event were stored.
@@ -43,32 +44,24 @@ pub(super) struct Hung {
     pub(super) opens: bool,
     /// Where that ended.
     pub(super) end: Option<usize>,
+    /// The claim of its turn that it happened under.
+    claim: Option<usize>,
 }
 
 /// What a claim or a tool call and its end have in common.
-type Span = (AggregateId, String, Option<(u32, String)>);
+pub(super) type Span = (AggregateId, String, Option<(u32, String)>);
 
-/// The model that an event names, and the one that its turn's last claim asks.
-pub(super) type Models = (Option<String>, Option<String>);
-
-/// Tokens of some events: as many bits as sums need that are taken apart again.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Spent {
-    events: usize,
-    input_tokens: u128,
-    output_tokens: u128,
-}
+/// The model that an event names, and the one that its claim asks.
+pub(super) type Models<'a> = (Option<&'a str>, Option<&'a str>);
 
 /// What a turn's model calls took. An answer repeats what its call may have told with its thinking, so it never counts.
 #[derive(Clone, Debug, Default)]
 struct Turn {
-    /// The model that its last claim asks.
-    asked: Option<String>,
-    /// The links that tell a usage.
-    told: Vec<usize>,
-    /// Those of them that count while no end does.
+    /// Its last claim.
+    claim: Option<usize>,
+    /// The links that tell what a model call took.
     calls: Vec<usize>,
-    /// Its last end, if that says anything.
+    /// Its last end, if that says what all of them took.
     end: Option<usize>,
 }
 
@@ -95,7 +88,8 @@ impl Index {
         let depth = parent.map_or(0, |parent| self.hung[parent].depth + 1);
         let span = span(link);
         let opens = opens(link) && span.is_some();
-        self.hung.push(Hung { parent, depth, children: Vec::new(), opens, end: None });
+        let claim = self.spend(link, at);
+        self.hung.push(Hung { parent, depth, children: Vec::new(), opens, end: None, claim });
         self.places.entry(link.id).or_insert(at);
         let time = link.timestamp;
         self.times = Some(self.times.map_or((time, time), |(first, last)| (first.min(time), last.max(time))));
@@ -112,7 +106,6 @@ impl Index {
             }
             _ => {}
         }
-        self.spend(links, at);
     }
 
     /// Where the cause of a link that comes next stands.
@@ -125,16 +118,35 @@ impl Index {
         span(link).filter(|_| closes(link)).and_then(|span| self.open.get(&span)).map_or(&[], Vec::as_slice)
     }
 
-    /// The links whose price a link that comes next may change: those of a turn that asks another model from then on.
-    pub(super) fn priced_by(&self, link: &Link) -> &[usize] {
-        let turn = turn(link).and_then(|key| self.turns.get(&key));
-        let other = turn.filter(|turn| claims(link) && link.model.is_some() && link.model != turn.asked);
-        other.map_or(&[], |turn| &turn.told)
+    /// The model that the turn of a link which comes next asks.
+    pub(super) fn asked<'a>(&self, links: &'a [Link], link: &Link) -> Option<&'a str> {
+        links[self.turns.get(&turn(link)?)?.claim?].model.as_deref()
     }
 
-    /// The model that a link's turn asks.
-    pub(super) fn asked(&self, link: &Link) -> Option<&str> {
-        self.turns.get(&turn(link)?)?.asked.as_deref()
+    /// The models whose price may hold for a link.
+    pub(super) fn models<'a>(&self, links: &'a [Link], at: usize) -> Models<'a> {
+        let claim = self.hung[at].claim;
+        (links[at].model.as_deref(), claim.and_then(|claim| links[claim].model.as_deref()))
+    }
+
+    /// What model calls took, by their models.
+    pub(super) fn spent<'a>(&self, links: &'a [Link]) -> BTreeMap<Models<'a>, Usage> {
+        let turns = self.turns.values().flat_map(|turn| of_turn(links, &turn.calls, turn.end));
+        let loose = self.loose.iter().map(|at| (*at, usage(links, *at)));
+        let mut spent = BTreeMap::new();
+        for (at, usage) in turns.chain(loose) {
+            let sum: &mut Usage = spent.entry(self.models(links, at)).or_default();
+            *sum = plus(*sum, usage);
+        }
+        spent
+    }
+
+    /// Whose tokens those are that a link tells of, and how many: of a turn's end those of its calls.
+    pub(super) fn told_by(&self, links: &[Link], at: usize) -> Vec<(usize, Usage)> {
+        let turn = turn(&links[at]).filter(|_| ends_turn(&links[at])).and_then(|key| self.turns.get(&key));
+        let calls = turn.map_or(&[][..], |turn| &turn.calls);
+        let told = of_turn(links, &calls[..calls.partition_point(|call| *call < at)], Some(at));
+        if told.is_empty() { vec![(at, usage(links, at))] } else { told }
     }
 
     /// All links depth first, siblings in the order of the log.
@@ -175,35 +187,22 @@ impl Index {
         above + 1 + order[above + 1..].iter().take_while(|at| self.hung[**at].depth > depth).count()
     }
 
-    /// Counts what a link tells of usage.
-    fn spend(&mut self, links: &[Link], at: usize) {
-        let link = &links[at];
+    /// Takes note of what a link tells of usage. The claim that it happens under.
+    fn spend(&mut self, link: &Link, at: usize) -> Option<usize> {
         let Some(key) = turn(link) else {
-            count(&mut self.spent, link, None, link.usage);
-            return;
+            self.loose.extend(link.usage.map(|_| at));
+            return None;
         };
         let turn = self.turns.entry(key).or_default();
-        let ends = matches!(link.event_type.as_str(), "AIProcessingCompleted" | "AIProcessingFailed") && link.usage.is_some();
-        let asks = claims(link) && link.model.is_some() && link.model != turn.asked;
-        if ends || asks {
-            turn.counted().for_each(|at| uncount(&mut self.spent, &links[at], turn.asked.as_deref()));
-            if ends {
-                turn.end = Some(at).filter(|_| link.usage != Some(Usage::default()));
-            } else {
-                turn.asked.clone_from(&link.model);
-            }
-            if link.usage.is_some() {
-                turn.told.push(at);
-            }
-            turn.counted().for_each(|at| count(&mut self.spent, &links[at], turn.asked.as_deref(), links[at].usage));
-        } else if link.usage.is_some() {
-            turn.told.push(at);
-            if link.event_type.as_str() != "MessageGenerated" {
-                turn.calls.push(at);
-                let usage = link.usage.filter(|_| turn.end.is_none());
-                count(&mut self.spent, link, turn.asked.as_deref(), usage);
-            }
+        if claims(link) {
+            turn.claim = Some(at);
         }
+        match link.usage {
+            Some(usage) if ends_turn(link) => turn.end = Some(at).filter(|_| usage != Usage::default()),
+            Some(_) if link.event_type.as_str() != "MessageGenerated" => turn.calls.push(at),
+            _ => {}
+        }
+        turn.claim
     }
 }
 
@@ -213,39 +212,28 @@ impl PartialEq for Index {
     }
 }
 
-impl Turn {
-    /// The links whose usage counts: what its end says, or else what its model calls told so far.
-    fn counted(&self) -> impl Iterator<Item = usize> {
-        let calls = self.calls.iter().filter(|_| self.end.is_none());
-        self.end.iter().chain(calls).copied()
+/// What a turn took, each part with the link whose model it is of. Its end says what all of its calls took: what they did not tell
+/// is the end's own.
+fn of_turn(links: &[Link], calls: &[usize], end: Option<usize>) -> Vec<(usize, Usage)> {
+    let told = calls.iter().map(|call| usage(links, *call)).fold(Usage::default(), plus);
+    let end = end.map(|end| (end, usage(links, end)));
+    let rest = end.map(|(end, all)| (end, minus(all, told)));
+    match end.zip(rest) {
+        // It does not know of all of them.
+        Some(((end, all), (_, rest))) if plus(told, rest) != all => vec![(end, all)],
+        _ => {
+            let calls = calls.iter().map(|call| (*call, usage(links, *call)));
+            calls.chain(rest.filter(|(_, rest)| *rest != Usage::default())).collect()
+        }
     }
 }
 
-impl Spent {
-    /// The sum; the largest number there is, if it is more than that.
-    pub(super) fn usage(&self) -> Usage {
-        let tokens = |sum| u64::try_from(sum).unwrap_or(u64::MAX);
-        Usage { input_tokens: tokens(self.input_tokens), output_tokens: tokens(self.output_tokens) }
-    }
+fn usage(links: &[Link], at: usize) -> Usage {
+    links[at].usage.unwrap_or_default()
 }
 
-fn count(spent: &mut BTreeMap<Models, Spent>, link: &Link, asked: Option<&str>, usage: Option<Usage>) {
-    let Some(usage) = usage else { return };
-    let sum = spent.entry((link.model.clone(), asked.map(str::to_owned))).or_default();
-    sum.events += 1;
-    sum.input_tokens += u128::from(usage.input_tokens);
-    sum.output_tokens += u128::from(usage.output_tokens);
-}
-
-fn uncount(spent: &mut BTreeMap<Models, Spent>, link: &Link, asked: Option<&str>) {
-    let models = (link.model.clone(), asked.map(str::to_owned));
-    let Some((sum, usage)) = spent.get_mut(&models).zip(link.usage) else { return };
-    sum.events -= 1;
-    sum.input_tokens -= u128::from(usage.input_tokens);
-    sum.output_tokens -= u128::from(usage.output_tokens);
-    if sum.events == 0 {
-        spent.remove(&models);
-    }
+fn ends_turn(link: &Link) -> bool {
+    matches!(link.event_type.as_str(), "AIProcessingCompleted" | "AIProcessingFailed")
 }
 
 fn claims(link: &Link) -> bool {
@@ -257,17 +245,14 @@ fn opens(link: &Link) -> bool {
 }
 
 fn closes(link: &Link) -> bool {
-    matches!(
-        link.event_type.as_str(),
-        "AIProcessingCompleted" | "AIProcessingFailed" | "ToolCompleted" | "ToolFailed" | "ToolOutcomeUnknown"
-    )
+    ENDS.contains(&link.event_type.as_str())
 }
 
 fn turn(link: &Link) -> Option<(AggregateId, String)> {
     link.turn.clone().map(|turn| (link.aggregate_id.clone(), turn))
 }
 
-fn span(link: &Link) -> Option<Span> {
+pub(super) fn span(link: &Link) -> Option<Span> {
     let (aggregate_id, turn) = turn(link)?;
     Some((aggregate_id, turn, link.step.zip(link.call_id.clone())))
 }

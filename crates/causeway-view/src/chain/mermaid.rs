@@ -36,8 +36,10 @@ impl Tree {
             }
         }
         let left = self.nodes.len() - shown.len();
-        if left > 0 {
-            let _ = writeln!(text, "    more[\"{left} more events\"]");
+        let left = (left > 0).then(|| format!("{left} more events"));
+        let left: Vec<_> = left.into_iter().chain(self.cut().map(|cut| format!("... {cut}"))).collect();
+        if !left.is_empty() {
+            let _ = writeln!(text, "    more[\"{}\"]", left.join("<br/>"));
         }
         for (class, style, is_of) in CLASSES {
             let of: Vec<_> = shown.iter().filter(|node| is_of(node)).map(|node| format!("n{}", node.link.position)).collect();

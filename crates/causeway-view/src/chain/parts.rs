@@ -5,7 +5,7 @@
 use causeway_event::Event;
 use serde::Serialize;
 
-use super::{Chain, fold, link};
+use super::{Chain, EVENTS_MAX, fold, link};
 use crate::Prices;
 use crate::view::{IdKind, Part, View};
 
@@ -26,7 +26,7 @@ const HEAD: [&str; 11] = [
 
 impl View for Chain {
     const NAME: &'static str = "chain";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const DESCRIPTION: &'static str =
         "A chain of cause and effect as a tree: the time between, durations, models, tokens and cost, what is unfinished.";
     const ID: IdKind = IdKind::Correlation;
@@ -43,11 +43,14 @@ impl View for Chain {
         if event.position <= self.position {
             return Vec::new();
         }
+        if self.links.len() >= EVENTS_MAX {
+            return if self.more { Vec::new() } else { vec![Part::at("/more".to_owned())] };
+        }
         self.index.keep_order();
         let (index, at, link) = (&self.index, self.links.len(), link(event));
         let parent = index.parent(&link);
-        let (ended, priced) = (index.ended_by(&link), index.priced_by(&link));
-        let mut touched: Vec<_> = parent.iter().chain(ended).chain(priced).copied().collect();
+        let ended = index.ended_by(&link);
+        let mut touched: Vec<_> = parent.iter().chain(ended).copied().collect();
         touched.sort_unstable();
         touched.dedup();
         let (place, places) = index.places(parent, &touched);
@@ -61,7 +64,6 @@ impl View for Chain {
             None => parts.push(Part::at(format!("/roots/{}", index.roots.len()))),
         }
         parts.extend(ended.iter().flat_map(|at| [field(at, "duration_us"), field(at, "unfinished")]).flatten());
-        parts.extend(priced.iter().filter_map(|at| field(at, "cost")));
         // What stands behind it moves: so it comes last.
         parts.push(Part { pointer: format!("/nodes/{place}"), name: format!("node/{at}") });
         parts
@@ -90,6 +92,7 @@ impl Chain {
             "ended_at" => json(times.map(|(_, last)| last)),
             "duration_us" => json(Some(self.duration_us())),
             "events" => json(Some(self.links.len())),
+            "more" => json(Some(self.more)),
             "unfinished" => json(Some(self.index.unfinished)),
             "orphans" => json(Some(self.index.orphans)),
             "usage" => json(Some(self.usage())),
@@ -115,7 +118,6 @@ impl Chain {
             }
             Some("duration_us") => json(self.node_duration_us(at)),
             Some("unfinished") => json(Some(self.is_unfinished(at))),
-            Some("cost") => json(self.node_cost(at, prices)),
             Some(_) => Ok(None),
         }
     }

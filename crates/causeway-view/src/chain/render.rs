@@ -8,7 +8,7 @@ use super::{Node, Tree};
 const INDENT_DEPTH_MAX: usize = 24;
 
 impl Tree {
-    /// The lines of the drawing: a summary, then the events.
+    /// The lines of the drawing: a summary, then the events, then whether there are more.
     ///
     /// ```text
     /// chain 0af7651916cd43dd8448eb211c80319c: 4 events, 1.50 s, 150 tokens in, 10 out
@@ -33,7 +33,13 @@ impl Tree {
             }
             lines.push(line);
         }
+        lines.extend(self.cut().map(|cut| format!("... {cut}")));
         lines
+    }
+
+    /// What is said of events that the tree has no room for.
+    pub(super) fn cut(&self) -> Option<String> {
+        self.more.then(|| format!("more events, cut at {}", self.events))
     }
 
     fn summary(&self) -> String {
@@ -95,7 +101,10 @@ pub(super) fn notes(node: &Node) -> impl Iterator<Item = String> {
     let link = &node.link;
     let took = node.duration_us.map(|duration| format!("took {}", duration_text(duration)));
     let usage = link.usage.filter(|usage| *usage != Default::default());
-    let tokens = usage.map(|usage| format!("{} tokens in, {} out", usage.input_tokens, usage.output_tokens));
+    // The name says it but for a tool call, which has another.
+    let model = link.model.as_ref().filter(|_| link.tool.is_some()).map(|model| format!(" ({})", printable(model)));
+    let model = model.unwrap_or_default();
+    let tokens = usage.map(|usage| format!("{} tokens in, {} out{model}", usage.input_tokens, usage.output_tokens));
     let cost = node.cost.map(|cost| format!("cost {}", cost_text(cost)));
     let error = link.error.as_ref().map(|error| format!("error: {}", printable(error)));
     let unfinished = node.unfinished.then(|| "unfinished".to_owned());

@@ -58,13 +58,13 @@ fn a_turn_is_a_tree_with_the_time_between() {
     chain 0af7651916cd43dd8448eb211c80319c: 9 events, 4.00 s, 250 tokens in, 30 out
     MessageReceived                            #1  test
     └─ AIProcessingStarted demo       +500 ms  #2  test  took 3.50 s
-       ├─ ThinkingGenerated           +500 ms  #3  test  100 tokens in, 0 out
+       ├─ ThinkingGenerated demo      +500 ms  #3  test  100 tokens in, 0 out
        ├─ ToolCalled calculate        +1.00 s  #4  test  took 1.50 s
        │  └─ ToolFailed calculate     +1.50 s  #7  test  error: no way
        ├─ ToolCalled calculate        +1.50 s  #5  test  took 500 ms
        │  └─ ToolCompleted calculate  +500 ms  #6  test
        ├─ MessageGenerated demo-1     +3.00 s  #8  test  250 tokens in, 30 out
-       └─ AIProcessingCompleted       +3.50 s  #9  test  250 tokens in, 30 out
+       └─ AIProcessingCompleted demo  +3.50 s  #9  test  250 tokens in, 30 out
     ");
 }
 
@@ -78,7 +78,7 @@ fn what_waits_for_its_end_is_unfinished() {
     chain 0af7651916cd43dd8448eb211c80319c: 6 events, 2.50 s, 100 tokens in, 0 out, 2 unfinished
     MessageReceived                            #1  test
     └─ AIProcessingStarted demo       +500 ms  #2  test  unfinished
-       ├─ ThinkingGenerated           +500 ms  #3  test  100 tokens in, 0 out
+       ├─ ThinkingGenerated demo      +500 ms  #3  test  100 tokens in, 0 out
        ├─ ToolCalled calculate        +1.00 s  #4  test  unfinished
        └─ ToolCalled calculate        +1.50 s  #5  test  took 500 ms
           └─ ToolCompleted calculate  +500 ms  #6  test
@@ -118,6 +118,69 @@ fn a_turn_costs_what_its_model_calls_cost() {
     let tree = chain(&turn()).tree(&other);
     assert_eq!((tree.cost, &tree.unpriced[..], node(&tree, 9).cost), (None, &["demo".to_owned()][..], None));
     assert_eq!(chain(&turn()).tree(&Prices::default()).unpriced, [""; 0]);
+}
+
+#[test]
+fn a_cost_is_that_of_the_model_that_was_asked_then() {
+    let claim =
+        |attempt, model| json!({"turn": "t", "inputs": [], "owner": "o", "attempt": attempt, "agent": "a", "model": model});
+    let tokens = |input: u64| json!({"input_tokens": input});
+    let call = json!({"turn": "t", "step": 1, "call_id": "1", "tool": "calculate", "effect": "pure", "usage": tokens(10)});
+    let said = json!({"turn": "t", "content": "Hi", "model": "large-2026", "usage": tokens(100)});
+    let events = [
+        event(1, "AIProcessingStarted", &claim(1, "small")),
+        event(2, "ToolCalled", &call),
+        event(3, "AIProcessingStarted", &claim(2, "large")),
+        event(4, "ThinkingGenerated", &json!({"turn": "t", "step": 2, "text": "Hm", "usage": tokens(1)})),
+        event(5, "MessageGenerated", &said),
+        event(6, "AIProcessingCompleted", &json!({"turn": "t", "usage": tokens(111)})),
+    ];
+    let prices = json!([{"model": "small", "input": 1e6, "output": 0}, {"model": "large", "input": 1e9, "output": 0}]);
+    let tree = chain(&events).tree(&serde_json::from_value(prices).unwrap());
+    let models: Vec<_> = tree.nodes.iter().map(|node| node.link.model.as_deref().unwrap_or_default()).collect();
+    assert_eq!(models, ["small", "small", "large", "large", "large-2026", "large"]);
+    let costs: Vec<_> = tree.nodes.iter().filter_map(|node| node.cost).collect();
+    assert_eq!(costs, [10.0, 1000.0, 100_000.0, 101_010.0], "the end repeats what its calls cost");
+    // Of the end only what no call told counts for its model.
+    assert_eq!((tree.usage.input_tokens, tree.cost), (111, Some(101_010.0)));
+    assert!(tree.render()[2].ends_with("10 tokens in, 0 out (small)  cost 10  unfinished"), "{:?}", tree.render());
+    // One that knows of less than its calls told stands alone.
+    let mut less = events.to_vec();
+    less[5] = event(6, "AIProcessingCompleted", &json!({"turn": "t", "usage": tokens(5)}));
+    assert_eq!(chain(&less).tree(&Prices::default()).usage.input_tokens, 5);
+}
+
+#[test]
+fn a_chain_takes_so_many_events_and_says_that_there_are_more() {
+    let causes: Vec<u64> = (0..EVENTS_MAX as u64 + 3).map(|at| at.min(1)).collect();
+    let events = links(&causes);
+    let (taken, beyond) = events.split_at(EVENTS_MAX);
+    let mut full = chain(taken);
+    let tree = full.tree(&Prices::default());
+    assert!(!tree.more && tree.render().len() == EVENTS_MAX + 1 && !tree.mermaid().contains("cut"));
+    assert_eq!(full.parts(&beyond[0]), [crate::Part::at("/more".to_owned())]);
+    let mut cut = beyond.iter().fold(full, fold);
+    assert_eq!(cut.parts(&beyond[2]), [], "nothing more is said of what comes later");
+    let cut_tree = cut.tree(&Prices::default());
+    assert_eq!(cut_tree, Tree { more: true, ..tree });
+    assert_eq!(cut_tree.render().last().map(String::as_str), Some("... more events, cut at 10000"));
+    assert!(cut_tree.mermaid().contains("9600 more events<br/>... more events, cut at 10000"));
+    let kept: Chain = serde_json::from_str(&serde_json::to_string(&cut).unwrap()).unwrap();
+    assert_eq!(kept, cut);
+}
+
+#[test]
+fn an_end_from_elsewhere_ends_what_began_before_it() {
+    let events = turn();
+    let claim = json!({"turn": "t", "inputs": [id(1)], "owner": "run-2", "attempt": 2, "agent": "a", "model": "demo"});
+    let part = chain(&[events[1].clone(), events[3].clone(), events[4].clone(), event(20, "AIProcessingStarted", &claim)]);
+    let mut tree = part.tree(&Prices::default());
+    let mut waiting = tree.waiting();
+    let ends = events[5..].iter().filter(|event| ENDS.contains(&event.event_type.as_str()));
+    ends.for_each(|event| tree.end(&mut waiting, event));
+    let took = [2, 4, 5, 20].map(|position| node(&tree, position).duration_us);
+    assert_eq!(took, [Some(3_500_000), Some(1_500_000), Some(500_000), None]);
+    assert!(tree.unfinished == 1 && node(&tree, 20).unfinished && !waiting.is_empty());
 }
 
 #[test]
@@ -168,6 +231,7 @@ fn a_claim_after_a_failure_waits_for_its_own_end() {
     let tree = chain(&events).tree(&Prices::default());
     assert_eq!((node(&tree, 1).duration_us, node(&tree, 3).duration_us), (Some(500_000), None));
     assert!(node(&tree, 3).unfinished);
+    assert_eq!(node(&tree, 2).cost, None, "nothing of a model without a price costs something unknown");
 }
 
 /// How many parts an event was said to change, and how long their JSON is, at most.

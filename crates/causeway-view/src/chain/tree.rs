@@ -1,12 +1,13 @@
 //! The tree that a chain's events make, and what they add up to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use causeway_event::payload::Usage;
-use causeway_event::{CorrelationId, EventId, Position};
+use causeway_event::{CorrelationId, Event, EventId, Position};
 use serde::{Deserialize, Serialize};
 
-use super::{Chain, Link};
+use super::index::{Models, Span, span};
+use super::{Chain, Link, link};
 use crate::price::rounded;
 use crate::usage::plus;
 use crate::{Prices, Time};
@@ -29,6 +30,9 @@ pub struct Tree {
     pub duration_us: i64,
     /// How many events it has.
     pub events: usize,
+    /// Whether there are more events than one tree takes; nothing in it takes account of those.
+    #[serde(default)]
+    pub more: bool,
     /// How many of them wait for an end that is not in the chain.
     pub unfinished: usize,
     /// How many of them name a cause that does not stand before them in the chain.
@@ -63,13 +67,54 @@ pub struct Node {
     pub duration_us: Option<i64>,
     /// A claim without the end of its turn, or a tool call without outcome.
     pub unfinished: bool,
-    /// What its tokens cost, where its model has a price. A turn's end repeats what its calls cost.
+    /// What its tokens cost, where its model has a price. A turn's end repeats what its calls cost, each by its own model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<f64>,
     /// Its cause does not stand before it in the chain.
     pub orphan: bool,
     /// The events that name it as their cause, in the order of the log.
     pub children: Vec<EventId>,
+}
+
+/// The claims and tool calls of a tree that wait for their ends.
+#[derive(Debug)]
+pub struct Waiting(HashMap<Span, Vec<usize>>);
+
+impl Waiting {
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Tree {
+    /// What waits for an end that the tree does not have.
+    pub fn waiting(&self) -> Waiting {
+        let mut waiting: HashMap<_, Vec<_>> = HashMap::new();
+        for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.unfinished) {
+            waiting.entry(span(&node.link)).or_default().push(at);
+        }
+        Waiting(waiting.into_iter().filter_map(|(span, nodes)| Some((span?, nodes))).collect())
+    }
+
+    /// Takes account of an end from elsewhere on the log, one of [`super::ENDS`]. They come in the order of the log.
+    pub fn end(&mut self, waiting: &mut Waiting, event: &Event) {
+        let Some(span) = span(&link(event)) else { return };
+        let Some(nodes) = waiting.0.get_mut(&span) else { return };
+        nodes.retain(|at| {
+            let node = &mut self.nodes[*at];
+            let began_later = event.position < node.link.position;
+            if !began_later {
+                node.unfinished = false;
+                node.duration_us = Some(Time::from(event.timestamp).micros_since(node.link.timestamp));
+                self.unfinished -= 1;
+            }
+            began_later
+        });
+        if nodes.is_empty() {
+            waiting.0.remove(&span);
+        }
+    }
 }
 
 impl Chain {
@@ -88,6 +133,7 @@ impl Chain {
             ended_at: self.index.times.map(|(_, last)| last),
             duration_us: self.duration_us(),
             events: self.links.len(),
+            more: self.more,
             unfinished: self.index.unfinished,
             orphans: self.index.orphans,
             usage: self.usage(),
@@ -123,9 +169,10 @@ impl Chain {
     }
 
     pub(super) fn node_cost(&self, at: usize, prices: &Prices) -> Option<f64> {
-        let link = &self.links[at];
-        let usage = link.usage?;
-        prices.cost(model(link.model.as_deref(), self.index.asked(link), prices)?, usage)
+        self.links[at].usage?;
+        let cost = |(at, usage)| prices.cost(model(self.index.models(&self.links, at), prices)?, usage);
+        let costs: Option<Vec<_>> = self.index.told_by(&self.links, at).into_iter().map(cost).collect();
+        costs.map(|costs| rounded(costs.iter().sum()))
     }
 
     pub(super) fn duration_us(&self) -> i64 {
@@ -134,7 +181,7 @@ impl Chain {
 
     /// What all model calls took.
     pub(super) fn usage(&self) -> Usage {
-        self.index.spent.values().fold(Usage::default(), |total, spent| plus(total, spent.usage()))
+        self.index.spent(&self.links).into_values().fold(Usage::default(), plus)
     }
 
     /// What they cost together, and the models without a price.
@@ -143,9 +190,9 @@ impl Chain {
             return (None, Vec::new());
         }
         let (mut total, mut unpriced) = (None, BTreeSet::new());
-        for ((named, asked), spent) in &self.index.spent {
-            let model = model(named.as_deref(), asked.as_deref(), prices).unwrap_or("unknown");
-            match prices.cost(model, spent.usage()) {
+        for (models, usage) in self.index.spent(&self.links) {
+            let model = model(models, prices).unwrap_or("unknown");
+            match prices.cost(model, usage) {
                 Some(cost) => total = Some(rounded(total.unwrap_or(0.0) + cost)),
                 None => _ = unpriced.insert(model.to_owned()),
             }
@@ -154,7 +201,7 @@ impl Chain {
     }
 }
 
-/// The model whose price holds: the one that an event names, or else the one that its turn asks.
-fn model<'a>(named: Option<&'a str>, asked: Option<&'a str>, prices: &Prices) -> Option<&'a str> {
+/// The model whose price holds: the one that an event names, or else the one that its claim asks.
+fn model<'a>((named, asked): Models<'a>, prices: &Prices) -> Option<&'a str> {
     named.filter(|model| prices.knows(model)).or(asked).or(named)
 }

@@ -148,7 +148,10 @@ const KEYS: &[Key] = &[
     key("event_store.limits.append_wait", "How long an append may wait for its turn."),
     key("event_store.limits.streams_max", "Subscriptions and streamed reads at once."),
     key("event_store.limits.connections_max", "Connections at once; further ones wait to be accepted."),
-    key("event_store.limits.views_bytes_max", "Memory for views that were looked at: the next look costs only what is new."),
+    key(
+        "event_store.limits.views_bytes_max",
+        "Memory for views that were looked at: the next look costs only what is new. A state whose JSON is longer than a quarter of it is not kept.",
+    ),
     key(
         "event_store.limits.watched_bytes_max",
         "Memory for views that are watched, which stay there as long as somebody watches; a further one is refused.",

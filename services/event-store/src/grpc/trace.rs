@@ -22,5 +22,5 @@ pub(super) async fn trace(grpc: &Grpc, request: Request<v1::TraceRequest>) -> Re
     let trace = grpc.0.within(trace).await.map_err(into_status)?;
     let tree = serde_json::to_vec(&trace)
         .map_err(|error| into_status(Problem::new(Kind::Internal, format!("the tree cannot be written: {error}"))))?;
-    Ok(Response::new(v1::TraceResponse { tree, url: trace.url.unwrap_or_default() }))
+    Ok(Response::new(v1::TraceResponse { tree, more: trace.tree.more, url: trace.url.unwrap_or_default() }))
 }

@@ -2,18 +2,21 @@
 
 use axum::body::Bytes;
 use causeway_event::Position;
-use causeway_proto::Problem;
+use causeway_proto::{Kind, Problem};
 
 use super::pace::Pace;
 use super::pages::{Pages, Shown};
 use super::{Change, Subject, internal, past};
 use crate::cursor::Moment;
 use crate::gateway::Gateway;
+use crate::problem::COME_BACK;
 
 /// Changes of one answer.
 const CHANGES_MAX: usize = 1000;
 /// Their bytes, events and patches together.
 const CHANGES_BYTES_MAX: usize = 8 << 20;
+/// Times that it begins again because a type in it got a new version.
+const ATTEMPTS_MAX: usize = 5;
 
 /// Which view of what, between when and when.
 #[derive(Clone, Debug)]
@@ -53,20 +56,35 @@ pub(crate) async fn diff(gateway: &Gateway, request: DiffRequest) -> Result<Diff
     if to < from {
         return Err(Problem::invalid("/to", format!("is position {to}, which lies before {from}")));
     }
-    let mut fold = past::fold_and_keep(gateway, &subject, from).await?.fold;
+    for _ in 0..ATTEMPTS_MAX {
+        if let Some(diff) = between(gateway, &subject, from, to).await? {
+            return Ok(diff);
+        }
+    }
+    Err(Problem::new(Kind::Unavailable, "the types in it got new versions meanwhile, again and again").retry_after(COME_BACK))
+}
+
+/// What changed; `None` if the states are others by now.
+async fn between(gateway: &Gateway, subject: &Subject, from: Position, to: Position) -> Result<Option<Diff>, Problem> {
+    let key = subject.key(gateway);
+    let mut folded = past::fold_and_keep(gateway, subject, from).await?;
+    let fold = &mut folded.fold;
     fold.mark();
     let mut pace = Pace::begin();
     let (mut changes, mut bytes, mut more) = (Vec::new(), 0, false);
-    let mut pages = Pages::behind(gateway, &subject, from, Some(to));
-    while let Some(Shown { events, .. }) = pages.next().await? {
+    let mut pages = Pages::behind(gateway, subject, from, Some(to));
+    while let Some(Shown { events, revision, .. }) = pages.next().await? {
         for event in events {
             pace.give_way().await;
+            if subject.view.own_types {
+                folded.basis.take(&event, revision);
+            }
             if more {
                 fold.step(&event);
                 continue;
             }
             let patch = fold.change(&event)?;
-            if patch.0.is_empty() {
+            if patch.is_empty() {
                 continue;
             }
             let patch = Bytes::from(serde_json::to_vec(&patch).map_err(internal)?);
@@ -81,5 +99,6 @@ pub(crate) async fn diff(gateway: &Gateway, request: DiffRequest) -> Result<Diff
         }
     }
     let patch = serde_json::to_vec(&fold.changed()?).map_err(internal)?.into();
-    Ok(Diff { view: subject.view.name, id: request.id, from, to, patch, changes, more })
+    let diff = Diff { view: subject.view.name, id: subject.id.to_string(), from, to, patch, changes, more };
+    Ok(subject.stands(gateway, &key, &folded.basis).then_some(diff))
 }

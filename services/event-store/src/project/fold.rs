@@ -6,10 +6,9 @@ use std::sync::Arc;
 use causeway_event::Event;
 use causeway_proto::Problem;
 use causeway_view::{Part, Prices, View};
-use json_patch::Patch;
-use serde_json::Value;
 
-use super::{internal, patch};
+use super::internal;
+use super::patch::{self, Patch};
 
 /// A state, and what can be done with it.
 pub(crate) trait Fold: Send {
@@ -50,12 +49,9 @@ impl<V: View> Folding<V> {
         Box::new(Self { state: V::default(), prices, mark: None })
     }
 
-    fn values(&self, state: &V, parts: &[Part]) -> Result<Vec<Option<Value>>, Problem> {
-        let value = |part: &Part| {
-            let json = state.part(&part.name, &self.prices).map_err(internal)?;
-            Ok(json.map(|json| patch::value(&json)))
-        };
-        parts.iter().map(value).collect()
+    /// Their JSON.
+    fn written(&self, state: &V, parts: &[Part]) -> Result<Vec<Option<String>>, Problem> {
+        parts.iter().map(|part| state.part(&part.name, &self.prices).map_err(internal)).collect()
     }
 }
 
@@ -91,10 +87,10 @@ impl<V: View> Fold for Folding<V> {
         if let Some(mark) = &mut self.mark {
             mark.touch(&parts);
         }
-        let before = self.values(&self.state, &parts)?;
+        let before = self.written(&self.state, &parts)?;
         self.state = std::mem::take(&mut self.state).with(event);
-        let after = self.values(&self.state, &parts)?;
-        Ok(patch::of_parts(&parts, &before, &after))
+        let after = self.written(&self.state, &parts)?;
+        patch::of_parts(&parts, &before, &after).map_err(internal)
     }
 
     fn mark(&mut self) {
@@ -104,7 +100,7 @@ impl<V: View> Fold for Folding<V> {
     fn changed(&mut self) -> Result<Patch, Problem> {
         let Some(Mark { before, mut touched, names }) = self.mark.take() else { return Ok(Patch::default()) };
         touched.retain(|part| !is_within(&part.name, &names));
-        Ok(patch::of_parts(&touched, &self.values(&before, &touched)?, &self.values(&self.state, &touched)?))
+        patch::of_parts(&touched, &self.written(&before, &touched)?, &self.written(&self.state, &touched)?).map_err(internal)
     }
 }
 
@@ -126,12 +122,16 @@ fn is_within(name: &str, names: &HashSet<String>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use causeway_event::{Data, EventType, Position};
+    use causeway_view::IdKind;
     use causeway_view::chain::Chain;
     use causeway_view::conversation::Conversation;
     use causeway_view::state::State;
     use proptest::prelude::*;
     use serde_json::json;
+    use serde_json::value::RawValue;
 
+    use super::super::patch::tests::{documents, exact, patched};
     use super::*;
 
     fn event(position: u64, kind: usize, turn: u32, cause: u64) -> Event {
@@ -153,17 +153,68 @@ mod tests {
             8 => ("OrderChanged", json!({"items": {turn.to_string(): null}, "note": null})),
             _ => ("OrderLost", json!(turn)),
         };
+        written(position, event_type, &data.to_string(), cause)
+    }
+
+    fn written(position: u64, event_type: &str, data: &str, cause: u64) -> Event {
+        let id = |position: u64| format!("evt_{position:026}");
+        let metadata = json!({"source": "test", "correlation_id": "c", "causation_id": id(cause)});
         let event = json!({
             "id": id(position), "position": position, "timestamp": "2026-11-23T10:00:00Z", "type": event_type, "aggregate_id": "a",
-            "data": data, "metadata": {"source": "test", "correlation_id": "c", "causation_id": id(cause)},
+            "metadata": metadata,
         });
-        serde_json::from_value(event).unwrap()
+        let mut event: std::collections::BTreeMap<String, Box<RawValue>> = serde_json::from_value(event).unwrap();
+        event.insert("data".to_owned(), serde_json::from_str(data).unwrap());
+        serde_json::from_str(&serde_json::to_string(&event).unwrap()).unwrap()
+    }
+
+    /// A view that says nothing of its parts.
+    #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    struct Plain {
+        position: Position,
+        seen: Vec<Event>,
+        last: std::collections::BTreeMap<EventType, Data>,
+    }
+
+    impl View for Plain {
+        const NAME: &'static str = "plain";
+        const VERSION: u32 = 1;
+        const DESCRIPTION: &'static str = "What the trait gives of itself.";
+        const ID: IdKind = IdKind::Aggregate;
+
+        fn with(mut self, event: &Event) -> Self {
+            if self.position < event.position {
+                self.position = event.position;
+                self.seen.push(event.clone());
+                self.last.insert(event.event_type.clone(), event.data.clone());
+            }
+            self
+        }
+    }
+
+    /// The same, shown otherwise than it is kept.
+    #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    struct Shown(Plain);
+
+    impl View for Shown {
+        const NAME: &'static str = "shown";
+        const VERSION: u32 = 1;
+        const DESCRIPTION: &'static str = Plain::DESCRIPTION;
+        const ID: IdKind = IdKind::Aggregate;
+
+        fn with(self, event: &Event) -> Self {
+            Self(self.0.with(event))
+        }
+
+        fn shown(&self, _prices: &Prices) -> serde_json::Result<Option<String>> {
+            serde_json::to_string(&(&self.0.last, self.0.seen.len())).map(Some)
+        }
     }
 
     /// Applies each change to what readers have, and all since the mark at once, and compares it with what they would get anew.
     fn follows<V: View>(history: &[Event], mark: usize) {
         let mut fold = Folding::<V>::start(Arc::default());
-        let shown = |fold: &dyn Fold| patch::value(&String::from_utf8(fold.shown().unwrap()).unwrap());
+        let shown = |fold: &dyn Fold| exact(&String::from_utf8(fold.shown().unwrap()).unwrap());
         let mut read = shown(fold.as_ref());
         let mut marked = read.clone();
         for (at, event) in history.iter().enumerate() {
@@ -172,17 +223,16 @@ mod tests {
                 marked = read.clone();
             }
             let change = fold.change(event).unwrap();
-            json_patch::patch(&mut read, &change).unwrap();
-            assert_eq!(read, shown(fold.as_ref()), "{} after {event:?}: {change}", V::NAME);
-            assert_eq!(fold.change(event).unwrap(), Patch::default(), "the same event twice changes nothing");
+            read = patched(read, &change);
+            assert_eq!(read, shown(fold.as_ref()), "{} after {event:?}: {change:?}", V::NAME);
+            assert!(fold.change(event).unwrap().is_empty(), "the same event twice changes nothing");
         }
         let mut stepped = Folding::<V>::start(Arc::default());
         history.iter().for_each(|event| stepped.step(event));
         assert_eq!(stepped.shown().unwrap(), fold.shown().unwrap());
         if mark < history.len() {
             let leap = fold.changed().unwrap();
-            json_patch::patch(&mut marked, &leap).unwrap_or_else(|error| panic!("{error}: {leap}"));
-            assert_eq!(marked, read, "{}: {leap}", V::NAME);
+            assert_eq!(patched(marked, &leap), read, "{}: {leap:?}", V::NAME);
         }
     }
 
@@ -198,6 +248,16 @@ mod tests {
             follows::<Chain>(&history, mark);
             follows::<Conversation>(&history, mark);
             follows::<State>(&history, mark);
+            follows::<Plain>(&history, mark);
+            follows::<Shown>(&history, mark);
+        }
+
+        #[test]
+        fn what_was_sent_is_patched_as_it_was_written(sent in prop::collection::vec(documents(), 0..8), mark in 0..8_usize) {
+            let history: Vec<_> = sent.iter().zip(1..).map(|(data, position)| written(position, "Sent", data, 0)).collect();
+            follows::<State>(&history, mark);
+            follows::<Plain>(&history, mark);
+            follows::<Shown>(&history, mark);
         }
     }
 }

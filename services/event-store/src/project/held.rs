@@ -116,8 +116,7 @@ pub(super) async fn newest(gateway: &Gateway, subject: &Subject, last: Position)
         let key = subject.key(gateway);
         let held = views.held.get_with_by_ref(&key, || Arc::new(Held::new(subject.view, views)));
         let grown = held.advance(gateway, subject, &key, last).await?;
-        if key != subject.key(gateway) || !held.holds(gateway) {
-            // The read model was made again, or a type in the state got a new version and may have been shown in both.
+        if !held.stands(gateway, subject, &key) {
             if views.held.get(&key).is_some_and(|cached| Arc::ptr_eq(&cached, &held)) {
                 views.held.invalidate(&key);
             }
@@ -155,9 +154,8 @@ impl Held {
         inner.begun.then_some(inner).ok_or_else(|| internal("it failed for somebody else at this moment"))
     }
 
-    /// Whether the events in it would still be shown as they were.
-    fn holds(&self, gateway: &Gateway) -> bool {
-        self.lock().basis.holds(&gateway.types)
+    fn stands(&self, gateway: &Gateway, subject: &Subject, key: &Key) -> bool {
+        subject.stands(gateway, key, &self.lock().basis)
     }
 
     /// About how much memory it takes.
@@ -191,6 +189,8 @@ impl Held {
         if begun && last <= through {
             return Ok(false);
         }
+        // What is not in memory has to be made, and only so many are at once.
+        let _pass = if begun { None } else { Some(gateway.views.folds.enter().await?) };
         if !begun {
             let snapshot = past::snapshot(gateway, subject, Position::new(u64::MAX >> 1)).await?;
             through = self.lock().begin(snapshot);
@@ -265,14 +265,9 @@ impl Watching {
         self.0.weigh(&mut self.0.lock(), 0);
     }
 
-    /// A fold panicked and left nothing: the state has to be fetched anew.
-    pub(super) fn is_lost(&self) -> bool {
-        !self.0.lock().begun
-    }
-
-    /// Whether the events in it would still be shown as they were.
-    pub(super) fn holds(&self, gateway: &Gateway) -> bool {
-        self.0.holds(gateway)
+    /// Whether it is right: a fold that panicked left nothing, and what it depends on may have changed.
+    pub(super) fn stands(&self, gateway: &Gateway, subject: &Subject, key: &Key) -> bool {
+        self.0.lock().begun && self.0.stands(gateway, subject, key)
     }
 
     /// What this event changed; `None` if that is no longer at hand. The caller has brought, or seen in a state, every event of

@@ -12,16 +12,18 @@ use super::held::Key;
 use super::pace::Pace;
 use super::pages::{Pages, Shown};
 use super::{Subject, held, internal};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Pass};
 
 /// A state that nobody else uses.
 pub(super) struct Folded {
     pub(super) fold: Box<dyn Fold>,
-    basis: Basis,
+    pub(super) basis: Basis,
     /// The last event in it.
     last: Position,
     /// Events folded since the snapshot that it was made from.
     folded: usize,
+    /// As long as it is in memory.
+    _pass: Pass,
 }
 
 /// A snapshot as it was kept.
@@ -35,34 +37,43 @@ pub(super) struct Kept {
 pub(super) async fn state(gateway: &Gateway, subject: &Subject, at: Position) -> Result<Bytes, Problem> {
     let views = &gateway.views;
     loop {
-        let key = (subject.key(gateway), at);
-        if let Some(held) = views.held.get(&key.0)
-            && let Some(json) = held.state_at(gateway, at)?
-        {
+        if let Some(json) = in_memory(gateway, subject, at)? {
             return Ok(json);
         }
-        if let Some((basis, json)) = views.past.get(&key)
-            && basis.holds(&gateway.types)
-        {
+        let pass = views.folds.enter().await?;
+        // Mostly others who were inside before have asked the same.
+        if let Some(json) = in_memory(gateway, subject, at)? {
             return Ok(json);
         }
-        let Folded { fold, basis, last, folded } = fold(gateway, subject, at).await?;
+        let key = subject.key(gateway);
+        let Folded { fold, basis, last, folded, _pass } = fold(gateway, subject, at, pass).await?;
         let json = Bytes::from(fold.shown()?);
-        // The read model may have been made again meanwhile, or a type that got a new version may have been shown in both.
-        if key.0 != subject.key(gateway) || !basis.holds(&gateway.types) {
+        if !subject.stands(gateway, &key, &basis) {
             continue;
         }
         if held::is_due(folded, json.len()) {
             let state = if fold.shows_snapshot() { json.clone() } else { fold.snapshot()?.into() };
-            keep(gateway, subject, &key.0, last, &basis, state)?;
+            keep(gateway, subject, &key, last, &basis, state)?;
         }
-        views.past.insert(key, (Arc::new(basis), json.clone()));
+        views.past.insert((key, at), (Arc::new(basis), json.clone()));
         return Ok(json);
     }
 }
 
+/// The JSON as of a moment, if it is at hand.
+fn in_memory(gateway: &Gateway, subject: &Subject, at: Position) -> Result<Option<Bytes>, Problem> {
+    let (views, key) = (&gateway.views, subject.key(gateway));
+    if let Some(held) = views.held.get(&key)
+        && let Some(json) = held.state_at(gateway, at)?
+    {
+        return Ok(Some(json));
+    }
+    let past = views.past.get(&(key, at));
+    Ok(past.filter(|(basis, _)| basis.holds(&gateway.types)).map(|(_, json)| json))
+}
+
 /// Folds up to a moment, which must be readable.
-pub(super) async fn fold(gateway: &Gateway, subject: &Subject, at: Position) -> Result<Folded, Problem> {
+async fn fold(gateway: &Gateway, subject: &Subject, at: Position, pass: Pass) -> Result<Folded, Problem> {
     let mut fold = (subject.view.start)(gateway.views.prices.clone());
     let (mut last, mut basis) = (Position::START, Basis::default());
     if let Some(kept) = snapshot(gateway, subject, at).await?
@@ -83,35 +94,41 @@ pub(super) async fn fold(gateway: &Gateway, subject: &Subject, at: Position) -> 
         }
         folded += events.len();
     }
-    Ok(Folded { fold, basis, last, folded })
+    Ok(Folded { fold, basis, last, folded, _pass: pass })
 }
 
 /// The same, with a snapshot of it if that took long: whoever asks for about that moment again goes on from there.
 pub(super) async fn fold_and_keep(gateway: &Gateway, subject: &Subject, at: Position) -> Result<Folded, Problem> {
+    let pass = gateway.views.folds.enter().await?;
     let key = subject.key(gateway);
-    let done = fold(gateway, subject, at).await?;
+    let done = fold(gateway, subject, at, pass).await?;
     if held::is_due(done.folded, 0) {
         let state = Bytes::from(done.fold.snapshot()?);
-        if held::is_due(done.folded, state.len()) && key == subject.key(gateway) && done.basis.holds(&gateway.types) {
+        if held::is_due(done.folded, state.len()) && subject.stands(gateway, &key, &done.basis) {
             keep(gateway, subject, &key, done.last, &done.basis, state)?;
         }
     }
     Ok(done)
 }
 
-/// Makes sure that there is a snapshot of the view's version for this id, as new as the log.
-pub(crate) async fn refresh(gateway: &Gateway, view: &str, id: &str) -> Result<(), Problem> {
+/// Makes sure that there is a snapshot for this id that can be used: of the view's version, and of the types as they are. Says
+/// whether it had to be made.
+pub(crate) async fn refresh(gateway: &Gateway, view: &str, id: &str) -> Result<bool, Problem> {
     let subject = Subject::of(view, id)?;
     let last = gateway.fresh().await?;
+    if snapshot(gateway, &subject, last).await?.is_some() {
+        return Ok(false);
+    }
+    let pass = gateway.views.folds.enter_in_turn().await?;
     let epoch = gateway.store.epoch();
-    let Folded { fold, basis, last, folded } = fold(gateway, &subject, last).await?;
+    let Folded { fold, basis, last, folded, _pass } = fold(gateway, &subject, last, pass).await?;
     // One whose basis no longer holds would only not be used.
     if folded > 0 {
         let view = subject.view;
         let state = basis.sealed(view, fold.snapshot()?.into()).map_err(internal)?;
         gateway.store.keep_snapshot(epoch, view.name, view.version, &subject.id, last, state).await?;
     }
-    Ok(())
+    Ok(folded > 0)
 }
 
 /// The newest snapshot that is not newer than `at`, if its events would still be shown as they were.

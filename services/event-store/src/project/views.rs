@@ -23,7 +23,7 @@ pub(crate) struct View {
     pub(crate) id: IdKind,
     pub(super) category: Option<Category>,
     /// Whether it depends on the registry of types.
-    pub(super) own_types: bool,
+    pub(crate) own_types: bool,
     pub(super) start: fn(Arc<Prices>) -> Box<dyn Fold>,
 }
 

@@ -102,7 +102,7 @@ impl Watched {
         seen: &mut Position,
         states: bool,
     ) -> Result<Option<Told>, Problem> {
-        if self.watching.is_lost() || !self.watching.holds(gateway) || self.key != self.subject.key(gateway) {
+        if !self.watching.stands(gateway, &self.subject, &self.key) {
             self.watching.leave();
             // Subscribers hear of events before they are readable.
             let wanted = position(&update).max(*seen);

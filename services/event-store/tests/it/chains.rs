@@ -105,6 +105,42 @@ async fn causes_and_effects_are_followed_into_other_chains() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chain_takes_so_many_events_says_that_there_are_more_and_knows_their_ends() {
+    const EVENTS_MAX: usize = 10_000;
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let event = |event_type: &str, data: Value, cause: Option<&Value>| {
+        let cause = cause.map_or(Value::Null, |cause| cause["id"].clone());
+        let metadata = json!({"correlation_id": "long", "causation_id": cause});
+        json!({"type": event_type, "aggregate_id": "s", "data": data, "metadata": metadata})
+    };
+    let claim = json!({"turn": "t", "inputs": [], "owner": "o", "attempt": 1, "agent": "a", "model": "demo"});
+    let mut claim = event("AIProcessingStarted", claim, None);
+    claim["metadata"].as_object_mut().unwrap().remove("causation_id");
+    let claim = gateway.post(&claim).await.created();
+    let note = |_| event("NoteTaken", json!({}), Some(&claim));
+    let mut last = Value::Null;
+    for _ in 0..10 {
+        let receipts = gateway.post(&(0..1000).map(note).collect()).await.created();
+        last = receipts.as_array().unwrap()[998].clone();
+    }
+    let end = json!({"turn": "t", "steps": 1, "usage": {"input_tokens": 1, "output_tokens": 1}, "duration_ms": 5});
+    gateway.post(&event("AIProcessingCompleted", end, Some(&claim))).await.created();
+    let sizes = |tree: &Value| (positions(tree).len(), tree["events"].as_u64().unwrap() as usize, tree["more"] == true);
+    let full = gateway.get(&format!("/chains/long?as_of={}", last["position"])).await.ok();
+    assert_eq!((sizes(&full), &full["unfinished"]), ((EVENTS_MAX, EVENTS_MAX, false), &json!(1)));
+    for path in ["/chains/long".to_owned(), format!("/chains/{}?scope=descendants", id(&claim))] {
+        let tree = gateway.get(&path).await.ok();
+        assert_eq!(sizes(&tree), (EVENTS_MAX, EVENTS_MAX, true), "{path}");
+        assert_eq!((&tree["unfinished"], tree["nodes"][0]["duration_us"].is_i64()), (&json!(0), true), "its end is on the log");
+    }
+    let view = gateway.get("/projections/chain/long").await.ok();
+    assert_eq!(sizes(&view["state"]), (EVENTS_MAX, EVENTS_MAX, true));
+    let request = v1::TraceRequest { id: "long".into(), ..v1::TraceRequest::default() };
+    assert!(gateway.grpc().await.max_decoding_message_size(64 << 20).trace(request).await.unwrap().into_inner().more);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_traced_is_refused_by_its_name() {
     let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     Family::of(&gateway).await;

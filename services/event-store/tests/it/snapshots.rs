@@ -4,7 +4,7 @@ use std::path::Path;
 
 use causeway_testkit::wait_until;
 use rusqlite::{Connection, OpenFlags};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Gateway, LIMIT, World, message};
 
@@ -68,5 +68,43 @@ async fn a_diff_between_late_moments_leaves_a_snapshot_for_the_next_one() {
     assert_eq!(first["changes"].as_array().map(Vec::len), Some(2), "{first}");
     wait_until("a snapshot", LIMIT, async || versions(dir.path()).ok().filter(|kept| !kept.is_empty())).await;
     assert_eq!(gateway.get(late).await.ok(), first);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_of_older_versions_of_types_are_replaced_in_the_background() {
+    let World { gateway, nats: _nats, dir } = World::start().await;
+    let register = async |upcast: Value| {
+        let body = json!({"name": "Counted", "schema": {"type": "object"}, "upcast": upcast});
+        let answer = gateway.send(gateway.request(reqwest::Method::POST, "/types").json(&body)).await;
+        assert!(answer.status.is_success(), "{answer:?}");
+    };
+    // Of the newest of each: its position, and how it shows a number.
+    let newest = |id: &str| -> Option<(i64, String)> {
+        let file = Connection::open_with_flags(dir.path().join("read-model.sqlite"), OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
+        let sql = "SELECT position, state FROM snapshots WHERE view = 'state' AND id = ?1 ORDER BY position DESC LIMIT 1";
+        let (position, state): (_, Vec<u8>) = file.query_row(sql, [id], |row| Ok((row.get(0)?, row.get(1)?))).ok()?;
+        let state = state.split(|byte| *byte == b'\n').nth(1)?;
+        Some((position, serde_json::from_slice::<Value>(state).ok()?["state"].to_string()))
+    };
+    register(json!([])).await;
+    for (event_type, aggregate) in [("Counted", "a"), ("Counted", "b"), ("Weighed", "c")] {
+        let event = json!({"type": event_type, "aggregate_id": aggregate, "data": {"in": aggregate}});
+        gateway.post(&Value::from(vec![event; 150])).await.created();
+        gateway.get(&format!("/projections/state/{aggregate}")).await.ok();
+    }
+    let before = wait_until("a snapshot of each", LIMIT, async || Some((newest("a")?, newest("b")?, newest("c")?))).await;
+    assert_eq!(before.0.1, r#"{"in":"a"}"#);
+    // What comes later is in the snapshots of those only that had to be made again.
+    for aggregate in ["a", "b", "c"] {
+        gateway.post(&json!({"type": "Later", "aggregate_id": aggregate, "data": {}})).await.created();
+    }
+    register(json!([{"op": "move", "from": "/in", "path": "/of"}])).await;
+    wait_until("those of the type", LIMIT, async || {
+        let (a, b) = (newest("a")?, newest("b")?);
+        (a.1 == r#"{"of":"a"}"# && b.1 == r#"{"of":"b"}"# && before.0.0 < a.0).then_some(())
+    })
+    .await;
+    assert_eq!(newest("c"), Some(before.2), "it has none of them");
     gateway.stop().await;
 }

@@ -114,7 +114,7 @@ pub(super) fn watch_projection() {}
     params(("id" = inline(CorrelationId), Path, description = "A correlation id, or the id or position of an event."),
         ("scope" = inline(Option<Scope>), Query, description = "The whole chain, why an event happened, or what it caused."),
         ("as_of" = inline(Option<Moment>), Query, description = "The moment to look at; now unless given.")),
-    responses((status = 200, description = "The tree", body = Chain)))]
+    responses((status = 200, description = "The tree: at most 10,000 events, and `more` beyond", body = Chain)))]
 pub(super) fn get_chain() {}
 
 /// The types of events
