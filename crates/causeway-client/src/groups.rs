@@ -149,8 +149,10 @@ impl Client {
         .map(drop)
     }
 
-    /// Events that a group or processor gave up on, or all did; those behind the letter `after`, at most `limit`. The oldest first.
+    /// Events that a group or processor gave up on, or all did; those behind the letter `after`, at most `limit` (100 where 0). The
+    /// oldest first.
     pub async fn parked(&self, group: Option<&str>, after: u64, limit: u32) -> Result<Vec<Parked>, ClientError> {
+        let limit = if limit == 0 { 100 } else { limit };
         let mut request = v1::ListParkedRequest { group: group.unwrap_or_default().to_owned(), after, limit };
         let mut found = Vec::new();
         // One answer has fewer where they are large.

@@ -37,7 +37,8 @@ pub(crate) struct Inner {
     pub(crate) jetstream: jetstream::Context,
     pub(crate) names: Names,
     pub(crate) config: Config,
-    /// For whatever was written by others.
+    /// For what stands on the log, which others may have written. Live deltas and the mail of groups come over `client`: whoever may
+    /// publish on Causeway's own subjects there can break it, as they can do anything else.
     pub(crate) readers: Link,
     pub(crate) publisher: Publisher,
     pub(crate) group: Group,

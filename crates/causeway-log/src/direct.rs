@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use async_nats::Message;
+use async_nats::connection::State;
 use bytes::Bytes;
 use causeway_event::{AggregateId, Category, IdempotencyKey, Position};
 use futures::StreamExt as _;
@@ -46,14 +47,22 @@ impl Log {
         at_least: Position,
         mut each: impl FnMut(Option<Category>, &Record),
     ) -> Result<Position, LogError> {
-        let deadline = tokio::time::Instant::now() + self.inner.config.request_timeout;
+        let limit = self.inner.config.request_timeout;
+        let deadline = tokio::time::Instant::now() + limit;
+        // After silence an error: one at a time would go on for ever. A break comes at once.
+        let mut patience = deadline;
         let mut seen = after;
         loop {
+            let before = seen;
             let more = match self.page(aggregate, &mut seen, &mut each).await {
                 // What comes next may be what broke it.
-                Err(error) if error.is_transient() => self.one(aggregate, &mut seen, &mut each).await?,
+                Err(error) if error.is_transient() && tokio::time::Instant::now() < patience => {
+                    self.one(aggregate, &mut seen, &mut each).await?
+                }
+                Ok(true) if seen == before => self.one(aggregate, &mut seen, &mut each).await?,
                 page => page?,
             };
+            patience = tokio::time::Instant::now() + limit;
             match more {
                 true => {}
                 false if seen >= at_least => return Ok(seen),
@@ -105,6 +114,9 @@ impl Log {
     ) -> Result<bool, LogError> {
         self.require_connection()?;
         let client = self.inner.readers.client();
+        if client.connection_state() != State::Connected {
+            return Err(LogError::unavailable("not connected to NATS for reading"));
+        }
         let inbox = client.new_inbox();
         let mut connections = self.inner.readers.connections.clone();
         connections.mark_unchanged();
@@ -122,7 +134,9 @@ impl Log {
                 _ = connections.changed() => return Err(LogError::unavailable("the connection was replaced during a direct get")),
             };
             let Ok(Some(message)) = next else { return Err(LogError::unavailable("a direct get was not answered")) };
-            match message.status.map(|status| status.as_u16()) {
+            // A message that was published with a status has its place all the same; the server's own words have none.
+            let status = message.status.filter(|_| header(&message, "Nats-Sequence").is_none());
+            match status.map(|status| status.as_u16()) {
                 None => {
                     if header(&message, "Nats-Last-Sequence").and_then(|last| last.parse().ok()) != Some(previous) {
                         return Err(LogError::unavailable("a message of a direct get was lost on the way"));

@@ -140,6 +140,8 @@ impl Log {
                 self.pass(last).await?;
             }
             for started in &started {
+                // First, so that the same again finds it if this breaks off; and once more, if its dispatcher renewed it meanwhile.
+                self.drop_lease(started).await?;
                 self.delete_consumer_of(started).await?;
                 self.drop_lease(started).await?;
             }

@@ -117,7 +117,9 @@ fn message_of(names: &Names, entry: &Entry) -> Result<(String, HeaderMap, Bytes)
                 return Err(LogError::Mismatch { what });
             };
             let subject = names.event(&event.aggregate_id, Category::of(&event.event_type));
-            Ok((subject, event_headers(event, payload)?, payload.clone()))
+            let headers = event_headers(event, payload)
+                .map_err(|error| LogError::Mismatch { what: format!("position {}: {error}", entry.position) })?;
+            Ok((subject, headers, payload.clone()))
         }
         Content::Foreign(foreign) => {
             let refused = |why: &str| Err(LogError::Mismatch { what: format!("position {} {why}", entry.position) });

@@ -16,9 +16,11 @@ use crate::message::{self, Place, Record};
 use crate::names::Names;
 use crate::{Log, LogError};
 
-/// How many messages are looked at at a time for those that broke a consumer.
+/// How many messages are looked at at a time for those that broke a consumer ...
 const LOOKS_MAX: usize = 64;
-/// Of how many messages it is remembered that the log tells of them already.
+/// ... and how many after one break: what breaks it lies further on, it breaks once more and comes nearer.
+const LOOKS_OF_A_BREAK_MAX: u64 = 4096;
+/// Of how many messages it is told that they cannot be read.
 const TOLD_MAX: usize = 1024;
 
 /// A message of the stream, with its headers as they came.
@@ -53,17 +55,34 @@ impl Log {
     }
 
     /// Acknowledges what a durable consumer was given and the client cannot read: it would break every connection that it comes over
-    /// again. `looked_up_to` is where this was begun or broken off, and is moved on.
+    /// again. `looked_up_to` is where an earlier break left off, and is moved on.
     pub(crate) async fn put_aside(&self, durable: &str, looked_up_to: &mut Position) -> Result<(), LogError> {
         let stream = self.inner.names.events_stream();
-        let info = self.api(&format!("$JS.API.CONSUMER.INFO.{stream}.{durable}"), &json!({})).await?;
+        let info = match self.api(&format!("$JS.API.CONSUMER.INFO.{stream}.{durable}"), &json!({})).await {
+            // It was deleted; one that is made in its place begins anew.
+            Err(error @ LogError::Refused { .. }) => {
+                *looked_up_to = Position::START;
+                return Err(error);
+            }
+            info => info?,
+        };
+        // Mostly nothing is outstanding, and a connection broke because connections do.
+        if info["num_ack_pending"] == 0 {
+            return Ok(());
+        }
         let at = |of: &str| info[of]["stream_seq"].as_u64().unwrap_or_default();
+        let delivered = at("delivered");
+        if delivered < looked_up_to.get() {
+            *looked_up_to = Position::START;
+        }
         let first = at("ack_floor").max(looked_up_to.get()) + 1;
-        let mut looks = stream::iter(first..=at("delivered")).map(|seq| self.look(seq)).buffered(LOOKS_MAX);
+        let last = delivered.min(first.saturating_add(LOOKS_OF_A_BREAK_MAX));
+        let mut looks = stream::iter(first..=last).map(|seq| self.look(seq)).buffered(LOOKS_MAX);
         while let Some((seq, raw)) = looks.next().await {
             if raw?.is_some_and(|raw| raw.readable().is_err()) {
-                // Deliveries, place, its number in the consumer, time, what is left: the server looks at the place.
-                let answered = self.inner.client.request(format!("$JS.ACK.{stream}.{durable}.1.{seq}.1.0.0"), "+ACK".into());
+                // Deliveries, place, its number in the consumer, time, what is left. The server knows the number of what it waits
+                // for by the place; of what it does not wait for no number fits, so that its floor stays where it is.
+                let answered = self.inner.client.request(format!("$JS.ACK.{stream}.{durable}.1.{seq}.0.0.0"), "+ACK".into());
                 answered.await.map_err(LogError::unavailable)?;
             }
             *looked_up_to = Position::new(seq);
@@ -78,10 +97,8 @@ impl Log {
     /// Once for each.
     fn tell(&self, position: Position, reason: &str) {
         let mut told = self.inner.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if told.insert(position) {
-            if told.len() > TOLD_MAX {
-                told.pop_first();
-            }
+        // Beyond that many nobody reads them one by one.
+        if told.len() < TOLD_MAX && told.insert(position) {
             tracing::warn!(%position, reason, "a message of the log has headers that no client can read, and is passed by");
         }
     }

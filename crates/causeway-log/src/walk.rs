@@ -98,13 +98,20 @@ impl Walk {
                 "batch": (self.up_to.get() - self.seen.get()).min(PAGE_MESSAGES_MAX),
                 "max_bytes": PAGE_BYTES_MAX,
             });
+            let begun = tokio::time::Instant::now();
             let read = self.log.batch(&request, |message| {
                 let _: () = page.push(self.read(message)?);
                 Ok(())
             });
             match read.await {
                 // What came before it broke is sound. What comes next may be what broke it.
-                Err(error) if error.is_transient() && page.is_empty() => return self.by_itself().await,
+                Err(error)
+                    if error.is_transient() && page.is_empty() && begun.elapsed() < self.log.inner.config.request_timeout =>
+                {
+                    return self.by_itself().await;
+                }
+                // Silence, of which going on one by one would make an endless walk.
+                Err(error) if page.is_empty() => return Err(error),
                 Err(error) if error.is_transient() => {}
                 read => drop(read?),
             }

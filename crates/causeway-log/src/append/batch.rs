@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use causeway_event::Position;
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future, stream};
+use futures::{FutureExt as _, StreamExt as _, future, stream};
 
 use super::answer::{Answer, Patience};
 use super::fence::{Behind, Standing, standing};
@@ -88,13 +88,21 @@ impl Log {
     }
 
     /// Fails with the conflict if a fence does not hold, unless the cause is this very batch. The conflict names every fence that
-    /// does not: nothing of the batch stands behind any of them if nothing of it stands behind the first.
+    /// does not, as far as the log answers: nothing of the batch stands behind any of them if nothing of it stands behind the first.
     async fn check_fences(&self, prepared: &Prepared, attempt: Attempt) -> Result<Fences, LogError> {
         let tips: Vec<_> = prepared.fences.iter().map(|fence| self.last_of(&fence.aggregate_id, fence.category)).collect();
         // Together: all of a large batch one after the other would take as many ways to the leader and back.
-        let tips: Vec<Position> = stream::iter(tips).buffered(LOOKUPS_MAX).try_collect().await?;
-        let mut stale: Vec<StaleFence> = Vec::new();
+        let tips: Vec<Result<Position, LogError>> = stream::iter(tips).buffered(LOOKUPS_MAX).collect().await;
+        let (mut stale, mut unanswered): (Vec<StaleFence>, _) = (Vec::new(), None);
         for (fence, actual) in prepared.fences.iter().zip(tips) {
+            let actual = match actual {
+                Ok(actual) => actual,
+                // One that does not hold is enough for a conflict.
+                Err(error) => {
+                    unanswered.get_or_insert(error);
+                    continue;
+                }
+            };
             match standing(fence.position, actual, attempt) {
                 Standing::Holds => continue,
                 Standing::Unsure if stale.is_empty() => return Ok(Fences::Unsure),
@@ -110,7 +118,7 @@ impl Log {
             stale.push(StaleFence { fence: fence.clone(), actual });
         }
         if stale.is_empty() {
-            return Ok(Fences::Hold);
+            return unanswered.map_or(Ok(Fences::Hold), Err);
         }
         let StaleFence { fence: Fence { aggregate_id, category, position: expected }, actual } = stale.remove(0);
         Err(LogError::Conflict { aggregate_id, category, expected, actual, others: stale })

@@ -10,7 +10,8 @@ use async_nats::jetstream::AckKind;
 use async_nats::{Message, StatusCode, Subject, Subscriber, jetstream};
 use bytes::Bytes;
 use causeway_event::{Event, Position};
-use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -42,6 +43,8 @@ pub struct GroupPull {
     broke: bool,
     /// Up to here it was looked for that.
     looked_up_to: Position,
+    /// The looking.
+    putting_aside: Option<BoxFuture<'static, (Position, Result<(), LogError>)>>,
 }
 
 struct Inbox {
@@ -94,6 +97,7 @@ impl Log {
             asked: None,
             broke: false,
             looked_up_to: Position::START,
+            putting_aside: None,
         }
     }
 }
@@ -127,7 +131,8 @@ impl GroupPull {
                 () = sleep_until(ends.unwrap_or(now)), if ends.is_some() => continue,
             };
             match message {
-                Some(message) if message.status.is_some() => self.ended(&message),
+                // What was published with a status has a reply all the same: it is a delivery.
+                Some(message) if message.status.is_some() && message.reply.is_none() => self.ended(&message),
                 Some(message) => {
                     if let Some(asked) = &mut self.asked {
                         asked.left = asked.left.saturating_sub(1);
@@ -160,8 +165,13 @@ impl GroupPull {
             tracing::debug!(group = %self.group, "what was on its way did not come; it comes again");
         }
         drop(inbox);
-        // What is given back after this does not return to us.
-        self.log.flush().await;
+        // What is given back after this goes over another connection, and would return to us if it overtook the end of the inbox:
+        // whoever is answered on this one knows that the server has heard of that.
+        let inner = &self.log.inner;
+        let info = format!("$JS.API.CONSUMER.INFO.{}.{}", inner.names.events_stream(), self.group.consumer(&self.log));
+        if timeout(CLOSE_MAX, inner.readers.client().request(info, Bytes::new())).await.is_err() {
+            tracing::debug!(group = %self.group, "what is given back may return here, and come again after the hold time");
+        }
         last
     }
 
@@ -169,7 +179,18 @@ impl GroupPull {
         self.log.require_connection()?;
         let inner = &self.log.inner;
         if self.broke {
-            self.log.put_aside(&self.group.consumer(&self.log), &mut self.looked_up_to).await?;
+            // It goes on from one call to the next: each may be too short for it.
+            let (log, consumer, mut looked_up_to) = (self.log.clone(), self.group.consumer(&self.log), self.looked_up_to);
+            let putting = self.putting_aside.get_or_insert_with(|| {
+                async move {
+                    let done = log.put_aside(&consumer, &mut looked_up_to).await;
+                    (looked_up_to, done)
+                }
+                .boxed()
+            });
+            let (looked_up_to, done) = putting.await;
+            (self.looked_up_to, self.putting_aside) = (looked_up_to, None);
+            done?;
             self.broke = false;
         }
         let client = inner.readers.client();
