@@ -162,7 +162,7 @@ impl Subscriber {
     async fn look(&mut self) -> Result<(), StoreError> {
         self.learn_descent().await?;
         if self.filter.descendants_of.is_some() && self.descent.is_none() {
-            // To anything before they are known the cursor would move over events that are wanted, or are not.
+            // Until they are known nobody can tell what is wanted, and the cursor must not move over it.
             return Ok(());
         }
         let before = self.cursor;
