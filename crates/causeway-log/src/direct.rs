@@ -21,16 +21,21 @@ const PAGE_MESSAGES_MAX: usize = 512;
 const LAG_PAUSE: Duration = Duration::from_millis(20);
 
 impl Log {
-    /// The first event of the aggregate behind `after` that was appended under this key, as far as a replica knows. It reads all that
-    /// the aggregate has there: meant for one who has no index of it, and knows that the server itself remembers the newest keys.
+    /// The first event of the aggregate behind `after` that was appended under this key. It reads all that the aggregate has there: meant
+    /// for one who has no index of it.
     pub async fn keyed(
         &self,
         aggregate: &AggregateId,
         after: Position,
         key: &IdempotencyKey,
     ) -> Result<Option<Position>, LogError> {
+        // A replica may not have what the leader just called a duplicate.
+        let last = self.last_on(&self.inner.names.aggregate(aggregate)).await?;
+        if last <= after {
+            return Ok(None);
+        }
         let mut first = None;
-        self.tail(aggregate, after, Position::START, |_, record| match record {
+        self.tail(aggregate, after, last, |_, record| match record {
             Record::Event(stored) if stored.key.as_ref() == Some(key) => _ = first.get_or_insert(stored.event.position),
             Record::Event(_) | Record::Unreadable { .. } => {}
         })

@@ -13,7 +13,12 @@ use crate::{Log, LogError};
 impl Log {
     /// The last position of this aggregate in this category; the start if there is none.
     pub(crate) async fn last_of(&self, aggregate: &AggregateId, category: Category) -> Result<Position, LogError> {
-        let found = self.raw(&json!({ "last_by_subj": self.inner.names.event(aggregate, category) })).await?;
+        self.last_on(&self.inner.names.event(aggregate, category)).await
+    }
+
+    /// The last position on a subject, or on all that it matches; the start if there is none.
+    pub(crate) async fn last_on(&self, subject: &str) -> Result<Position, LogError> {
+        let found = self.raw(&json!({ "last_by_subj": subject })).await?;
         Ok(found.map_or(Position::START, |raw| raw.position))
     }
 

@@ -13,7 +13,7 @@
 //! is on the log.
 //!
 //! **Healing.** Whoever meets damage gives up the epoch of the tail: nothing is readable from then on. The writer sees
-//! the new epoch, waits for the reads under way, sets the file aside and starts an empty one; the feed starts again at the first
+//! the new epoch, breaks off the reads under way, sets the file aside and starts an empty one; the feed starts again at the first
 //! event. Queries wait until the model is again as far as it ever was, so no answer goes back in time.
 
 mod haste;

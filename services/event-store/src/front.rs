@@ -5,15 +5,14 @@ use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use causeway_proto::{Kind, Problem};
 use tokio::time::Instant;
 use tower::ServiceExt as _;
 
-use crate::http;
-use crate::problem::{COME_BACK, HttpProblem, into_status};
+use crate::http::{self, Wire};
+use crate::problem::COME_BACK;
 
 #[derive(Clone)]
 pub(crate) struct Front {
@@ -48,7 +47,6 @@ async fn answer(State(front): State<Front>, request: Request) -> Result<Response
     let problem = problem.retry_after(COME_BACK);
     Ok(match request.uri().path() {
         "/healthz" => http::alive().into_response(),
-        _ if http::is_grpc(request.headers()) => into_status(problem).into_http::<Body>(),
-        _ => HttpProblem(problem).into_response(),
+        _ => Wire::of(request.headers()).tell(problem),
     })
 }

@@ -18,15 +18,17 @@ mod types;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use causeway_event::TraceParent;
 use causeway_proto::{Kind, Problem};
+use tonic::Status;
 
 use crate::gateway::Gateway;
-use crate::problem::HttpProblem;
+use crate::problem::{HttpProblem, into_status};
 
 pub(crate) use health::alive;
 
@@ -61,15 +63,37 @@ async fn wrong_method(request: Request) -> HttpProblem {
 /// Also reached by a call of a gRPC service that is not there, whose client could not read a problem document.
 async fn unknown_path(request: Request) -> Response {
     let path = request.uri().path();
-    match is_grpc(request.headers()) {
-        true => tonic::Status::unimplemented(format!("there is no method {path}")).into_http::<axum::body::Body>(),
-        false => HttpProblem(Problem::new(Kind::NotFound, format!("there is no path {path}"))).into_response(),
+    match Wire::of(request.headers()) {
+        Wire::Grpc(content_type) => refuse(Status::unimplemented(format!("there is no method {path}")), content_type),
+        Wire::Http => HttpProblem(Problem::new(Kind::NotFound, format!("there is no path {path}"))).into_response(),
     }
 }
 
-/// Whether a gRPC client is asking.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+/// How whoever asks wants to be told of a problem.
+pub(crate) enum Wire {
+    Http,
+    /// gRPC or gRPC-Web: its content type is also the answer's, or its client takes it for something else.
+    Grpc(HeaderValue),
+}
+
+impl Wire {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let content_type = headers.get(header::CONTENT_TYPE).filter(|value| value.as_bytes().starts_with(b"application/grpc"));
+        content_type.map_or(Self::Http, |value| Self::Grpc(value.clone()))
+    }
+
+    pub(crate) fn tell(self, problem: Problem) -> Response {
+        match self {
+            Self::Http => HttpProblem(problem).into_response(),
+            Self::Grpc(content_type) => refuse(into_status(problem), content_type),
+        }
+    }
+}
+
+fn refuse(status: Status, content_type: HeaderValue) -> Response {
+    let mut response = status.into_http::<Body>();
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
 }
 
 /// The caller's span. One that cannot be read is as good as none, as W3C Trace Context says.

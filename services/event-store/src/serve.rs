@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use causeway_proto::{FILE_DESCRIPTOR_SET, Kind, Problem};
 use futures::FutureExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -26,7 +25,7 @@ use tonic_web::GrpcWebLayer;
 use tower_http::cors::CorsLayer;
 
 use crate::gateway::Gateway;
-use crate::problem::{HttpProblem, into_status};
+use crate::http::Wire;
 use crate::{Config, Error, grpc, http};
 
 /// How long a client may take to send the head of an HTTP/1 request.
@@ -77,16 +76,12 @@ pub(crate) fn with_cors(router: Router, origins: &[String]) -> Result<Router, Er
 
 /// A defect costs the request that met it, not its connection, and is told like any other problem.
 async fn catch_panic(request: axum::extract::Request, next: Next) -> Response {
-    let is_grpc = http::is_grpc(request.headers());
+    let wire = Wire::of(request.headers());
     match std::panic::AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
         Err(panic) => {
             tracing::error!(error = words(panic.as_ref()), "a request panicked");
-            let problem = Problem::new(Kind::Internal, "the gateway has a defect; its log says more");
-            match is_grpc {
-                true => into_status(problem).into_http::<Body>(),
-                false => HttpProblem(problem).into_response(),
-            }
+            wire.tell(Problem::new(Kind::Internal, "the gateway has a defect; its log says more"))
         }
     }
 }
@@ -178,6 +173,7 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
     use axum::http::{Request, StatusCode};
     use axum::routing::get;
     use tower::ServiceExt as _;
@@ -193,9 +189,12 @@ mod tests {
         let response = router.clone().oneshot(Request::get("/").body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
-        let request = Request::get("/").header(header::CONTENT_TYPE, "application/grpc").body(Body::empty()).unwrap();
-        let response = router.oneshot(request).await.unwrap();
-        assert_eq!(response.headers()["grpc-status"], "13");
+        for content_type in ["application/grpc", "application/grpc-web+proto", "application/grpc-web-text+proto"] {
+            let request = Request::get("/").header(header::CONTENT_TYPE, content_type).body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.headers()["grpc-status"], "13");
+            assert_eq!(response.headers()[header::CONTENT_TYPE], content_type);
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@
 
 mod registry;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod upcast;
 mod visits;
 
@@ -55,8 +57,8 @@ pub(crate) struct Types {
     current: watch::Sender<Arc<Registry>>,
     /// All registrations up to here are in it.
     seen: AtomicU64,
-    /// When the log was last asked for registrations.
-    asked: Mutex<Option<Instant>>,
+    /// When the log was last asked for registrations, and what came of it.
+    asked: Mutex<Option<(Instant, Result<(), Problem>)>>,
 }
 
 /// A type as clients see it.
@@ -137,18 +139,26 @@ impl Types {
     }
 
     /// Takes account of all registrations up to a moment ago. Costs nothing while the feed brings them; otherwise the log is asked, once
-    /// for all who want to know.
+    /// for all who want to know: also that it does not answer, which takes long to learn.
     pub(crate) async fn recent(&self, gateway: &Gateway) -> Result<(), Problem> {
-        if gateway.ready.is_recent() {
-            return Ok(());
+        match gateway.ready.is_recent() {
+            true => Ok(()),
+            false => self.asked(&gateway.log).await,
         }
+    }
+
+    async fn asked(&self, log: &Log) -> Result<(), Problem> {
         let mut asked = self.asked.lock().await;
-        if asked.is_none_or(|asked| asked.elapsed() > STALE) {
-            let now = Instant::now();
-            self.refresh(&gateway.log, Position::START).await.map_err(problem::of_log)?;
-            *asked = Some(now);
+        if let Some((at, answer)) = &*asked
+            && at.elapsed() <= STALE
+        {
+            return answer.clone();
         }
-        Ok(())
+        let begun = Instant::now();
+        let answer = self.refresh(log, Position::START).await.map(drop).map_err(problem::of_log);
+        // What was learned is of the moment when it was asked; whoever has waited for a failure meanwhile shares it.
+        *asked = Some((if answer.is_ok() { begun } else { Instant::now() }, answer.clone()));
+        answer
     }
 
     fn current(&self) -> Arc<Registry> {
@@ -241,14 +251,31 @@ impl Types {
             self.seen.fetch_max(tip.get(), Ordering::AcqRel);
             return Ok((self.current(), tip));
         }
+        let registry = self.publish(&folded).await;
+        self.seen.fetch_max(tip.get(), Ordering::AcqRel);
+        Ok((registry, tip))
+    }
+
+    /// Folds all registrations again: the log has lost its end, and perhaps some of them.
+    async fn begin_again(&self, log: &Log) -> Result<(), LogError> {
+        let mut folded = self.folded.lock().await;
+        let mut anew = Folded::default();
+        log.catch_up(&self.aggregate, &mut anew, Position::START, registry::fold).await?;
+        *folded = anew;
+        self.publish(&folded).await;
+        self.seen.store(folded.tip(Category::System).get(), Ordering::Release);
+        Ok(())
+    }
+
+    /// From now on all requests use it.
+    async fn publish(&self, folded: &Folded<Registry>) -> Arc<Registry> {
         let registry = Arc::new(folded.state().clone());
         let cold = registry.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || cold.warm()).await {
             tracing::error!(error = %error, "the schemas of registered types were not compiled ahead");
         }
         self.current.send_replace(registry.clone());
-        self.seen.fetch_max(tip.get(), Ordering::AcqRel);
-        Ok((registry, tip))
+        registry
     }
 }
 
@@ -306,18 +333,31 @@ pub(crate) fn registration(
 pub(crate) async fn follow(gateway: &Gateway) {
     let types = &gateway.types;
     let filter = Filter { aggregate_id: Some(types.aggregate.clone()), ..Filter::default() };
+    let mut lost = 0;
     loop {
-        let (losses, known) = (gateway.store.losses(), types.current().position());
+        let losses = gateway.store.losses();
+        if losses != lost {
+            while let Err(error) = types.begin_again(&gateway.log).await {
+                tracing::debug!(%error, "registrations may be lost, but the log is away");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            lost = losses;
+        }
+        let known = types.current().position();
         let (filter, heartbeat) = (filter.clone(), gateway.config.heartbeat);
         let subscription = Subscription { filter, after: known, head: known, losses, heartbeat };
         let mut updates = gateway.store.subscribe(subscription).boxed();
         while let Some(Ok(update)) = updates.next().await {
             let Update::Event(event) = update else { continue };
-            while let Err(error) = types.refresh(&gateway.log, event.position).await {
+            while gateway.store.losses() == losses
+                && let Err(error) = types.refresh(&gateway.log, event.position).await
+            {
                 tracing::debug!(%error, "a registration is known, but the log is away");
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
         }
-        tokio::time::sleep(RETRY_PAUSE).await;
+        if gateway.store.losses() == losses {
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
     }
 }

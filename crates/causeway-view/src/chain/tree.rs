@@ -33,9 +33,9 @@ pub struct Tree {
     /// Whether there are more events than one tree takes; nothing in it takes account of those.
     #[serde(default)]
     pub more: bool,
-    /// How many of them wait for an end that is not in the chain.
+    /// How many of them wait for an end that is not in the chain; nor on the log, where this is only a part of the chain.
     pub unfinished: usize,
-    /// How many of them name a cause that does not stand before them in the chain.
+    /// How many of them name a cause that does not stand before them in the chain; nor on the log, where this is only a part of it.
     pub orphans: usize,
     /// What all model calls took.
     pub usage: Usage,

@@ -158,7 +158,10 @@ const KEYS: &[Key] = &[
     ),
     key("event_store.read_model.path", "The database file. Unless it is set here it lies in the data folder."),
     key("event_store.read_model.readers", "Connections that read at once, and as many that count; further reads wait."),
-    key("event_store.read_model.read_timeout", "How long a read waits for the model to be as fresh as the log."),
+    key(
+        "event_store.read_model.read_timeout",
+        "How long a read waits for the model to be as fresh as the log, and for a free connection.",
+    ),
     key("event_store.read_model.ring_events_max", "The newest events kept in memory for subscribers, at most so many ..."),
     key("event_store.read_model.ring_bytes_max", "... and at most so many bytes of them."),
     key(

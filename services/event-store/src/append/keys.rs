@@ -4,9 +4,12 @@
 use std::sync::Arc;
 
 use causeway_event::{Event, IdempotencyKey, Position};
+use causeway_log::LogError;
 use causeway_proto::{Appended, Kind, Problem};
+use futures::{StreamExt as _, TryStreamExt as _, future, stream};
 
-use super::{Shape, receipt, receipts};
+use super::receipts::LOOKUPS_MAX;
+use super::{Shape, receipt};
 use crate::gateway::Gateway;
 use crate::problem;
 
@@ -57,10 +60,22 @@ async fn on_the_log(
     after: Position,
 ) -> Result<Option<Appended>, Problem> {
     let Some(first) = gateway.log.keyed(&shape.0[0].0, after, key).await.map_err(problem::of_log)? else { return Ok(None) };
-    // An atomic append stands in one piece.
-    let last = Position::new(first.get() + shape.0.len() as u64 - 1);
-    let events = receipts::looked_up(gateway, first, last).await.map_err(problem::of_log)?;
+    let events = run(gateway, first, shape.0.len()).await.map_err(problem::of_log)?;
     answer_again(shape, &events).map(Some)
+}
+
+/// Up to `count` events from `first` on: an atomic append stands in one piece. Fewer where the log ends, or something else stands: then
+/// the append was of fewer.
+async fn run(gateway: &Gateway, first: Position, count: usize) -> Result<Vec<Arc<Event>>, LogError> {
+    let _turn = gateway.receipts.acquire().await;
+    let places = stream::iter(first.get()..first.get() + count as u64).map(Position::new);
+    let found = places.map(|position| gateway.log.get(position)).buffered(LOOKUPS_MAX);
+    let events = found.try_take_while(|found| future::ready(Ok(found.is_some()))).try_filter_map(future::ok);
+    let events: Vec<_> = events.map_ok(|stored| Arc::new(stored.event)).try_collect().await?;
+    match events.is_empty() {
+        true => Err(LogError::Unavailable { reason: format!("its leader does not have position {first} yet") }),
+        false => Ok(events),
+    }
 }
 
 pub(super) fn answer_again(shape: &Shape, events: &[Arc<Event>]) -> Result<Appended, Problem> {

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long an append that was acknowledged may wait for the times of its events.
 const TIMES_MAX: Duration = Duration::from_secs(10);
 /// How many of them are asked for at a time, for one append ...
-const LOOKUPS_MAX: usize = 32;
+pub(super) const LOOKUPS_MAX: usize = 32;
 /// ... and how many appends ask at a time. The others wait in turn.
 pub(crate) const RECEIPTS_MAX: usize = 32;
 
@@ -72,7 +72,7 @@ async fn either(
 }
 
 /// The events from `first` to `last`, which are on the log, from the log. Waits as long as it takes; fails only on what does not pass.
-pub(super) async fn looked_up(gateway: &Gateway, first: Position, last: Position) -> Result<Events, LogError> {
+async fn looked_up(gateway: &Gateway, first: Position, last: Position) -> Result<Events, LogError> {
     let _turn = gateway.receipts.acquire().await;
     loop {
         let places = stream::iter(first.get()..=last.get()).map(Position::new);

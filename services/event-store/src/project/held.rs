@@ -37,6 +37,8 @@ const CHANGES_BYTES_MAX: usize = 1 << 20;
 const WEIGHT: usize = 3;
 /// What an entry takes in any case.
 const ENTRY_BYTES: usize = 1024;
+/// A state whose size is only guessed at is measured when it may have become twice as large, and this much larger.
+const UNMEASURED_BYTES_MAX: usize = 1 << 20;
 
 /// Under what a state is cached. What is behind a key becomes wrong only when its [`Basis`] no longer holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -70,8 +72,9 @@ struct Inner {
     through: Position,
     /// What readers get, until the next event.
     json: Option<Bytes>,
-    /// How long that was when it was last made.
+    /// About how long that is: no longer than it was when it was last made, and all that has been folded since.
     bytes: usize,
+    measured: usize,
     /// Events folded since the last snapshot.
     unkept: usize,
     watchers: usize,
@@ -123,8 +126,7 @@ pub(super) async fn newest(gateway: &Gateway, subject: &Subject, last: Position)
             continue;
         }
         if grown {
-            // The cache learns how large it has become.
-            views.held.insert(key, held.clone());
+            held.weigh_in(gateway, &key);
         }
         return Ok(held);
     }
@@ -176,8 +178,13 @@ impl Held {
         known.then(|| inner.json()).transpose()
     }
 
+    /// The cache learns how large it has become.
+    fn weigh_in(self: &Arc<Self>, gateway: &Gateway, key: &Key) {
+        gateway.views.held.insert(key.clone(), self.clone());
+    }
+
     /// Folds what is there behind it, at least up to `last`, which must be readable. Says whether something was.
-    async fn advance(&self, gateway: &Gateway, subject: &Subject, key: &Key, last: Position) -> Result<bool, Problem> {
+    async fn advance(self: &Arc<Self>, gateway: &Gateway, subject: &Subject, key: &Key, last: Position) -> Result<bool, Problem> {
         if self.lock().has(last) {
             return Ok(false);
         }
@@ -190,7 +197,7 @@ impl Held {
             return Ok(false);
         }
         // What is not in memory has to be made, and only so many are at once.
-        let _pass = if begun { None } else { Some(gateway.views.folds.enter().await?) };
+        let mut pass = if begun { None } else { Some(gateway.views.folds.enter().await?) };
         if !begun {
             let snapshot = past::snapshot(gateway, subject, Position::new(u64::MAX >> 1)).await?;
             through = self.lock().begin(snapshot);
@@ -203,8 +210,14 @@ impl Held {
                 self.begun()?.take(event, revision)?;
                 pace.give_way().await;
             }
-            let mut inner = self.begun()?;
-            inner.through = inner.through.max(reached);
+            self.begun()?.reach(reached)?;
+            if pages.is_more() {
+                // Whoever waits may leave before the end, and come again: then it goes on here, and weighs what it does.
+                self.weigh_in(gateway, key);
+                if pass.is_none() {
+                    pass = Some(gateway.views.folds.enter().await?);
+                }
+            }
         }
         if grown || !begun {
             self.keep(gateway, subject, key)?;
@@ -304,6 +317,7 @@ impl Inner {
             through: Position::START,
             json: None,
             bytes: 0,
+            measured: 0,
             unkept: 0,
             watchers: 0,
             pinned: 0,
@@ -329,8 +343,19 @@ impl Inner {
             && self.fold.restore(&state)
         {
             (self.last, self.through, self.basis) = (position, position, basis);
+            (self.bytes, self.measured) = (state.len(), state.len());
         }
         self.through
+    }
+
+    /// All events up to here are folded.
+    fn reach(&mut self, reached: Position) -> Result<(), Problem> {
+        self.through = self.through.max(reached);
+        // Many a view is far smaller than its events.
+        match self.bytes > 2 * self.measured + UNMEASURED_BYTES_MAX {
+            true => self.json().map(drop),
+            false => Ok(()),
+        }
     }
 
     /// Folds an event, shown as of this revision or later, unless it is folded already.
@@ -344,6 +369,7 @@ impl Inner {
         self.json = None;
         if self.watchers == 0 {
             self.fold.step(event);
+            self.bytes += event.data.as_bytes().len();
         } else {
             let patch: Bytes = serde_json::to_vec(&self.fold.change(event)?).map_err(internal)?.into();
             // About how much longer its JSON becomes, until it is made again.
@@ -371,7 +397,7 @@ impl Inner {
             return Ok(json.clone());
         }
         let json = Bytes::from(self.fold.shown()?);
-        self.bytes = json.len();
+        (self.bytes, self.measured) = (json.len(), json.len());
         self.json = Some(json.clone());
         Ok(json)
     }
@@ -453,6 +479,19 @@ mod tests {
         assert_eq!(taken(), 0, "nobody watches");
         assert!(other.watch().is_ok());
         assert_eq!(taken(), 0);
+    }
+
+    #[test]
+    fn what_is_folded_half_way_weighs_what_it_may_be_until_it_is_measured() {
+        let held = held();
+        let mut large = generate::event(1, "MessageReceived", "a");
+        large.data = causeway_event::Data::of(&"x".repeat(UNMEASURED_BYTES_MAX)).unwrap();
+        let mut inner = held.lock();
+        inner.take(&Arc::new(large), Position::START).unwrap();
+        assert!(inner.weight() > UNMEASURED_BYTES_MAX);
+        inner.reach(Position::new(2)).unwrap();
+        assert!(inner.weight() < UNMEASURED_BYTES_MAX, "it shows nothing of that event");
+        assert_eq!(inner.through, Position::new(2));
     }
 
     #[test]

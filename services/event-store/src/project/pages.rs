@@ -48,6 +48,11 @@ impl<'g> Pages<'g> {
         Self { gateway, query, under_way }
     }
 
+    /// Whether the one that was last given is not the last one.
+    pub(super) fn is_more(&self) -> bool {
+        self.under_way.is_some()
+    }
+
     /// The next page; `None` behind the last one.
     pub(super) async fn next(&mut self) -> Result<Option<Shown>, Problem> {
         let Some(mut reading) = self.under_way.take() else { return Ok(None) };

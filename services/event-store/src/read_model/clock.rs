@@ -27,8 +27,9 @@ const BITS: u32 = 6;
 const LEVELS: usize = 4;
 /// Bytes of a clock as it is stored.
 pub(super) const BYTES: usize = 8 * (2 + 2 * LEVELS);
-/// More pieces than this are not looked for: the rest of the range is looked at event by event.
+/// More pieces than this are not looked for, nor in more blocks: the rest of the range is looked at event by event.
 const PIECES_MAX: usize = 1024;
+const BLOCKS_MAX: usize = 4096;
 
 /// What is known of the blocks that are still open: of each level the one in which the last event stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,12 +136,7 @@ pub(super) fn pieces(conn: &Connection, window: Window, range: Range, order: Ord
     // One snapshot: a block that is open in the account of itself has not been written.
     let tx = conn.unchecked_transaction()?;
     let clock = Meta::account(&tx)?.clock;
-    let mut search = Search { conn: &tx, clock, window, order, pieces: Vec::new() };
-    let rest = search.level(LEVELS as u32, range)?;
-    if let Some(rest) = rest {
-        search.push(rest, false);
-    }
-    Ok(search.pieces)
+    Search { conn: &tx, clock, window, order, looked_at: 0, pieces: Vec::new() }.pieces(range)
 }
 
 struct Search<'c> {
@@ -148,13 +144,23 @@ struct Search<'c> {
     clock: Clock,
     window: Window,
     order: Order,
+    /// Blocks so far: where the times are mixed most of them are in one piece, or in none.
+    looked_at: usize,
     pieces: Vec<Piece>,
 }
 
 impl Search<'_> {
-    /// Finds the pieces of a range at a level and below. Returns what is left when there are too many.
+    fn pieces(mut self, range: Range) -> Result<Vec<Piece>, ModelError> {
+        if let Some(rest) = self.level(LEVELS as u32, range)? {
+            self.push(rest, false);
+        }
+        Ok(self.pieces)
+    }
+
+    /// Finds the pieces of a range at a level and below. Returns what is left when that is too much.
     fn level(&mut self, level: u32, range: Range) -> Result<Option<Range>, ModelError> {
         for (block, span) in self.blocks(level, range)? {
+            self.looked_at += 1;
             let first = block << (BITS * level);
             let behind = first.saturating_add(1 << (BITS * level));
             let part = Range { after: range.after.max(first - 1), before: range.before.min(behind) };
@@ -162,7 +168,7 @@ impl Search<'_> {
             if span.latest < from || until <= span.earliest {
                 continue;
             }
-            if self.pieces.len() >= PIECES_MAX {
+            if self.pieces.len() >= PIECES_MAX || self.looked_at > BLOCKS_MAX {
                 return Ok(Some(self.rest(part, range)));
             }
             if from <= span.earliest && span.latest < until {
@@ -233,4 +239,28 @@ fn checksum(level: u32, block: i64, span: Span) -> i64 {
         sum.word(word.cast_unsigned());
     }
     sum.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_ends_after_so_many_blocks_whether_or_not_they_are_pieces_of_their_own() {
+        let conn = Connection::open_in_memory().unwrap();
+        let times = "CREATE TABLE times (level, block, earliest, latest, checksum, PRIMARY KEY (level, block))";
+        conn.execute_batch(times).unwrap();
+        let mut clock = Clock::default();
+        // In the first half every other event is within the window, in the second half none.
+        for position in 1..64 * 80 {
+            let second = if position < 64 * 40 { position % 2 } else { 0 };
+            clock.see(&conn, Position::new(position as u64), Timestamp::from_second(second).unwrap()).unwrap();
+        }
+        let window = Window { from: 500_000, until: i64::MAX };
+        let all = Range { after: 0, before: 64 * 80 };
+        for (looked_at, before) in [(0, 64 * 40), (BLOCKS_MAX - 20, 64 * 80)] {
+            let search = Search { conn: &conn, clock, window, order: Order::Forwards, looked_at, pieces: Vec::new() };
+            assert_eq!(search.pieces(all).unwrap(), [Piece { range: Range { before, ..all }, surely: false }]);
+        }
+    }
 }

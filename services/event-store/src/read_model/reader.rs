@@ -68,6 +68,8 @@ impl Reader {
             path: path.to_owned(),
             source: std::io::ErrorKind::InvalidFilename.into(),
         })?;
+        // What an attempt wrote that broke off: SQLite writes into no file that has something in it.
+        let _ = std::fs::remove_file(path);
         self.conn.execute("VACUUM INTO ?1", [text])?;
         Meta::of_copy(path, self.until.as_ref())
     }

@@ -161,6 +161,10 @@ impl Subscriber {
     /// Looks at what is behind the cursor, or waits until there may be something. May be dropped at any await.
     async fn look(&mut self) -> Result<(), StoreError> {
         self.learn_descent().await?;
+        if self.filter.descendants_of.is_some() && self.descent.is_none() {
+            // Until they are known nobody can tell what is wanted, and the cursor must not move over it.
+            return Ok(());
+        }
         let before = self.cursor;
         // Whether an event is a descendant can only be told by who sees all events.
         let (all, wanted) = (Filter::default(), &self.filter);

@@ -83,6 +83,11 @@ async fn what_was_appended_under_a_key_is_not_appended_again() {
     assert_eq!(keyed(&behind, "k1", &one).await.created(), again(&first));
     assert_eq!(keyed(&behind, "k2", &many).await.created(), json!([again(&firsts[0]), again(&firsts[1])]));
     assert_eq!(keyed(&behind, "k1", &message("a", "hi")).await.status, StatusCode::BAD_REQUEST);
+    // Of more events than stand there: the log ends behind the last of them.
+    let more = json!([note("a", 2), note("b", 3), note("b", 4)]);
+    let asked = Instant::now();
+    assert_eq!(keyed(&behind, "k2", &more).await.status, StatusCode::BAD_REQUEST);
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
     let new = keyed(&behind, "k3", &many).await.created();
     assert_eq!(new[0]["duplicate"], false);
     assert_eq!(keyed(&behind, "k3", &many).await.created(), json!([again(&new[0]), again(&new[1])]), "the server remembers it");

@@ -42,9 +42,9 @@ pub(super) struct Chain {
     duration_us: i64,
     /// How many events it has.
     events: u64,
-    /// How many of them wait for an end that is not in the chain.
+    /// How many of them wait for an end that is not in the chain; nor on the log, where this is only a part of the chain.
     unfinished: u64,
-    /// How many of them name a cause that does not stand before them in the chain.
+    /// How many of them name a cause that does not stand before them in the chain; nor on the log, where this is only a part of it.
     orphans: u64,
     usage: Usage,
     /// What the model calls cost, as far as their models have prices.

@@ -53,6 +53,8 @@ async fn counts_and_what_reads_all_of_the_file_take_no_reader_from_others_and_en
     drop(endless);
     let count = tokio::time::timeout(LIMIT, store.count(Query::default())).await.unwrap();
     assert_eq!(count.unwrap(), 100);
+    // Something of an attempt that broke off.
+    fs::write(folder.path().join("copy"), "SQLite format 3").unwrap();
     let copied = tokio::time::timeout(LIMIT, store.copy_into(folder.path().join("copy"))).await.unwrap();
     assert_eq!(copied.unwrap().position, Position::new(100));
     running.stop().await;
@@ -82,6 +84,30 @@ async fn whoever_waits_is_told_what_the_model_does_instead() {
     wait_until("the check to end", LIMIT, async || store.fresh().await.ok()).await;
     assert_eq!(store.doing(), None);
     Running { store, shutdown, feed }.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_wants_descendants_gets_nothing_before_they_are_known() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(100);
+    let read_timeout = Duration::from_millis(50);
+    let config = ReadModelConfig { path: path(&folder), read_timeout, ..ReadModelConfig::default() };
+    let (files, loaded) = super::super::load(&config).unwrap();
+    let shutdown = CancellationToken::new();
+    let started = Store::start(&config, log.source(), ("log@1".into(), log.last()), (files, loaded), shutdown.clone());
+    let (store, feed) = started.await.unwrap();
+    let running = Running { store, shutdown, feed: tokio::spawn(feed) };
+    let store = &running.store;
+    wait_until("the model to be there", LIMIT, async || store.fresh().await.ok()).await;
+    let readers = join_all((0..config.readers).map(|_| store.shared.pool.permit(Turn::Short, LIMIT))).await;
+    let filter = Filter { descendants_of: Some(plain(1).id), ..Filter::default() };
+    let mut updates = subscribe(store, filter, 0, Duration::from_secs(1)).await;
+    let mut next = async || tokio::time::timeout(LIMIT, updates.next()).await.unwrap().unwrap().unwrap();
+    let update = next().await;
+    assert!(matches!(update, Update::Heartbeat { position: Position::START, .. }), "{update:?}");
+    drop(readers);
+    assert_eq!(next().await, Update::CaughtUp { position: log.last(), head: log.last() });
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
