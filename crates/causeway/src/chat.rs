@@ -82,7 +82,8 @@ async fn converse(args: ChatArgs, out: &Output) -> anyhow::Result<()> {
             DEFAULT_SERVER => String::new(),
             server => format!(" --server {server}"),
         };
-        out.note(&format!("go on with: {} chat --session {}{server}", output::program(), chat.session));
+        let session = output::shell_word(chat.session.as_str());
+        out.note(&format!("go on with: {} chat --session {session}{server}", output::program()));
     }
     match failed && !person {
         true => bail!("the assistant could not answer"),

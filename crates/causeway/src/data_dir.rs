@@ -22,6 +22,11 @@ use crate::failure::Hinted;
 /// The folder of the log within it.
 pub(crate) const LOG: &str = "nats";
 
+/// Whether a process has this folder at the moment.
+pub(crate) fn is_in_use(path: &Path) -> bool {
+    File::open(path.join("lock")).is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
 /// A data folder that is ours until this is dropped, or the process dies in whatever way.
 #[derive(Debug)]
 pub(crate) struct DataDir {

@@ -142,6 +142,10 @@ async fn show(client: &Client, letter: u64, out: &Output) -> anyhow::Result<()> 
 
 async fn retry(client: &Client, group: &str, letters: &[u64], out: &Output) -> anyhow::Result<()> {
     let replayed = client.replay_parked(group, letters).await?;
+    if replayed == 0 && !letters.is_empty() {
+        let letters: Vec<_> = letters.iter().map(u64::to_string).collect();
+        anyhow::bail!("none of these was given up by {}: {} (causeway dlq list says what was)", clean(group), letters.join(", "));
+    }
     if out.json {
         return out.json(&json!({ "replayed": replayed }));
     }

@@ -3,6 +3,7 @@
 mod args;
 
 use std::io::Read as _;
+use std::path::Path;
 
 use anyhow::Context as _;
 use causeway_client::{
@@ -54,7 +55,7 @@ pub(crate) async fn run(_common: &Common, args: EventsArgs, out: &Output) -> any
 }
 
 async fn append(args: AppendArgs, out: &Output) -> anyhow::Result<()> {
-    let data = Data::from_json(&data(&args.data)?).map_err(|invalid| Usage(format!("--data {}", invalid.reason)))?;
+    let data = json("--data", &args.data)?;
     let expected = match args.expected {
         Expectation::Any => Vec::new(),
         Expectation::LastIs(position) => vec![Expected { aggregate_id: None, category: None, position }],
@@ -116,10 +117,20 @@ fn told(appended: &Appended, out: &Output) -> anyhow::Result<()> {
     }
     let what = if appended.duplicate { "appended before" } else { "appended" };
     out.line(&format!("{} {} at position {}", out.paint(Look::Good, what), receipt.id, receipt.position))?;
-    Ok(out.line(&out.paint(Look::Dim, &format!("{} trace {}", output::program(), clean(receipt.correlation_id.as_str()))))?)
+    Ok(out.line(
+        &out.paint(Look::Dim, &format!("{} trace {}", output::program(), output::shell_word(receipt.correlation_id.as_str()))),
+    )?)
 }
 
-/// The bytes that `--data` means.
+/// The JSON that an argument like `--data` means.
+pub(crate) fn json(flag: &str, given: &str) -> anyhow::Result<Data> {
+    Data::from_json(&data(given)?).map_err(|invalid| match !given.starts_with('@') && Path::new(given).is_file() {
+        true => Usage(format!("{flag} {}; for the file say @{given}", invalid.reason)).into(),
+        false => Usage(format!("{flag} {}", invalid.reason)).into(),
+    })
+}
+
+/// The bytes that such an argument means.
 pub(crate) fn data(given: &str) -> anyhow::Result<Vec<u8>> {
     match given.strip_prefix('@') {
         Some(file) => std::fs::read(file).map_err(|error| Usage(format!("cannot read {file}: {error}")).into()),

@@ -168,6 +168,15 @@ pub(crate) fn program() -> String {
     std::env::args().next().filter(|name| !name.is_empty()).unwrap_or_else(|| "causeway".to_owned())
 }
 
+/// A word of such a command, in quotes where a shell would take it apart.
+pub(crate) fn shell_word(word: &str) -> Cow<'_, str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/@%+=,".contains(&byte);
+    match !word.is_empty() && word.bytes().all(plain) {
+        true => word.into(),
+        false => format!("'{}'", clean(word).replace('\'', r"'\''")).into(),
+    }
+}
+
 /// Whether an error says that the reader of stdout has gone (`| head`), which is no failure.
 pub(crate) fn reader_gone(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use crate::cli::{Common, ServerArgs};
 use crate::events;
-use crate::failure::Usage;
 use crate::output::{Look, Output, clean, one_line};
 
 #[derive(Debug, Args)]
@@ -121,10 +120,7 @@ async fn show(args: ShowTypeArgs, out: &Output) -> anyhow::Result<()> {
 
 async fn register(args: RegisterTypeArgs, out: &Output) -> anyhow::Result<()> {
     let RegisterTypeArgs { server, name, schema, upcast, version, description } = args;
-    let read = |flag: &str, given: &str| {
-        let json = events::data(given)?;
-        Data::from_json(&json).map_err(|invalid| Usage(format!("{flag} {invalid}")).into())
-    };
+    let read = |flag: &str, given: &str| events::json(flag, given);
     let register = RegisterType {
         name: name.to_string(),
         schema: read("--schema", &schema)?,

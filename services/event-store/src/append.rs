@@ -192,7 +192,8 @@ fn fences(drafts: &[Draft], expected: &[Expected]) -> Result<Vec<Fence>, Problem
     let category = shared(drafts.iter().map(|draft| Category::of(&draft.event_type)));
     let fence = |(index, expected): (usize, &Expected)| {
         let missing = |name: &str| {
-            Problem::invalid(format!("/expected/{index}/{name}"), format!("is needed, since the events do not share one {name}"))
+            let reason = format!("is needed, since the events do not share one {name}: each fence of a list names its own");
+            Problem::invalid(format!("/expected/{index}/{name}"), reason)
         };
         Ok(Fence {
             aggregate_id: expected.aggregate_id.as_ref().or(aggregate).cloned().ok_or_else(|| missing("aggregate_id"))?,

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -12,7 +13,9 @@ use tokio::time::Instant;
 use tower::ServiceExt as _;
 
 use crate::http::{self, Wire};
-use crate::problem::COME_BACK;
+
+/// When to ask again. Mostly it takes a moment, which a start should not wait beyond.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
 pub(crate) struct Front {
@@ -44,7 +47,7 @@ async fn answer(State(front): State<Front>, request: Request) -> Result<Response
     let seconds = front.since.elapsed().as_secs();
     let what = "its read model is checked, or fetched where there is none";
     let problem = Problem::new(Kind::Behind, format!("the gateway is starting: for {seconds} s now {what}"));
-    let problem = problem.retry_after(COME_BACK);
+    let problem = problem.retry_after(LOOK_AGAIN);
     Ok(match request.uri().path() {
         "/healthz" => http::alive().into_response(),
         _ => Wire::of(request.headers()).tell(problem),

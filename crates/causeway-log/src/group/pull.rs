@@ -10,11 +10,11 @@ use async_nats::jetstream::AckKind;
 use async_nats::{Message, StatusCode, Subject, Subscriber, jetstream};
 use bytes::Bytes;
 use causeway_event::{Event, Position};
-use futures::future::BoxFuture;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::GroupName;
 use crate::message::{self, Place, Record};
@@ -44,7 +44,7 @@ pub struct GroupPull {
     /// Up to here it was looked for that.
     looked_up_to: Position,
     /// The looking.
-    putting_aside: Option<BoxFuture<'static, (Position, Result<(), LogError>)>>,
+    putting_aside: Option<AbortOnDropHandle<(Position, Result<(), LogError>)>>,
 }
 
 struct Inbox {
@@ -182,14 +182,15 @@ impl GroupPull {
             // It goes on from one call to the next: each may be too short for it.
             let (log, consumer, mut looked_up_to) = (self.log.clone(), self.group.consumer(&self.log), self.looked_up_to);
             let putting = self.putting_aside.get_or_insert_with(|| {
-                async move {
+                AbortOnDropHandle::new(tokio::spawn(async move {
                     let done = log.put_aside(&consumer, &mut looked_up_to).await;
                     (looked_up_to, done)
-                }
-                .boxed()
+                }))
             });
-            let (looked_up_to, done) = putting.await;
-            (self.looked_up_to, self.putting_aside) = (looked_up_to, None);
+            let put = putting.await;
+            self.putting_aside = None;
+            let (looked_up_to, done) = put.map_err(LogError::unavailable)?;
+            self.looked_up_to = looked_up_to;
             done?;
             self.broke = false;
         }

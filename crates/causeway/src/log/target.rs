@@ -64,7 +64,10 @@ impl Target {
 
     /// The folder whose key signs the log's checkpoints; that of a log elsewhere is not known.
     pub(super) fn data<'d>(&'d self, args: &'d TargetArgs) -> Option<&'d Path> {
-        args.data.as_deref().or_else(|| self.is_own.then_some(&self.loaded.config.up.data))
+        let up = &self.loaded.config.up;
+        // A private NATS whose folder nobody has is one that was started with another folder.
+        let own = || (self.is_own && (up.nats.is_some() || data_dir::is_in_use(&up.data))).then_some(up.data.as_path());
+        args.data.as_deref().or_else(own)
     }
 
     /// Awaits what was asked of the log, with a hint where it cannot be reached.

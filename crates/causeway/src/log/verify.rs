@@ -303,6 +303,9 @@ impl<'o> Told<'o> {
             let text = format!("          not vouched for: the last {unvouched} entries, behind position {vouched}");
             self.out.line(&self.out.paint(Look::Accent, &text))?;
         }
+        if problems > 0 {
+            return Ok(());
+        }
         self.out.note("keep this elsewhere, and give it later with --checkpoint:");
         Ok(self.out.line(&chain.head().to_string())?)
     }
