@@ -125,11 +125,18 @@ pub(super) fn parse(json: &[u8]) -> Result<Parsed, Problem> {
             })
         }
         Some(b'{') => {
-            let event = from_json(json)?;
+            let event = from_json(json).map_err(|problem| misplaced(json).unwrap_or(problem))?;
             Ok(parsed(vec![event], Form::One))
         }
         _ => Err(Problem::invalid("", "the body must be an event, a list of events, or {events, expected, idempotency_key}")),
     }
+}
+
+/// What stands beside a single event although it belongs beside `events`, the obvious try.
+fn misplaced(json: &[u8]) -> Option<Problem> {
+    let name = ["expected", "idempotency_key"].into_iter().find(|name| has_field(json, name))?;
+    let reason = format!("belongs beside a list: {{\"events\": [{{\"type\": ..}}], \"{name}\": ..}}");
+    Some(Problem::invalid(format!("/{name}"), reason))
 }
 
 fn parsed(events: Vec<Object<EventBody>>, form: Form) -> Parsed {
@@ -429,6 +436,13 @@ mod tests {
         ] {
             assert_eq!(refused(json), field, "{json:.120}");
         }
+    }
+
+    #[test]
+    fn what_belongs_beside_a_list_is_told_where_it_belongs() {
+        let problem = parse(br#"{"type":"A","aggregate_id":"a","data":1,"expected":"empty"}"#).map(drop).unwrap_err();
+        assert_eq!(problem.field.as_deref(), Some("/expected"));
+        assert_eq!(problem.detail, r#"belongs beside a list: {"events": [{"type": ..}], "expected": ..}"#);
     }
 
     #[test]

@@ -43,7 +43,8 @@ pub(super) enum Media {
 pub(super) fn media(headers: &HeaderMap) -> Result<Media, Problem> {
     let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
     let essence = content_type.map(essence);
-    let binary = headers.contains_key("ce-specversion");
+    // One without its `ce-specversion` is told so.
+    let binary = ["ce-specversion", "ce-type", "ce-source", "ce-id"].iter().any(|name| headers.contains_key(*name));
     match essence.as_deref() {
         Some("application/cloudevents+json") => Ok(Media::Structured),
         Some("application/cloudevents-batch+json") => Ok(Media::Batch),
@@ -428,6 +429,7 @@ mod tests {
         assert_eq!(media(&[("content-type", "application/cloudevents-batch+json")]), Some(Media::Batch));
         assert_eq!(media(&[("content-type", "application/vnd.shop+json"), ("ce-specversion", "1.0")]), Some(Media::Binary));
         assert_eq!(media(&[("ce-specversion", "1.0")]), Some(Media::Binary));
+        assert_eq!(media(&[("content-type", "application/json"), ("ce-id", "7")]), Some(Media::Binary), "without its version");
         assert_eq!(media(&[("content-type", "text/xml"), ("ce-specversion", "1.0")]), None);
         assert_eq!(media(&[("content-type", "application/vnd.shop+json")]), None);
         assert_eq!(media(&[]), None);
