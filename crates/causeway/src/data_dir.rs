@@ -82,10 +82,13 @@ mod tests {
     fn a_folder_in_use_is_refused_with_the_pid_of_its_owner() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/data");
+        assert!(!is_in_use(&path), "it is not there");
         let first = DataDir::take(&path).unwrap();
+        assert!(is_in_use(&path));
         let refused = DataDir::take(&path).unwrap_err().to_string();
         assert!(refused.contains(&format!("(pid {})", std::process::id())), "{refused}");
         drop(first);
+        assert!(!is_in_use(&path));
         DataDir::take(&path).unwrap();
     }
 }

@@ -284,5 +284,8 @@ mod tests {
         assert_eq!(data("{}").unwrap(), b"{}");
         assert_eq!(data(&format!("@{}", file.display())).unwrap(), b"[1]");
         assert!(data("@no-such-file").unwrap_err().is::<Usage>());
+        let meant = json("--data", file.to_str().unwrap()).unwrap_err().to_string();
+        assert!(meant.ends_with(&format!("for the file say @{}", file.display())), "{meant}");
+        assert!(!json("--data", "{").unwrap_err().to_string().contains('@'));
     }
 }

@@ -219,6 +219,14 @@ mod tests {
     }
 
     #[test]
+    fn a_word_is_quoted_where_a_shell_would_take_it_apart() {
+        assert_eq!(shell_word("web:1-a_b.c"), "web:1-a_b.c");
+        assert_eq!(shell_word("a b"), "'a b'");
+        assert_eq!(shell_word("it's; $x"), r"'it'\''s; $x'");
+        assert_eq!(shell_word(""), "''");
+    }
+
+    #[test]
     fn long_lines_are_cut_visibly() {
         assert_eq!(one_line("abc\ndef", Some(7)), "abc def");
         assert_eq!(one_line("abc\ndef", Some(6)), "abc d…");

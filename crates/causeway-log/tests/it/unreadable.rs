@@ -181,3 +181,27 @@ async fn consumers_and_groups_put_aside_just_what_no_client_can_read_and_appends
     };
     tokio::time::timeout(LIMIT * 2, rest).await.expect("everything acknowledged");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_was_deleted_and_made_anew_gets_past_the_same_once_more() {
+    let (nats, log) = server().await;
+    let all = filled(&nats, &log).await;
+    let ack_wait = Duration::from_secs(2);
+    let config = ConsumerConfig { processor: "p", categories: &[Category::Custom], ack_wait, ack_pending_max: 100 };
+    let mut consumer = log.consumer(config).await.unwrap();
+    let jetstream = async_nats::jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    let stream = jetstream.get_stream_no_info("causeway_EVENTS").await.unwrap();
+    let readable: BTreeSet<_> = (1..=all).filter(|position| is_readable(*position)).collect();
+    for _ in 0..2 {
+        let mut consumed = BTreeSet::new();
+        let work = async {
+            while !readable.is_subset(&consumed) {
+                let delivery = consumer.next().await;
+                delivery.ack().await.unwrap();
+                consumed.insert(delivery.position().get());
+            }
+        };
+        tokio::time::timeout(LIMIT, work).await.expect("all of them in time");
+        stream.delete_consumer("causeway_p").await.unwrap();
+    }
+}

@@ -1,0 +1,109 @@
+//! Copies of all streams, and what comes back of them.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_comes_back_whole_and_overwrites_nothing() {
+    let mut causeway = filled(25).await;
+    let nats = causeway.ready().nats.clone();
+    let js = async_nats::jetstream::new(async_nats::connect(&nats).await.unwrap());
+    let config = async_nats::jetstream::object_store::Config { bucket: "causeway_artifacts".into(), ..Default::default() };
+    let bucket = js.create_object_store(config).await.unwrap();
+    bucket.put("note.txt", &mut b"an artifact".as_slice()).await.unwrap();
+    let folder = causeway.home().join("backup");
+    log(&["backup", text(&folder), "--nats", &nats]).await.ok();
+    assert_eq!(log(&["backup", text(&folder), "--nats", &nats]).await.0.status.code(), Some(1), "the folder is in use");
+    let refused = log(&["restore", text(&folder), "--nats", &nats]).await;
+    assert_eq!(refused.0.status.code(), Some(1));
+    assert!(refused.0.stderr.contains("nothing is overwritten"), "{:?}", refused.0);
+    let elsewhere = Setup::command(&["log", "restore", text(&folder), "--nats", &nats]).env("CAUSEWAY__LOG__NAMESPACE", "other");
+    let refused = elsewhere.run().await.unwrap();
+    assert!(refused.stderr.contains("the backup is of the namespace causeway"), "{refused:?}");
+    let before = log(&["verify", "--json", "--nats", &nats]).await.json();
+    let event = causeway.api().fetch("/events/3").await.unwrap();
+    causeway.terminate().await.unwrap();
+
+    let setup = Setup::up();
+    let data = setup.data();
+    let restored = log(&["restore", text(&folder), "--data", text(&data)]).await.ok();
+    assert!(restored.0.stderr.contains("no signing key"), "{:?}", restored.0);
+    let restored = setup.start().await.unwrap();
+    let nats = restored.ready().nats.clone();
+    assert_eq!(restored.api().fetch("/events/3").await.unwrap(), event);
+    let head = before["head"].as_str().unwrap();
+    let verified = log(&["verify", "--json", "--nats", &nats, "--checkpoint", head]).await;
+    assert_eq!(verified.problems(), []);
+    let js = async_nats::jetstream::new(async_nats::connect(&nats).await.unwrap());
+    let mut object = js.get_object_store("causeway_artifacts").await.unwrap().get("note.txt").await.unwrap();
+    let mut bytes = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut object, &mut bytes).await.unwrap();
+    assert_eq!(bytes, b"an artifact");
+
+    // One that broke off goes on with what is missing; what is not the backup's is named with what to do.
+    let partly = causeway_testkit::NatsServer::start().await.unwrap();
+    let restore = async || log(&["restore", text(&folder), "--nats", &partly.url()]).await;
+    restore().await.ok();
+    assert!(restore().await.0.stderr.contains("nothing is overwritten"));
+    let js = async_nats::jetstream::new(partly.client().await.unwrap());
+    js.delete_stream("causeway_DLQ").await.unwrap();
+    restore().await.ok();
+    assert!(js.get_stream("causeway_DLQ").await.is_ok());
+    js.publish("causeway.ev.a.custom", "x".into()).await.unwrap().await.unwrap();
+    js.delete_stream("causeway_DLQ").await.unwrap();
+    let refused = restore().await;
+    assert_eq!(refused.0.status.code(), Some(1));
+    assert!(refused.0.stderr.contains("`nats stream rm causeway_EVENTS`"), "{:?}", refused.0);
+    assert!(js.get_stream("causeway_DLQ").await.is_err(), "nothing was restored");
+    js.delete_stream("causeway_EVENTS").await.unwrap();
+    restore().await.ok();
+
+    // A file that is not what was backed up is found before anything is restored.
+    let snapshot = folder.join("causeway_EVENTS.snapshot");
+    let mut bytes = fs::read(&snapshot).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&snapshot, bytes).unwrap();
+    let fresh = causeway_testkit::NatsServer::start().await.unwrap();
+    let refused = log(&["restore", text(&folder), "--nats", &fresh.url()]).await;
+    assert!(refused.0.stderr.contains("SHA-256"), "{:?}", refused.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_made_while_somebody_appends_is_the_log_as_it_was_at_a_moment() {
+    let causeway = filled(20).await;
+    let nats = causeway.ready().nats.clone();
+    let folder = causeway.home().join("backup");
+    let (done, appended) = (AtomicBool::new(false), AtomicUsize::new(20));
+    let writer = async {
+        while !done.load(Ordering::Relaxed) {
+            let next = appended.load(Ordering::Relaxed);
+            append(&causeway, next..next + 1).await;
+            appended.store(next + 1, Ordering::Relaxed);
+        }
+    };
+    let backup = async {
+        wait_until("the writer", Duration::from_secs(30), async || (appended.load(Ordering::Relaxed) > 25).then_some(())).await;
+        let before = appended.load(Ordering::Relaxed);
+        let backed_up = log(&["backup", "--json", text(&folder), "--nats", &nats]).await.ok().json();
+        let behind = appended.load(Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
+        (before, behind, backed_up)
+    };
+    let ((), (before, behind, backed_up)) = tokio::join!(writer, backup);
+    assert!(before < behind, "somebody did append");
+    let fresh = causeway_testkit::NatsServer::start().await.unwrap();
+    log(&["restore", text(&folder), "--nats", &fresh.url()]).await.ok();
+    // All that stood before it began is there, in order and whole, and the longer log begins with the same.
+    let key = public_key(&causeway);
+    let restored = log(&["verify", "--json", "--nats", &fresh.url(), "--public-key", text(&key)]).await;
+    assert_eq!(restored.problems(), []);
+    let restored = restored.json();
+    let streams = backed_up["streams"].as_array().unwrap();
+    let events = streams.iter().find(|stream| stream["name"] == "causeway_EVENTS").unwrap();
+    assert_eq!((&events["last"], &events["messages"]), (&restored["position"], &restored["entries"]));
+    let head = restored["head"].as_str().unwrap();
+    assert_eq!(log(&["verify", "--json", "--nats", &nats, "--checkpoint", head]).await.problems(), []);
+    let info = log(&["info", "--json", "--nats", &fresh.url()]).await.json();
+    let notes = info["categories"]["custom"].as_u64().unwrap();
+    assert!((before as u64..=behind as u64 + 1).contains(&notes), "{before} <= {notes} <= {behind}");
+}
