@@ -474,22 +474,35 @@ fn sha256(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// What `causeway log verify` says of this Causeway's log where nobody says which log or which key, and the data folder is this.
+async fn verify_without_a_word(causeway: &Causeway, data: &Path) -> Done {
+    let nats: u16 = causeway.ready().nats.rsplit(':').next().unwrap().parse().unwrap();
+    // By default it is the private NATS, beside the gateway.
+    let setup = Setup::command(&["log", "verify", "--json"]).env("CAUSEWAY__UP__LISTEN", format!("127.0.0.1:{}", nats - 1));
+    Done(setup.env("CAUSEWAY__UP__DATA", text(data)).run().await.unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_key_of_a_folder_is_trusted_only_for_the_log_that_is_kept_in_it() {
     let causeway = filled(5).await;
     let other = causeway.home().join("other");
     fs::create_dir(&other).unwrap();
     fs::rename(foreign_key(&other), other.join("signing-key.pub")).unwrap();
-    let nats: u16 = causeway.ready().nats.rsplit(':').next().unwrap().parse().unwrap();
-    // As by default: nobody says which log, and it is that of the private NATS beside the gateway.
-    let verify = async |data: &Path| {
-        let setup = Setup::command(&["log", "verify", "--json"]).env("CAUSEWAY__UP__LISTEN", format!("127.0.0.1:{}", nats - 1));
-        Done(setup.env("CAUSEWAY__UP__DATA", text(data)).run().await.unwrap())
-    };
-    let own = verify(&causeway.data()).await;
+    let own = verify_without_a_word(&causeway, &causeway.data()).await;
     assert_eq!((own.problems(), own.json()["vouched"].as_u64() > Some(0)), (vec![], true), "{:?}", own.0);
-    let foreign = verify(&other).await;
+    let foreign = verify_without_a_word(&causeway, &other).await;
     assert_eq!((foreign.problems(), &foreign.json()["vouched"]), (vec![], &json!(0)), "{:?}", foreign.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomers_log_is_younger_than_its_first_checkpoint_and_verifies() {
+    let causeway = Setup::up().start().await.unwrap();
+    append(&causeway, 0..3).await;
+    let young = verify_without_a_word(&causeway, &causeway.data()).await;
+    assert_eq!((young.problems(), &young.json()["warnings"]), (vec![], &json!(1)), "{:?}", young.0);
+    let key = public_key(&causeway);
+    let named = log(&["verify", "--json", "--nats", &causeway.ready().nats, "--public-key", text(&key)]).await;
+    assert_eq!(named.problems()[0].0, "unvouched", "whoever names a key wants its word");
 }
 
 #[tokio::test]

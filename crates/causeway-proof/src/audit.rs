@@ -120,6 +120,18 @@ pub struct Trust {
     pub keys: Vec<PublicKey>,
     /// Heads that somebody kept.
     pub heads: Vec<Head>,
+    /// Whether there is a first checkpoint by now, if anybody signs.
+    pub first_checkpoint: FirstCheckpoint,
+}
+
+/// A log that nobody vouches for is one that was rewritten, unless it is too young.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FirstCheckpoint {
+    /// Its absence is a problem.
+    #[default]
+    Due,
+    /// Its absence is a warning.
+    StillToCome,
 }
 
 /// What was seen.
@@ -153,6 +165,7 @@ pub struct Summary {
 #[derive(Debug)]
 pub struct Audit {
     keys: Vec<PublicKey>,
+    first_checkpoint: FirstCheckpoint,
     heads: BTreeMap<Position, Vec<Hash>>,
     leaves: BTreeMap<Position, Hash>,
     /// Whether somebody kept the head that it began behind.
@@ -197,6 +210,7 @@ impl Audit {
         }
         let mut audit = Self {
             keys: trust.keys,
+            first_checkpoint: trust.first_checkpoint,
             heads,
             leaves: BTreeMap::new(),
             start_is_kept: false,

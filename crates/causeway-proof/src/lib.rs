@@ -17,7 +17,7 @@ mod entry;
 mod hash;
 mod line;
 
-pub use audit::{Audit, Fault, Finding, Severity, Summary, Trust};
+pub use audit::{Audit, Fault, Finding, FirstCheckpoint, Severity, Summary, Trust};
 pub use chain::{Chain, Head};
 pub use checkpoint::{Checkpoint, KeyError, PublicKey, Signer, key_bytes};
 pub use entry::{Content, Entry, Foreign, Payload, Recorded, is_of_nats};

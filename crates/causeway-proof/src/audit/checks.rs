@@ -275,12 +275,15 @@ impl Audit {
         let nobody = self.summary.vouched <= self.start();
         if nobody && self.has_content && !self.keys.is_empty() && self.summary.problems == 0 {
             let first = self.start().next();
-            let what = format!(
-                "no checkpoint of a trusted key vouches for any of positions {first} to {}: they were taken out, or the first one \
-                 is still to come",
-                self.seen
-            );
-            self.problem(Fault::Unvouched, first, self.seen, what);
+            let nobody = format!("no checkpoint of a trusted key vouches for any of positions {first} to {}", self.seen);
+            let (severity, why) = match self.first_checkpoint {
+                FirstCheckpoint::StillToCome => {
+                    (Severity::Warning, "the log is younger than its first one, which comes after a minute")
+                }
+                FirstCheckpoint::Due => (Severity::Problem, "they were taken out, or the first one is still to come"),
+            };
+            let finding = problem(Fault::Unvouched, first, self.seen, format!("{nobody}: {why}"));
+            self.push(Finding { severity, ..finding });
         }
     }
 

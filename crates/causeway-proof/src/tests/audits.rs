@@ -4,7 +4,7 @@ use causeway_event::EventId;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Audit, Fault, Finding, Hash, Line, Severity, Summary, Trust};
+use crate::{Audit, Fault, Finding, FirstCheckpoint, Hash, Line, Severity, Summary, Trust};
 
 fn trust() -> Trust {
     Trust { keys: vec![signer().public_key()], ..Trust::default() }
@@ -195,6 +195,15 @@ fn a_gap_is_a_problem_unless_a_checkpoint_vouches_for_it() {
     log.push(checkpoint(5, &signer().sign(&chain)));
     let (findings, _) = audit(&log, trust());
     assert_eq!((problems(&findings), warnings(&findings)), (vec![], vec![(Fault::Missing, 2)]));
+}
+
+#[test]
+fn a_log_that_is_too_young_to_have_been_signed_is_only_warned_of() {
+    let young = || Trust { first_checkpoint: FirstCheckpoint::StillToCome, ..trust() };
+    let unsigned: Vec<_> = log().into_iter().take(3).collect();
+    let (findings, summary) = audit(&unsigned, young());
+    assert_eq!((problems(&findings), warnings(&findings)), (vec![], vec![(Fault::Unvouched, 1)]));
+    assert_eq!(summary.vouched, Position::START);
 }
 
 #[test]

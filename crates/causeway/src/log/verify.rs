@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use causeway_event::Position;
 use causeway_log::Log;
-use causeway_proof::{Audit, Chain, Finding, Hash, Line, PublicKey, Severity, Summary, Trust};
+use causeway_proof::{Audit, Chain, Finding, FirstCheckpoint, Hash, Line, PublicKey, Severity, Summary, Trust};
 use indicatif::ProgressBar;
+use jiff::Timestamp;
 
 use super::args::VerifyArgs;
 use super::files::Lines;
@@ -17,9 +18,11 @@ use crate::output::{Look, Output, clean};
 
 /// The most findings of one answer in JSON; all of them are counted.
 const FINDINGS_MAX: usize = 1000;
+/// A log that NATS began to store within this many seconds need not have a checkpoint: gateways sign after a minute.
+const YOUNG_SECONDS: i64 = 120;
 
 pub(super) async fn run(common: &Common, args: &VerifyArgs, out: &Output) -> anyhow::Result<()> {
-    let trust = |keys: &[PublicKey]| Trust { keys: keys.to_vec(), heads: args.heads.clone() };
+    let trust = |keys: &[PublicKey]| Trust { keys: keys.to_vec(), heads: args.heads.clone(), ..Trust::default() };
     let mut kept = Kept::open(args.against.as_deref())?;
     let mut told = Told::new(out);
     let (audit, keys) = match &args.from_export {
@@ -33,8 +36,13 @@ pub(super) async fn run(common: &Common, args: &VerifyArgs, out: &Output) -> any
         None => {
             let target = Target::find(common, &args.target, NoLog::Refuse, out).await?;
             let keys = keys::trusted(&args.public_keys, target.data(&args.target), out)?;
-            let mut audit = Audit::new(Chain::START, trust(&keys));
             let log = target.reach("opening the log", Log::open(&target.config), out).await?;
+            // Whoever names a key wants its word.
+            let first_checkpoint = match args.public_keys.is_empty() && is_young(&log).await? {
+                true => FirstCheckpoint::StillToCome,
+                false => FirstCheckpoint::Due,
+            };
+            let mut audit = Audit::new(Chain::START, Trust { first_checkpoint, ..trust(&keys) });
             of_log(&log, &mut audit, &mut kept, &mut told).await?;
             target.leave().await?;
             (audit, keys)
@@ -48,6 +56,12 @@ pub(super) async fn run(common: &Common, args: &VerifyArgs, out: &Output) -> any
         1 => anyhow::bail!("the log does not verify: there is a problem"),
         problems => anyhow::bail!("the log does not verify: there are {problems} problems"),
     }
+}
+
+/// By the server's own clock and files: nothing that stands on the log says so.
+async fn is_young(log: &Log) -> anyhow::Result<bool> {
+    let since = log.info().await?.first_time.map(|first| Timestamp::now().as_second() - first.as_second());
+    Ok(since.is_some_and(|seconds| seconds < YOUNG_SECONDS))
 }
 
 /// Audits everything that stands on the log at this moment.
