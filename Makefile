@@ -7,7 +7,7 @@ SHELL := bash
 ARGS ?=
 DATA ?= data
 
-.PHONY: help up test lint nats test-tools clean-data
+.PHONY: help up test test-oldest lint nats test-tools clean-data
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -18,6 +18,10 @@ up: nats ## Build Causeway and start all of it: a private NATS and every service
 
 test: ## Run everything that a change must pass
 	@scripts/test.sh $(ARGS)
+
+test-oldest: ## Run the tests of what talks to NATS against the oldest nats-server that is supported
+	@CAUSEWAY_NATS_SERVER="$$(scripts/nats.sh --oldest)" \
+	    cargo test --locked --no-fail-fast -p causeway-log -p causeway-processor -p causeway-event-store $(ARGS)
 
 lint: ## Check format and lints, and licences and bans where cargo-deny is installed
 	@cargo fmt --all --check

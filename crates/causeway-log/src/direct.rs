@@ -139,7 +139,8 @@ impl Log {
                 _ = connections.changed() => return Err(LogError::unavailable("the connection was replaced during a direct get")),
             };
             let Ok(Some(message)) = next else { return Err(LogError::unavailable("a direct get was not answered")) };
-            // A message that was published with a status has its place all the same; the server's own words have none.
+            // A message that was published with a status (older servers keep it) has its place all the same; the server's own
+            // words have none.
             let status = message.status.filter(|_| header(&message, "Nats-Sequence").is_none());
             match status.map(|status| status.as_u16()) {
                 None => {

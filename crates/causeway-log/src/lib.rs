@@ -29,7 +29,7 @@ mod walk;
 
 pub use append::{Append, Appended, Begun, EVENTS_MAX, Fence, GroupCommit, Receipt, Sequence, StaleFence};
 pub use config::{Config, NatsUrl, NotAUrl};
-pub use connection::Log;
+pub use connection::{Log, SERVER_MIN};
 pub use consumer::{Consumer, ConsumerConfig, Delivery, Seen};
 pub use copies::{Copies, Copy, CopyLabel};
 pub use dead_letter::{DeadLetter, Letter, Replay};

@@ -199,7 +199,7 @@ pub fn binary() -> Result<PathBuf> {
     let mut candidates = named.into_iter().chain(on_path).chain([private]);
     candidates
         .find(|path| is_program(path))
-        .context("no nats-server: run `make nats`, or put one of 2.12 or newer on the PATH, or name it in CAUSEWAY_NATS_SERVER")
+        .context("no nats-server: run `make nats`, or put one of 2.12.2 or newer on the PATH, or name it in CAUSEWAY_NATS_SERVER")
 }
 
 fn is_program(path: &Path) -> bool {

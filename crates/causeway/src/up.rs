@@ -46,7 +46,7 @@ pub(crate) struct UpArgs {
     /// Acknowledge before the disk has it: faster, but a power cut may lose the last two minutes
     #[arg(long)]
     pub(crate) relaxed_durability: bool,
-    /// The nats-server to start (2.12 or newer) [default: CAUSEWAY_NATS_SERVER, from PATH, or what `make nats` installed]
+    /// The nats-server to start (2.12.2 or newer) [default: CAUSEWAY_NATS_SERVER, from PATH, or what `make nats` installed]
     #[arg(long, value_name = "FILE")]
     pub(crate) nats_server: Option<String>,
 }

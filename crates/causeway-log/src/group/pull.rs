@@ -131,7 +131,7 @@ impl GroupPull {
                 () = sleep_until(ends.unwrap_or(now)), if ends.is_some() => continue,
             };
             match message {
-                // What was published with a status has a reply all the same: it is a delivery.
+                // What was published with a status (older servers keep it) has a reply all the same: it is a delivery.
                 Some(message) if message.status.is_some() && message.reply.is_none() => self.ended(&message),
                 Some(message) => {
                     if let Some(asked) = &mut self.asked {

@@ -77,6 +77,15 @@ async fn a_password_in_the_url_is_not_told() {
     assert!(!format!("{error} {error:?} {nowhere:?}").contains("s3cret"), "{error:?}");
 }
 
+/// The first line of a server, as little as clients want to know.
+fn hello(version: &str) -> String {
+    let info = serde_json::json!({
+        "server_id": "x", "server_name": "x", "version": version, "go": "", "host": "127.0.0.1", "port": 4222,
+        "proto": 1, "headers": true, "max_payload": 1_048_576, "client_id": 1, "jetstream": true,
+    });
+    format!("INFO {info}\r\n")
+}
+
 /// A server of which only the first two lines are real: it says hello, and keeps what the client says of itself.
 #[tokio::test]
 async fn user_and_password_of_the_url_are_for_the_server() {
@@ -84,11 +93,7 @@ async fn user_and_password_of_the_url_are_for_the_server() {
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move {
         let mut stream = BufReader::new(listener.accept().await.unwrap().0);
-        let hello = serde_json::json!({
-            "server_id": "x", "server_name": "x", "version": "2.12.0", "go": "", "host": "127.0.0.1", "port": 4222,
-            "proto": 1, "headers": true, "max_payload": 1_048_576, "auth_required": true, "client_id": 1,
-        });
-        stream.write_all(format!("INFO {hello}\r\n").as_bytes()).await.unwrap();
+        stream.write_all(hello("2.15.0").as_bytes()).await.unwrap();
         let mut line = String::new();
         stream.read_line(&mut line).await.unwrap();
         line
@@ -97,4 +102,29 @@ async fn user_and_password_of_the_url_are_for_the_server() {
     assert!(!refused.to_string().contains("s3cr"), "{refused}");
     let said = server.await.unwrap();
     assert!(said.contains(r#""user":"me""#) && said.contains(r#""pass":"s3cr@t""#), "{said}");
+}
+
+/// It says hello and answers pings.
+#[tokio::test]
+async fn a_server_that_is_too_old_is_refused_with_the_version_that_is_needed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut stream = BufReader::new(stream);
+                stream.write_all(hello("2.12.1").as_bytes()).await.unwrap();
+                let mut line = String::new();
+                while stream.read_line(&mut line).await.is_ok_and(|read| read > 0) {
+                    if std::mem::take(&mut line).starts_with("PING") {
+                        stream.write_all(b"PONG\r\n").await.unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let Err(LogError::Mismatch { what }) = Log::connect(&config(&format!("nats://{address}"))).await.map(drop) else {
+        panic!("connected");
+    };
+    assert_eq!(what, "nats-server 2.12.1 is too old: Causeway needs 2.12.2 or newer");
 }

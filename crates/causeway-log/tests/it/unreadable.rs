@@ -205,3 +205,37 @@ async fn a_consumer_that_was_deleted_and_made_anew_gets_past_the_same_once_more(
         stream.delete_consumer("causeway_p").await.unwrap();
     }
 }
+
+/// Older servers keep a status that somebody published, and hand it on as if it were their own word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_that_was_published_ends_no_page_and_no_pull() {
+    let (nats, log) = server().await;
+    let statuses = ["204 EOB", "404 Not Found", "408 Request Timeout", "409 Consumer Deleted", "503"];
+    for status in statuses {
+        publish(&nats, format!("NATS/1.0 {status}\r\n\r\n").as_bytes()).await;
+    }
+    let last = log.append(single(note("a", "1"))).await.unwrap().receipts[0].position;
+    let mut folded = Folded::<usize>::default();
+    log.catch_up(&id("a"), &mut folded, last, |count, _| count + 1).await.unwrap();
+    assert_eq!((*folded.state(), folded.tip(Category::Custom)), (1, last));
+    let group = Group {
+        name: "g".parse().unwrap(),
+        aggregate_id: None,
+        categories: vec![],
+        after: Position::START,
+        terms: String::new(),
+    };
+    let mut pull = log.pull_group(&log.open_group(&group).await.unwrap().0);
+    for position in 1..=last.get() {
+        let pulled = async {
+            let until = Instant::now() + LIMIT;
+            loop {
+                if let Pull::Came(pulled) = pull.next(until).await {
+                    return pulled;
+                }
+            }
+        };
+        let pulled = tokio::time::timeout(LIMIT, pulled).await.expect("at once");
+        assert_eq!((pulled.position.get(), pulled.event.is_some()), (position, position == last.get()));
+    }
+}

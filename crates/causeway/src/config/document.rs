@@ -51,7 +51,7 @@ const KEYS: &[Key] = &[
     optional(
         "up.nats_server",
         "\"/usr/local/bin/nats-server\"",
-        "The nats-server to start, 2.12 or newer. Otherwise CAUSEWAY_NATS_SERVER, or looked for on the PATH and below .causeway.",
+        "The nats-server to start, 2.12.2 or newer. Otherwise CAUSEWAY_NATS_SERVER, or looked for on the PATH and below .causeway.",
     ),
     key("up.drain_timeout", "How long each service may take to end what it has begun."),
     key(

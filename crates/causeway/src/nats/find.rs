@@ -5,11 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::bail;
+use causeway_log::SERVER_MIN;
 
 use crate::failure::Hinted;
-
-/// Atomic batches and message schedules begin here.
-const VERSION_MIN: (u32, u32) = (2, 12);
 
 /// Where `make nats` puts it, below the checkout.
 const PRIVATE: &str = ".causeway/nats/bin/nats-server";
@@ -30,7 +28,7 @@ pub(crate) fn find(configured: Option<&Path>) -> anyhow::Result<Binary> {
     if let Some(path) = named(configured, std::env::var_os(VARIABLE)) {
         return match version(&path) {
             Ok(version) if new_enough(&version) => Ok(Binary { path, version }),
-            Ok(version) => bail!("{} is version {version}; 2.12 or newer is needed", path.display()),
+            Ok(version) => bail!("{} is version {version}; {} or newer is needed", path.display(), oldest()),
             Err(reason) => bail!("{} cannot be used as nats-server: {reason}", path.display()),
         };
     }
@@ -46,9 +44,12 @@ pub(crate) fn find(configured: Option<&Path>) -> anyhow::Result<Binary> {
         true => "no nats-server found".to_owned(),
         false => format!("no nats-server that is new enough: {}", too_old.join(", ")),
     };
-    let hint = "`make nats` in the checkout installs one; or put nats-server 2.12 or newer on the PATH, name it with \
-                CAUSEWAY_NATS_SERVER, or use a NATS that runs already with --nats URL";
-    Err(Hinted { what, hint: hint.to_owned() }.into())
+    let hint = format!(
+        "`make nats` in the checkout installs one; or put nats-server {} or newer on the PATH, name it with CAUSEWAY_NATS_SERVER, \
+         or use a NATS that runs already with --nats URL",
+        oldest()
+    );
+    Err(Hinted { what, hint }.into())
 }
 
 /// An empty variable is one that is not set.
@@ -75,10 +76,15 @@ fn version(path: &Path) -> Result<String, String> {
 
 fn new_enough(version: &str) -> bool {
     let mut numbers = version.split(['.', '-']).map(|part| part.parse::<u32>().ok());
-    match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(major), Some(minor)) => VERSION_MIN <= (major, minor),
+    match (numbers.next().flatten(), numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor), Some(patch)) => SERVER_MIN <= (major, minor, patch),
         _ => false,
     }
+}
+
+fn oldest() -> String {
+    let (major, minor, patch) = SERVER_MIN;
+    format!("{major}.{minor}.{patch}")
 }
 
 #[cfg(test)]
@@ -89,10 +95,10 @@ mod tests {
 
     #[test]
     fn versions_compare_as_numbers() {
-        for version in ["2.12.0", "2.15.1", "3.0.0-beta.1", "10.0"] {
+        for version in ["2.12.2", "2.12.10", "2.15.1", "3.0.0-beta.1", "10.0.0"] {
             assert!(new_enough(version), "{version}");
         }
-        for version in ["2.11.9", "2.9.25", "1.99.0", "", "dev"] {
+        for version in ["2.12.1", "2.11.9", "2.9.25", "1.99.0", "3", "", "dev"] {
             assert!(!new_enough(version), "{version}");
         }
     }
@@ -111,7 +117,7 @@ mod tests {
         let old = folder.path().join("nats-server");
         std::fs::write(&old, "#!/bin/sh\necho 'nats-server: v2.9.25'\n").unwrap();
         std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(find(Some(&old)).unwrap_err().to_string().ends_with("is version 2.9.25; 2.12 or newer is needed"));
+        assert!(find(Some(&old)).unwrap_err().to_string().ends_with("is version 2.9.25; 2.12.2 or newer is needed"));
         let missing = find(Some(&folder.path().join("nothing"))).unwrap_err().to_string();
         assert!(missing.contains("cannot be used as nats-server"), "{missing}");
     }
