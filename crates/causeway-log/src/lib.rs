@@ -40,5 +40,5 @@ pub use import::Import;
 pub use info::{ConsumerInfo, LogInfo};
 pub use message::{Record, Stored};
 pub use snapshot::{Snapshot, StreamFacts};
-pub use subscribe::Subscription;
+pub use subscribe::{Leaf, Subscription};
 pub use walk::Walk;

@@ -1,9 +1,11 @@
 //! Following the log: catch up, then live, without gap or repeat, across reconnects and restarts of the server.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use causeway_event::Position;
+use causeway_proof::Hash;
 use futures::StreamExt as _;
 use tokio::sync::watch;
 
@@ -20,6 +22,19 @@ const INACTIVE: Duration = Duration::from_secs(60);
 /// Pause before a consumer that could not be made or broke is made again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
+/// Counts the runs of all subscriptions of this process.
+static RUNS: AtomicU64 = AtomicU64::new(0);
+
+/// What a hash chain has of a record, for whoever would otherwise have to read it a second time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// The same that [`causeway_proof::Entry::leaf`] says of what a [`crate::Walk`] finds there.
+    pub hash: Hash,
+    /// In which unbroken run of messages it came. Those of one run are of one log; between two, another one may have been put in
+    /// its place.
+    pub run: u64,
+}
+
 /// Events from a position on, for ever.
 ///
 /// Made of one ephemeral consumer after another: whenever one breaks, the next starts behind the last message that came
@@ -31,6 +46,7 @@ pub struct Subscription {
     current: Option<Pull>,
     /// A pull broke, or the last record was unreadable: the next one may be what breaks a connection.
     careful: bool,
+    run: u64,
 }
 
 struct Pull {
@@ -48,6 +64,7 @@ impl Log {
             connections: self.inner.readers.connections.clone(),
             current: None,
             careful: false,
+            run: 0,
         }
     }
 }
@@ -55,9 +72,14 @@ impl Log {
 impl Subscription {
     /// The next record. Waits as long as it takes, across outages. Cancel-safe: a record is either returned or comes again.
     pub async fn next(&mut self) -> Record {
+        self.next_with_leaf(|_| false).await.0
+    }
+
+    /// The next record as [`Self::next`] gives it, and its leaf if that is wanted of its position.
+    pub async fn next_with_leaf(&mut self, wanted: impl Fn(Position) -> bool) -> (Record, Option<Leaf>) {
         loop {
             if self.careful && self.current.is_none() {
-                match self.by_itself().await {
+                match self.by_itself(&wanted).await {
                     Some(record) => return record,
                     None => continue,
                 }
@@ -77,7 +99,7 @@ impl Subscription {
             };
             match message {
                 Some(Ok(message)) => {
-                    if let Some(record) = self.accept(&message) {
+                    if let Some(record) = self.accept(&message, &wanted) {
                         return record;
                     }
                 }
@@ -87,7 +109,11 @@ impl Subscription {
         }
     }
 
-    fn accept(&mut self, message: &async_nats::jetstream::Message) -> Option<Record> {
+    fn accept(
+        &mut self,
+        message: &async_nats::jetstream::Message,
+        wanted: impl Fn(Position) -> bool,
+    ) -> Option<(Record, Option<Leaf>)> {
         let pull = self.current.as_mut()?;
         let info = match message.info() {
             Ok(info) => info,
@@ -104,7 +130,13 @@ impl Subscription {
         self.seen = Position::new(info.stream_sequence);
         let place =
             Place { subject: &message.subject, sequence: info.stream_sequence, time_ns: info.published.unix_timestamp_nanos() };
-        Some(message::record(&self.log.inner.names, &place, message.headers.as_ref(), &message.payload))
+        let headers = message.headers.as_ref();
+        let record = message::record(&self.log.inner.names, &place, headers, &message.payload);
+        let leaf = wanted(self.seen).then(|| {
+            let entry = self.log.entry_of(record.clone(), &place, headers, &message.payload);
+            Leaf { hash: entry.leaf(), run: self.run }
+        });
+        Some((record, leaf))
     }
 
     fn broken(&mut self, reason: &dyn std::fmt::Display) {
@@ -114,12 +146,15 @@ impl Subscription {
     }
 
     /// The next record in the way that nothing can break, if there is one.
-    async fn by_itself(&mut self) -> Option<Record> {
+    async fn by_itself(&mut self, wanted: impl Fn(Position) -> bool) -> Option<(Record, Option<Leaf>)> {
         match self.log.raw_behind(self.seen, &self.log.inner.names.all_events()).await {
             Ok(raw) => {
                 self.careful = raw.as_ref().is_some_and(|raw| raw.readable().is_err());
                 self.seen = raw.as_ref().map_or(self.seen, |raw| raw.position);
-                raw.map(|raw| raw.record(&self.log.inner.names))
+                let raw = raw?;
+                let leaf = wanted(raw.position)
+                    .then(|| Leaf { hash: self.log.raw_entry(&raw).leaf(), run: RUNS.fetch_add(1, Ordering::Relaxed) });
+                Some((raw.record(&self.log.inner.names), leaf))
             }
             Err(error) => {
                 tracing::debug!(%error, "the log cannot be followed yet");
@@ -153,7 +188,10 @@ impl Subscription {
             pull.messages().await.map_err(|error| error.to_string())
         };
         match made.await {
-            Ok(messages) => self.current = Some(Pull { messages, delivered: 0 }),
+            Ok(messages) => {
+                self.run = RUNS.fetch_add(1, Ordering::Relaxed);
+                self.current = Some(Pull { messages, delivered: 0 });
+            }
             Err(error) => {
                 tracing::debug!(error, "the log cannot be followed yet");
                 tokio::time::sleep(RETRY_PAUSE).await;

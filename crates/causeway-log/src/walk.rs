@@ -44,8 +44,11 @@ impl Log {
 
     /// What stands on the log as a message.
     fn entry(&self, place: &Place<'_>, headers: Option<&HeaderMap>, payload: &Bytes) -> Entry {
-        let names = &self.inner.names;
-        let record = message::record(names, place, headers, payload);
+        self.entry_of(message::record(&self.inner.names, place, headers, payload), place, headers, payload)
+    }
+
+    /// What stands on the log as a message that was read as this.
+    pub(crate) fn entry_of(&self, record: Record, place: &Place<'_>, headers: Option<&HeaderMap>, payload: &Bytes) -> Entry {
         let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(async_nats::HeaderValue::as_str);
         let content = match record {
             Record::Event(stored) => Content::Event(Box::new(Recorded {
@@ -61,13 +64,21 @@ impl Log {
                 payload: Payload::Bytes(payload.clone()),
             })),
             Record::Unreadable { reason, .. } => Content::Foreign(Foreign {
-                subject: names.relative(place.subject).to_owned(),
+                subject: self.inner.names.relative(place.subject).to_owned(),
                 headers: headers.map(foreign_headers).unwrap_or_default(),
                 payload: payload.clone(),
                 reason,
             }),
         };
         Entry { position: Position::new(place.sequence), content }
+    }
+
+    /// What stands on the log as a message that was read by itself.
+    pub(crate) fn raw_entry(&self, raw: &Raw) -> Entry {
+        match raw.readable() {
+            Ok(headers) => self.entry(&raw.place(), Some(&headers), &raw.payload),
+            Err(_) => self.unreadable(raw),
+        }
     }
 
     /// A message whose headers cannot be told apart: they are kept as they came, under a name that no header can have.
@@ -151,12 +162,8 @@ impl Walk {
                 break;
             };
             self.seen = raw.position;
-            let readable = raw.readable();
-            page.push(match &readable {
-                Ok(headers) => self.log.entry(&raw.place(), Some(headers), &raw.payload),
-                Err(_) => self.log.unreadable(&raw),
-            });
-            if readable.is_ok() {
+            page.push(self.log.raw_entry(&raw));
+            if raw.readable().is_ok() {
                 break;
             }
         }

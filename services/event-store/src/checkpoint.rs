@@ -2,24 +2,29 @@
 //!
 //! ```text
 //! look every second ─> enough is new, or it is time ─> newest checkpoint ─> walk what is behind it ─> sign ─> append, fenced
+//! leaves of what the feed reads ─> linked as they come, so that there is next to nothing to walk
 //! ```
 //!
 //! Several gateways may do so with the same key. A checkpoint is fenced on the one before it, so that one of them wins, and
 //! all of them go on from what the winner signed. A checkpoint alone is nothing new: an idle log stays idle.
 //!
 //! What is known is never taken for what stands there: a log can be restored from a backup, or another put in its place, under a
-//! gateway that lives on. To sign what was there before would make an honest log fail every audit.
+//! gateway that lives on. To sign what was there before would make an honest log fail every audit. So the last link is looked up on
+//! the log before anything is signed, and before leaves of another run of the feed are linked to it.
+
+pub(crate) mod leaves;
 
 use std::time::Duration;
 
 use causeway_event::payload::LogCheckpointed;
-use causeway_event::{AggregateId, Category, Lineage, NewEvent, Payload, Position, Source};
+use causeway_event::{AggregateId, Category, EventType, Lineage, NewEvent, Payload, Position, Source};
 use causeway_log::{Append, Fence, Log, LogError};
 use causeway_proof::{Chain, Checkpoint, Content, Entry, Hash, LOG_AGGREGATE, Signer};
 use causeway_runtime::config::{Secret, duration};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
+use self::leaves::{Incoming, Leaf};
 use crate::Error;
 
 /// How often it is looked whether anything is new.
@@ -63,17 +68,30 @@ impl IntegrityConfig {
 }
 
 /// Signs for as long as the gateway lives.
-pub(crate) async fn run(config: IntegrityConfig, log: Log) -> Result<(), Error> {
+pub(crate) async fn run(config: IntegrityConfig, log: Log, mut incoming: Incoming) -> Result<(), Error> {
     let Some(signer) = config.signer().map_err(|error| Error::Config(format!("integrity.signing_key: {error}")))? else {
         return std::future::pending().await;
     };
     tracing::info!(public_key = %signer.public_key(), "checkpoints of the log are signed");
     let mut signing = Signing::new(log, signer)?;
     let mut due_at = Instant::now() + config.every;
+    let mut look = tokio::time::interval(LOOK_EVERY.min(config.every));
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut leaves = Vec::new();
     loop {
-        tokio::time::sleep(LOOK_EVERY.min(config.every)).await;
+        tokio::select! {
+            _ = look.tick() => {}
+            () = incoming.next(&mut leaves) => {
+                signing.link(&mut leaves).await;
+                continue;
+            }
+        }
         let signed = match signing.is_due(config.every_events, due_at).await {
-            Ok(true) => signing.advance().await,
+            Ok(true) => {
+                incoming.waiting(&mut leaves);
+                signing.link(&mut leaves).await;
+                signing.advance().await.inspect(|()| incoming.want_behind(signing.chain.position))
+            }
             Ok(false) => continue,
             Err(error) => Err(error),
         };
@@ -100,6 +118,8 @@ struct Signing {
     chain: Chain,
     /// The leaf of the chain's last entry, if that was read here.
     tip: Option<Hash>,
+    /// The run of the feed that it came in, if it was not walked.
+    run: Option<u64>,
     /// Where the newest checkpoint stands: what the next one is fenced on.
     newest: Position,
     /// How far the newest checkpoint of this key vouches.
@@ -120,6 +140,7 @@ impl Signing {
             source: "event-store".parse().map_err(named)?,
             chain: Chain::START,
             tip: None,
+            run: None,
             newest: Position::START,
             vouched: Position::START,
             content: Position::START,
@@ -132,6 +153,30 @@ impl Signing {
         let new = self.log.last_position().await?.get().abs_diff(self.looked.get());
         let anything = new > 0 || self.vouched < self.content;
         Ok(anything && (every_events <= new || due_at <= Instant::now()))
+    }
+
+    /// Chains what the feed has read, as far as it goes on where the chain ends. What is missing is walked when a checkpoint is due.
+    async fn link(&mut self, leaves: &mut Vec<Leaf>) {
+        for leaf in leaves.drain(..) {
+            if leaf.position != self.chain.position.next() {
+                continue;
+            }
+            // What is not known to stand there is not gone on from.
+            if self.run != Some(leaf.run) && (self.tip.is_none() || !matches!(self.still_stands().await, Ok(true))) {
+                continue;
+            }
+            self.run = Some(leaf.run);
+            self.push(leaf.position, leaf.hash, leaf.is_checkpoint);
+        }
+    }
+
+    fn push(&mut self, position: Position, leaf: Hash, is_checkpoint: bool) {
+        self.chain.link(position, &leaf);
+        self.tip = Some(leaf);
+        match is_checkpoint {
+            true => self.newest = position,
+            false => self.content = position,
+        }
     }
 
     /// Chains what is new and signs it, unless there is nothing but checkpoints.
@@ -161,7 +206,7 @@ impl Signing {
     }
 
     fn forget(&mut self) {
-        (self.chain, self.tip) = (Chain::START, None);
+        (self.chain, self.tip, self.run) = (Chain::START, None, None);
         (self.newest, self.vouched) = (Position::START, Position::START);
         (self.content, self.looked) = (Position::START, Position::START);
     }
@@ -187,14 +232,11 @@ impl Signing {
                 break;
             }
             for entry in &page {
-                let leaf = entry.leaf();
-                self.chain.link(entry.position, &leaf);
-                self.tip = Some(leaf);
-                match self.is_checkpoint(entry) {
-                    true => self.newest = entry.position,
-                    false => self.content = entry.position,
-                }
+                let is_checkpoint =
+                    matches!(&entry.content, Content::Event(event) if is_checkpoint(&event.aggregate_id, &event.event_type));
+                self.push(entry.position, entry.leaf(), is_checkpoint);
             }
+            self.run = None;
             tokio::time::sleep(PAGE_PAUSE).await;
         }
         Ok(())
@@ -216,7 +258,7 @@ impl Signing {
         }
         self.vouched = self.vouched.max(checkpoint.chain.position);
         if self.chain.position < checkpoint.chain.position {
-            (self.chain, self.tip) = (checkpoint.chain, None);
+            (self.chain, self.tip, self.run) = (checkpoint.chain, None, None);
         }
         Ok(())
     }
@@ -232,12 +274,6 @@ impl Signing {
 
     fn read_own(&self, data: &LogCheckpointed) -> Option<Checkpoint> {
         Checkpoint::read(data).ok().filter(|checkpoint| self.signer.public_key().has_signed(checkpoint))
-    }
-
-    /// Of whatever key.
-    fn is_checkpoint(&self, entry: &Entry) -> bool {
-        let Content::Event(event) = &entry.content else { return false };
-        event.aggregate_id == self.aggregate && event.event_type.as_str() == "LogCheckpointed"
     }
 
     async fn append(&mut self) -> Result<(), LogError> {
@@ -265,6 +301,11 @@ impl Signing {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Of whatever key.
+fn is_checkpoint(aggregate: &AggregateId, event_type: &EventType) -> bool {
+    aggregate.as_str() == LOG_AGGREGATE && event_type.as_str() == "LogCheckpointed"
 }
 
 #[cfg(test)]

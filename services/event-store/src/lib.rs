@@ -79,8 +79,9 @@ pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: Canc
     let front = Front::new();
     let port = serve::with_cors(front.router(), &config.cors_origins)?;
     let mut serving = pin!(serve::serve(port, listener, config.clone(), shutdown.clone()));
+    let (leaves, incoming) = checkpoint::leaves::leaves();
     let opening = async {
-        let (store, feeding) = Store::open(log.clone(), &config.read_model, end.clone()).await?;
+        let (store, feeding) = Store::open(log.clone(), &config.read_model, leaves, end.clone()).await?;
         Ok::<_, StoreError>((store, feeding, Types::open(&log).await?))
     };
     let (store, feeding, types) = tokio::select! {
@@ -107,7 +108,9 @@ pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: Canc
         Ok(())
     });
     let signing = end.clone();
-    tasks.spawn(async move { signing.run_until_cancelled_owned(checkpoint::run(integrity, signed)).await.unwrap_or(Ok(())) });
+    tasks.spawn(async move {
+        signing.run_until_cancelled_owned(checkpoint::run(integrity, signed, incoming)).await.unwrap_or(Ok(()))
+    });
     let (refreshed, end_of_refresh) = (gateway.clone(), end.clone());
     tasks.spawn(async move {
         end_of_refresh.run_until_cancelled(refresh::run(&refreshed)).await;

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
+use crate::checkpoint::leaves::Leaves;
 use crate::copies;
 use crate::follow::{self, CatchingUp, Doing, Shared, Source};
 use crate::read_model::{
@@ -92,6 +93,7 @@ impl Store {
     pub(crate) async fn open(
         log: Log,
         config: &ReadModelConfig,
+        leaves: Arc<Leaves>,
         shutdown: CancellationToken,
     ) -> Result<(Self, impl Future<Output = Result<(), StoreError>> + Send + 'static + use<>), StoreError> {
         let identity = log.identity().await?;
@@ -117,7 +119,7 @@ impl Store {
             loaded => (files, loaded),
         };
         let last = log.last_position().await?;
-        Self::start(config, Source::of(log), (identity, last), (files, loaded), shutdown).await
+        Self::start(config, Source::of(log, leaves), (identity, last), (files, loaded), shutdown).await
     }
 
     /// The rest of opening, for any source.
@@ -362,7 +364,7 @@ impl Store {
 }
 
 impl Source {
-    fn of(log: Log) -> Self {
+    fn of(log: Log, leaves: Arc<Leaves>) -> Self {
         let reader = log.clone();
         Self {
             last: Box::new(move || {
@@ -370,12 +372,11 @@ impl Source {
                 async move { log.last_position().await }.boxed()
             }),
             records: Box::new(move |after| {
-                let subscription = reader.subscribe(after);
-                let next = |mut subscription: causeway_log::Subscription| async {
-                    let record = subscription.next().await;
-                    Some((record, subscription))
-                };
-                stream::unfold(subscription, next).boxed()
+                stream::unfold((reader.subscribe(after), leaves.clone()), |(mut subscription, leaves)| async {
+                    let record = leaves.next_of(&mut subscription).await;
+                    Some((record, (subscription, leaves)))
+                })
+                .boxed()
             }),
         }
     }

@@ -1,5 +1,7 @@
 //! Walking, importing and copying the log, on real servers.
 
+use std::time::Duration;
+
 use async_nats::jetstream;
 use async_nats::jetstream::{kv, object_store, stream};
 use bytes::Bytes;
@@ -8,7 +10,7 @@ use causeway_log::{Append, Config, ConsumerConfig, Import, Log, LogError};
 use causeway_proof::{Chain, Content, Entry, Foreign};
 use causeway_testkit::NatsServer;
 
-use crate::support::{config, event, fenced, id, keyed, note, server, single};
+use crate::support::{config, connected, event, fenced, id, keyed, note, server, single};
 
 async fn walk(log: &Log) -> Vec<Entry> {
     let last = log.last_position().await.unwrap();
@@ -61,6 +63,47 @@ async fn filled() -> (NatsServer, Log) {
     let js = jetstream::new(client);
     js.publish_with_headers("causeway.ev.a.custom", headers, " {\n} ".into()).await.unwrap().await.unwrap();
     (nats, log)
+}
+
+/// Everything on the log as a subscription gives it, beside what a walk finds there.
+pub(crate) async fn leaves_are_those_of_a_walk(log: &Log) {
+    let mut subscription = log.subscribe(Position::START);
+    for entry in walk(log).await {
+        let next = subscription.next_with_leaf(|position| position == entry.position);
+        let (record, leaf) = tokio::time::timeout(Duration::from_secs(20), next).await.expect("in time");
+        assert_eq!(record.position(), entry.position);
+        assert_eq!(leaf.map(|leaf| leaf.hash), Some(entry.leaf()), "{entry:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_says_the_same_leaves_as_a_walk_and_where_it_was_broken() {
+    let (mut nats, log) = filled().await;
+    leaves_are_those_of_a_walk(&log).await;
+    let mut import = log.import().await.unwrap();
+    for (number, mut entry) in (8..).zip(walk(&log).await) {
+        entry.position = Position::new(number);
+        import.put(&entry).await.unwrap();
+    }
+    import.finish().await.unwrap();
+    leaves_are_those_of_a_walk(&log).await;
+
+    let mut subscription = log.subscribe(Position::START);
+    let mut run = async || {
+        let next = subscription.next_with_leaf(|position| position.get() != 2);
+        tokio::time::timeout(Duration::from_secs(2), next).await.ok()?.1.map(|leaf| leaf.run)
+    };
+    let (first, unwanted, third) = (run().await, run().await, run().await);
+    assert!(first.is_some() && first == third && unwanted.is_none(), "{first:?} {unwanted:?} {third:?}");
+    for _ in 4..=14 {
+        run().await;
+    }
+    nats.restart().await.unwrap();
+    connected(&log).await;
+    assert_eq!(run().await, None, "nothing is there, and it goes on");
+    log.append(single(note("a", "more"))).await.unwrap();
+    let next = run().await;
+    assert!(next.is_some() && next != first, "{next:?} {first:?}");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use causeway_testkit::NatsServer;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
+use crate::integrity::leaves_are_those_of_a_walk;
 use crate::support::{fence, id, next, note, server, single, text};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -89,6 +90,7 @@ async fn a_subscription_and_a_walk_meet_what_no_client_can_read_and_go_on_behind
     }
     assert_eq!(entries.iter().map(|entry| entry.position.get()).collect::<Vec<_>>(), (1..=all).collect::<Vec<_>>());
     assert!(entries.iter().all(|entry| matches!(entry.content, Content::Event(_)) == is_readable(entry.position.get())));
+    leaves_are_those_of_a_walk(&log).await;
     let Content::Foreign(foreign) = &entries[1].content else { panic!("{:?}", entries[1]) };
     let raw = ("raw headers".to_owned(), "TkFUUy8xLjANCngtbmFtZTogSvZyZw0KDQo=".to_owned());
     assert_eq!((&foreign.subject[..], &foreign.headers[..], &foreign.payload[..]), ("ev.a.custom", &[raw][..], &b"x"[..]));

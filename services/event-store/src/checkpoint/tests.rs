@@ -1,10 +1,11 @@
 //! What is signed is what stands on the log, whatever was known of it before.
 
 use causeway_event::Data;
-use causeway_log::Config;
+use causeway_log::{Config, Subscription};
 use causeway_proof::{Audit, Severity, Trust};
 use causeway_testkit::NatsServer;
 
+use super::leaves::Leaves;
 use super::*;
 
 fn signer() -> Signer {
@@ -78,6 +79,68 @@ async fn a_log_that_was_put_in_the_place_of_another_is_signed_as_it_is() {
     take_notes(&restored, "later", 2).await;
     signing.advance().await.unwrap();
     assert_eq!(vouched(&restored).await, 23);
+}
+
+/// Reads on what is behind the feed, as the read model does.
+async fn feed(log: &Log, feed: &mut Subscription, leaves: &Leaves) {
+    let last = log.last_position().await.unwrap();
+    while leaves.next_of(feed).await.position() < last {}
+}
+
+async fn linked(signing: &mut Signing, incoming: &mut Incoming) -> Position {
+    let mut leaves = Vec::new();
+    incoming.waiting(&mut leaves);
+    signing.link(&mut leaves).await;
+    signing.chain.position
+}
+
+#[tokio::test]
+async fn what_the_feed_read_is_linked_and_where_it_has_a_gap_the_log_is_walked() {
+    let nats = NatsServer::start().await.unwrap();
+    let log = connect(&nats).await;
+    let (leaves, mut incoming) = leaves::leaves();
+    let mut fed = log.subscribe(Position::START);
+    let mut signing = Signing::new(log.clone(), signer()).unwrap();
+    take_notes(&log, "unwanted", 3).await;
+    feed(&log, &mut fed, &leaves).await;
+    assert_eq!(linked(&mut signing, &mut incoming).await, Position::START);
+    signing.advance().await.unwrap();
+    incoming.want_behind(signing.chain.position);
+    take_notes(&log, "live", 3).await;
+    feed(&log, &mut fed, &leaves).await;
+    assert_eq!(linked(&mut signing, &mut incoming).await, Position::new(7), "three, a checkpoint, and three");
+    assert_eq!((signing.newest, signing.content), (Position::new(4), Position::new(7)));
+    signing.advance().await.unwrap();
+    assert_eq!(vouched(&log).await, 7);
+    // From here on one is missing.
+    incoming.want_behind(Position::new(9));
+    take_notes(&log, "gap", 3).await;
+    feed(&log, &mut fed, &leaves).await;
+    assert_eq!(linked(&mut signing, &mut incoming).await, Position::new(7));
+    signing.advance().await.unwrap();
+    assert_eq!(vouched(&log).await, 11);
+}
+
+#[tokio::test]
+async fn leaves_of_a_log_that_was_put_in_the_place_of_another_are_not_linked_to_it() {
+    let nats = NatsServer::start().await.unwrap();
+    let log = connect(&nats).await;
+    let (leaves, mut incoming) = leaves::leaves();
+    let mut fed = log.subscribe(Position::START);
+    let mut signing = Signing::new(log.clone(), signer()).unwrap();
+    take_notes(&log, "before", 2).await;
+    signing.advance().await.unwrap();
+    incoming.want_behind(signing.chain.position);
+    take_notes(&log, "before", 2).await;
+    feed(&log, &mut fed, &leaves).await;
+    assert_eq!(linked(&mut signing, &mut incoming).await, Position::new(5));
+    nats.client().await.unwrap().request("$JS.API.STREAM.DELETE.causeway_EVENTS", "".into()).await.unwrap();
+    let restored = connect(&nats).await;
+    take_notes(&restored, "behind", 9).await;
+    feed(&restored, &mut fed, &leaves).await;
+    assert_eq!(linked(&mut signing, &mut incoming).await, Position::new(5), "what was linked does not stand there");
+    signing.advance().await.unwrap();
+    assert_eq!(vouched(&restored).await, 9);
 }
 
 /// Puts a checkpoint of this chain onto the log, as whoever may publish could.

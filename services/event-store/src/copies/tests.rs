@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{digest, due, keep_one};
+use crate::checkpoint::leaves::leaves;
 use crate::read_model::{CopiesConfig, Query, ReadModelConfig, SCHEMA};
 use crate::store::{Store, StoreError};
 
@@ -29,7 +30,7 @@ impl Running {
         let folder = tempfile::tempdir().unwrap();
         let config = ReadModelConfig { path: folder.path().join("model.sqlite"), ..ReadModelConfig::default() };
         let shutdown = CancellationToken::new();
-        let (store, feed) = Store::open(log.clone(), &config, shutdown.clone()).await.unwrap();
+        let (store, feed) = Store::open(log.clone(), &config, leaves().0, shutdown.clone()).await.unwrap();
         let at_start = store.position();
         let running = Self { store, shutdown, feed: tokio::spawn(feed), _folder: folder };
         running.store.fresh().await.unwrap();

@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::ReadModelConfig;
+use crate::checkpoint::leaves::leaves;
 use crate::store::Store;
 use crate::types::{Registration, Types};
 
@@ -29,7 +30,7 @@ impl World {
         let read_model = ReadModelConfig { path: dir.path().join("read-model.sqlite"), ..Default::default() };
         let config = Config { read_model, ..Config::default() };
         let stop = CancellationToken::new();
-        let (store, feeding) = Store::open(log.clone(), &config.read_model, stop.clone()).await.unwrap();
+        let (store, feeding) = Store::open(log.clone(), &config.read_model, leaves().0, stop.clone()).await.unwrap();
         let feeding = AbortOnDropHandle::new(tokio::spawn(async { feeding.await.unwrap() }));
         let types = Types::open(&log).await.unwrap();
         Self { gateway: Gateway::new(log, store, types, config, stop), _feeding: feeding, _nats: nats, _dir: dir }

@@ -5,6 +5,7 @@ use causeway_log::{Append, Config, Log};
 use causeway_testkit::NatsServer;
 
 use super::*;
+use crate::checkpoint::leaves::leaves;
 
 const EVENTS: &str = "causeway_EVENTS";
 
@@ -37,7 +38,7 @@ async fn append(log: &Log, texts: &[&str], key: Option<&str>) -> Vec<Position> {
 async fn open(log: &Log, folder: &TempDir) -> Running {
     let config = ReadModelConfig { path: path(folder), ..ReadModelConfig::default() };
     let shutdown = CancellationToken::new();
-    let (store, feed) = Store::open(log.clone(), &config, shutdown.clone()).await.unwrap();
+    let (store, feed) = Store::open(log.clone(), &config, leaves().0, shutdown.clone()).await.unwrap();
     Running { store, shutdown, feed: tokio::spawn(feed) }
 }
 
