@@ -230,7 +230,7 @@ async fn all_streams_come_back_from_their_snapshots_with_consumers_artifacts_and
     })
     .await
     .unwrap();
-    let at = jiff::Timestamp::now() + std::time::Duration::from_secs(5);
+    let at = jiff::Timestamp::now() + Duration::from_secs(5);
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Nats-Schedule", format!("@at {at:.0}"));
     headers.insert("Nats-Schedule-Target", "causeway.due.one");
@@ -238,7 +238,7 @@ async fn all_streams_come_back_from_their_snapshots_with_consumers_artifacts_and
     js.create_stream(stream::Config { name: "other_EVENTS".into(), subjects: vec!["other.>".into()], ..Default::default() })
         .await
         .unwrap();
-    let consuming = ConsumerConfig { ack_wait: std::time::Duration::from_secs(5), ..consumer_config() };
+    let consuming = ConsumerConfig { ack_wait: Duration::from_secs(5), ..consumer_config() };
     let mut consumer = log.consumer(consuming.clone()).await.unwrap();
     let first = consumer.next().await;
     first.ack().await.unwrap();
@@ -280,19 +280,14 @@ async fn all_streams_come_back_from_their_snapshots_with_consumers_artifacts_and
     assert!(bytes == large);
     assert_eq!(js.get_key_value("causeway_snapshots").await.unwrap().get("a").await.unwrap().unwrap(), "state");
     let timers = js.get_stream("causeway_TIMERS").await.unwrap();
-    causeway_testkit::wait_until("the timer to fire", std::time::Duration::from_secs(20), async || {
+    causeway_testkit::wait_until("the timer to fire", Duration::from_secs(20), async || {
         timers.direct_get_last_for_subject("causeway.due.one").await.ok()
     })
     .await;
 }
 
 fn consumer_config() -> ConsumerConfig {
-    ConsumerConfig {
-        processor: "test",
-        categories: &[Category::Custom],
-        ack_wait: std::time::Duration::from_secs(5),
-        ack_pending_max: 10,
-    }
+    ConsumerConfig { processor: "test", categories: &[Category::Custom], ack_wait: Duration::from_secs(5), ack_pending_max: 10 }
 }
 
 #[tokio::test]
