@@ -77,26 +77,11 @@ pub(crate) async fn run(config: IntegrityConfig, log: Log, mut incoming: Incomin
     let mut due_at = Instant::now() + config.every;
     let mut look = tokio::time::interval(LOOK_EVERY.min(config.every));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut leaves = Vec::new();
     loop {
-        tokio::select! {
-            _ = look.tick() => {}
-            () = incoming.next(&mut leaves) => {
-                signing.link(&mut leaves).await;
-                continue;
-            }
-        }
-        let signed = match signing.is_due(config.every_events, due_at).await {
-            Ok(true) => {
-                incoming.waiting(&mut leaves);
-                signing.link(&mut leaves).await;
-                signing.advance().await.inspect(|()| incoming.want_behind(signing.chain.position))
-            }
-            Ok(false) => continue,
-            Err(error) => Err(error),
-        };
-        match signed {
-            Ok(()) => due_at = Instant::now() + config.every,
+        look.tick().await;
+        match signing.look(&mut incoming, config.every_events, due_at).await {
+            Ok(false) => {}
+            Ok(true) => due_at = Instant::now() + config.every,
             Err(error) if error.is_transient() => {
                 tracing::debug!(%error, "no checkpoint at this time");
                 tokio::time::sleep(RETRY_PAUSE).await;
@@ -148,16 +133,26 @@ impl Signing {
         })
     }
 
-    async fn is_due(&self, every_events: u64, due_at: Instant) -> Result<bool, LogError> {
+    /// Chains what the feed has read; then all there is, and signs it, if that is due. Says whether it was.
+    async fn look(&mut self, incoming: &mut Incoming, every_events: u64, due_at: Instant) -> Result<bool, LogError> {
+        self.link(incoming.waiting()).await;
+        let last = self.log.last_position().await?;
         // A log that has become shorter is another one.
-        let new = self.log.last_position().await?.get().abs_diff(self.looked.get());
+        let new = last.get().abs_diff(self.looked.get());
         let anything = new > 0 || self.vouched < self.content;
-        Ok(anything && (every_events <= new || due_at <= Instant::now()))
+        if !anything || (new < every_events && Instant::now() < due_at) {
+            return Ok(false);
+        }
+        // The log is read at least as far. What comes behind that waits meanwhile.
+        incoming.want_behind(last);
+        self.advance().await?;
+        Ok(true)
     }
 
     /// Chains what the feed has read, as far as it goes on where the chain ends. What is missing is walked when a checkpoint is due.
-    async fn link(&mut self, leaves: &mut Vec<Leaf>) {
-        for leaf in leaves.drain(..) {
+    async fn link(&mut self, leaves: Vec<Leaf>) {
+        for leaf in leaves {
+            tokio::task::coop::consume_budget().await;
             if leaf.position != self.chain.position.next() {
                 continue;
             }
@@ -182,7 +177,14 @@ impl Signing {
     /// Chains what is new and signs it, unless there is nothing but checkpoints.
     async fn advance(&mut self) -> Result<(), LogError> {
         if !self.still_stands().await? {
-            tracing::error!(position = %self.chain.position, "the log is not what it was; `causeway log verify` says more");
+            match self.chain.position <= self.vouched {
+                true => {
+                    tracing::error!(position = %self.chain.position, "the log is not what was signed; `causeway log verify` says more");
+                }
+                false => {
+                    tracing::warn!(position = %self.chain.position, "the log has lost what it had; nothing of that was signed")
+                }
+            }
             self.tip = None;
         }
         if self.tip.is_none() {

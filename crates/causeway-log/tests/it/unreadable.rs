@@ -217,6 +217,7 @@ async fn a_status_that_was_published_ends_no_page_and_no_pull() {
         publish(&nats, format!("NATS/1.0 {status}\r\n\r\n").as_bytes()).await;
     }
     let last = log.append(single(note("a", "1"))).await.unwrap().receipts[0].position;
+    leaves_are_those_of_a_walk(&log).await;
     let mut folded = Folded::<usize>::default();
     log.catch_up(&id("a"), &mut folded, last, |count, _| count + 1).await.unwrap();
     assert_eq!((*folded.state(), folded.tip(Category::Custom)), (1, last));

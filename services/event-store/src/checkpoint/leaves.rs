@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::is_checkpoint;
 
-/// Leaves that may wait while the signer reads the log up to where they begin: some MiB at most.
+/// Leaves that may wait for the signer's next look, and while it reads the log up to where they begin: some MiB at most.
 const WAITING_MAX: usize = 65_536;
 
 /// A link of the chain, and where it came from.
@@ -66,17 +66,8 @@ impl Incoming {
         self.leaves.behind.store(position.get(), Ordering::Relaxed);
     }
 
-    /// Those that have come, at least one. Cancel-safe.
-    pub(super) async fn next(&mut self, leaves: &mut Vec<Leaf>) {
-        self.receiver.recv_many(leaves, WAITING_MAX).await;
-    }
-
-    /// Those that have come, if any.
-    pub(super) fn waiting(&mut self, leaves: &mut Vec<Leaf>) {
-        while leaves.len() < WAITING_MAX
-            && let Ok(leaf) = self.receiver.try_recv()
-        {
-            leaves.push(leaf);
-        }
+    /// Those that have come since.
+    pub(super) fn waiting(&mut self) -> Vec<Leaf> {
+        std::iter::from_fn(|| self.receiver.try_recv().ok()).take(WAITING_MAX).collect()
     }
 }

@@ -88,9 +88,7 @@ async fn feed(log: &Log, feed: &mut Subscription, leaves: &Leaves) {
 }
 
 async fn linked(signing: &mut Signing, incoming: &mut Incoming) -> Position {
-    let mut leaves = Vec::new();
-    incoming.waiting(&mut leaves);
-    signing.link(&mut leaves).await;
+    signing.link(incoming.waiting()).await;
     signing.chain.position
 }
 
@@ -119,6 +117,55 @@ async fn what_the_feed_read_is_linked_and_where_it_has_a_gap_the_log_is_walked()
     assert_eq!(linked(&mut signing, &mut incoming).await, Position::new(7));
     signing.advance().await.unwrap();
     assert_eq!(vouched(&log).await, 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_missing_of_what_the_feed_read_while_the_first_checkpoint_was_made() {
+    let nats = NatsServer::start().await.unwrap();
+    let log = connect(&nats).await;
+    let (leaves, mut incoming) = leaves::leaves();
+    let mut fed = log.subscribe(Position::START);
+    let mut signing = Signing::new(log.clone(), signer()).unwrap();
+    take_thousands(&log, 3).await;
+    feed(&log, &mut fed, &leaves).await;
+    let written = log.clone();
+    let writer = tokio::spawn(async move { take_notes(&written, "meanwhile", usize::MAX).await });
+    let fed = tokio::spawn(async move {
+        loop {
+            leaves.next_of(&mut fed).await;
+        }
+    });
+    assert!(signing.look(&mut incoming, 1, Instant::now()).await.unwrap());
+    writer.abort();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let last = log.last_position().await.unwrap();
+    fed.abort();
+    assert_eq!(linked(&mut signing, &mut incoming).await, last);
+    assert!(!signing.look(&mut incoming, u64::MAX, Instant::now() + LOOK_EVERY).await.unwrap(), "not due");
+}
+
+#[tokio::test]
+async fn two_signers_with_feeds_of_their_own_take_over_from_each_other() {
+    let nats = NatsServer::start().await.unwrap();
+    let log = connect(&nats).await;
+    let (mut fed, mut signing, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..2 {
+        fed.push(log.subscribe(Position::START));
+        signing.push(Signing::new(log.clone(), signer()).unwrap());
+        ends.push(leaves::leaves());
+    }
+    for round in 0..6 {
+        take_notes(&log, "round", 2).await;
+        // Somebody puts what is no event between them, on both ways of reading.
+        nats.client().await.unwrap().request("causeway.ev.a.custom", "foreign".into()).await.unwrap();
+        for (fed, (leaves, _)) in fed.iter_mut().zip(&ends) {
+            feed(&log, fed, leaves).await;
+        }
+        let at = round % 2;
+        assert!(signing[at].look(&mut ends[at].1, 1, Instant::now()).await.unwrap());
+        assert_eq!(vouched(&log).await, signing[at].vouched.get());
+        assert_eq!(signing[at].vouched, log.last_position().await.unwrap().previous());
+    }
 }
 
 #[tokio::test]
