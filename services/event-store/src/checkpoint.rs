@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! look every second ─> enough is new, or it is time ─> newest checkpoint ─> walk what is behind it ─> sign ─> append, fenced
-//! leaves of what the feed reads ─> linked as they come, so that there is next to nothing to walk
+//! leaves of what the feed reads ─> linked at each look, so that there is next to nothing to walk
 //! ```
 //!
 //! Several gateways may do so with the same key. A checkpoint is fenced on the one before it, so that one of them wins, and
@@ -177,13 +177,10 @@ impl Signing {
     /// Chains what is new and signs it, unless there is nothing but checkpoints.
     async fn advance(&mut self) -> Result<(), LogError> {
         if !self.still_stands().await? {
-            match self.chain.position <= self.vouched {
-                true => {
-                    tracing::error!(position = %self.chain.position, "the log is not what was signed; `causeway log verify` says more");
-                }
-                false => {
-                    tracing::warn!(position = %self.chain.position, "the log has lost what it had; nothing of that was signed")
-                }
+            let position = self.chain.position;
+            match position <= self.vouched {
+                true => tracing::error!(%position, "the log is not what was signed; `causeway log verify` says more"),
+                false => tracing::warn!(%position, "the log lost what it had; nothing of that was signed"),
             }
             self.tip = None;
         }
