@@ -13,7 +13,7 @@ use crate::{AggregateId, CorrelationId, Data, EventId, EventType, Invalid, Label
 pub const CONTENT_TYPE: &str = "application/json";
 
 /// What the URI of a registered schema starts with: `urn:causeway:type:OrderPlaced:2`.
-const SCHEMA_URI: &str = "urn:causeway:type:";
+pub const SCHEMA_URI: &str = "urn:causeway:type:";
 
 /// What the headers and the payload of a stored event say: an [`crate::Event`] without its position and time.
 #[derive(Clone, Debug, PartialEq)]

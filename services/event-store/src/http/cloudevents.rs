@@ -15,7 +15,8 @@ use std::str::FromStr;
 use axum::http::{HeaderMap, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use causeway_event::{CorrelationId, Data, IdempotencyKey, Invalid, Labels, TraceParent};
+use causeway_event::cloudevents::{self, SCHEMA_URI};
+use causeway_event::{CorrelationId, Data, EventType, IdempotencyKey, Invalid, Labels, TraceParent};
 use causeway_proto::{Draft, Kind, Problem};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -24,8 +25,6 @@ use uuid::Uuid;
 
 use super::body::{Form, Object, Parsed, from_json};
 
-/// The `dataschema` of a version that is registered here.
-const SCHEMA_URI: &str = "urn:causeway:type:";
 /// How an attribute's header begins.
 const HEADER_PREFIX: &str = "ce-";
 
@@ -212,9 +211,10 @@ impl Attributes {
         let correlation_id = self.optional("correlationid")?;
         let causation_id = self.optional("causationid")?;
         let key = key(&source, &id).parse().map_err(|error| at("id", error))?;
-        let schema_version = self.schema_version()?;
+        let event_type = parse("type", &self.required("type")?)?;
+        let schema_version = self.schema_version(&event_type)?;
         let mut draft = Draft {
-            event_type: parse("type", &self.required("type")?)?,
+            event_type,
             aggregate_id: parse("subject", &self.required("subject")?)?,
             data: self.data.take().map_or_else(|| Data::from_json(b"null"), Ok)?,
             source: Some(parse("source", &source)?),
@@ -230,10 +230,9 @@ impl Attributes {
     }
 
     /// The version that a schema of ours names; another one is kept like any attribute.
-    fn schema_version(&mut self) -> Result<Option<u32>, Invalid> {
-        let Some(ours) = self.texts.get("dataschema").and_then(|uri| uri.strip_prefix(SCHEMA_URI)) else { return Ok(None) };
-        let named = ours.rsplit_once(':').filter(|(name, _)| Some(*name) == self.texts.get("type").map(String::as_str));
-        let version = named.and_then(|(_, version)| version.parse().ok()).filter(|version| *version > 0);
+    fn schema_version(&mut self, event_type: &EventType) -> Result<Option<u32>, Invalid> {
+        let Some(ours) = self.texts.get("dataschema").filter(|uri| uri.starts_with(SCHEMA_URI)) else { return Ok(None) };
+        let version = cloudevents::schema_version(ours, event_type).filter(|version| *version > 0);
         let version = version.ok_or_else(|| Invalid::new("dataschema", "does not name a version of this event's type"))?;
         self.texts.remove("dataschema");
         Ok(Some(version))
