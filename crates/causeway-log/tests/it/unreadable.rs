@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use causeway_event::{Category, Position};
-use causeway_log::{Append, ConsumerConfig, Folded, Group, Log, Pull, Record};
+use causeway_log::{Append, ConsumerConfig, Folded, Group, GroupPull, Log, Pull, Record};
 use causeway_proof::Content;
 use causeway_testkit::NatsServer;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -57,6 +57,18 @@ async fn filled(nats: &NatsServer, log: &Log) -> u64 {
     let last = log.last_position().await.unwrap();
     assert_eq!(last.get(), all);
     all
+}
+
+/// What a group of everything is given.
+async fn pull(log: &Log) -> GroupPull {
+    let group = Group {
+        name: "g".parse().unwrap(),
+        aggregate_id: None,
+        categories: vec![],
+        after: Position::START,
+        terms: String::new(),
+    };
+    log.pull_group(&log.open_group(&group).await.unwrap().0)
 }
 
 fn is_readable(position: u64) -> bool {
@@ -132,15 +144,7 @@ async fn consumers_and_groups_put_aside_just_what_no_client_can_read_and_appends
         all.insert(log.append(single(note("a", "1"))).await.unwrap().receipts[0].position);
         publish(&nats, headers).await;
     }
-    let group = Group {
-        name: "g".parse().unwrap(),
-        aggregate_id: None,
-        categories: vec![],
-        after: Position::START,
-        terms: String::new(),
-    };
-    let group = log.open_group(&group).await.unwrap().0;
-    let mut pull = log.pull_group(&group);
+    let mut pull = pull(&log).await;
     let ack_wait = Duration::from_secs(2);
     let config = ConsumerConfig { processor: "p", categories: &[Category::Custom], ack_wait, ack_pending_max: 100 };
     let mut consumer = log.consumer(config).await.unwrap();
@@ -221,14 +225,7 @@ async fn a_status_that_was_published_ends_no_page_and_no_pull() {
     let mut folded = Folded::<usize>::default();
     log.catch_up(&id("a"), &mut folded, last, |count, _| count + 1).await.unwrap();
     assert_eq!((*folded.state(), folded.tip(Category::Custom)), (1, last));
-    let group = Group {
-        name: "g".parse().unwrap(),
-        aggregate_id: None,
-        categories: vec![],
-        after: Position::START,
-        terms: String::new(),
-    };
-    let mut pull = log.pull_group(&log.open_group(&group).await.unwrap().0);
+    let mut pull = pull(&log).await;
     for position in 1..=last.get() {
         let pulled = async {
             let until = Instant::now() + LIMIT;

@@ -104,6 +104,18 @@ mod tests {
     }
 
     #[test]
+    fn the_same_version_is_told_everywhere() {
+        let told = [
+            include_str!("../../../../README.md"),
+            include_str!("../../../../scripts/nats.sh"),
+            include_str!("../../../../causeway.example.toml"),
+            include_str!("../../../causeway-testkit/src/nats.rs"),
+            include_str!("../snapshots/causeway__cli__tests__help_up.snap"),
+        ];
+        assert!(told.iter().all(|text| text.contains(&oldest())), "{}", oldest());
+    }
+
+    #[test]
     fn the_configuration_wins_over_the_variable() {
         let variable = || Some("from-variable".into());
         assert_eq!(named(Some(Path::new("configured")), variable()), Some("configured".into()));
