@@ -194,6 +194,27 @@ async fn leaves_of_a_log_that_was_put_in_the_place_of_another_are_not_linked_to_
     assert_eq!(vouched(&restored).await, 9);
 }
 
+/// As after a look that broke off between the two.
+#[tokio::test]
+async fn leaves_are_not_linked_to_what_was_adopted_and_never_read() {
+    let nats = NatsServer::start().await.unwrap();
+    let log = connect(&nats).await;
+    take_notes(&log, "before", 3).await;
+    Signing::new(log.clone(), signer()).unwrap().advance().await.unwrap();
+    let mut signing = Signing::new(log, signer()).unwrap();
+    signing.adopt_newest().await.unwrap();
+    assert_eq!(signing.chain.position, Position::new(3));
+    nats.client().await.unwrap().request("$JS.API.STREAM.DELETE.causeway_EVENTS", "".into()).await.unwrap();
+    let restored = connect(&nats).await;
+    take_notes(&restored, "behind", 9).await;
+    let (leaves, mut incoming) = leaves::leaves();
+    incoming.want_behind(signing.chain.position);
+    feed(&restored, &mut restored.subscribe(Position::START), &leaves).await;
+    assert_eq!(linked(&mut signing, &mut incoming).await, Position::new(3));
+    signing.advance().await.unwrap();
+    assert_eq!(vouched(&restored).await, 9);
+}
+
 /// Puts a checkpoint of this chain onto the log, as whoever may publish could.
 async fn plant(log: &Log, chain: &Chain) {
     let aggregate: AggregateId = LOG_AGGREGATE.parse().unwrap();
