@@ -11,7 +11,7 @@ use crate::process::{Causeway, Durability, Setup};
 use crate::stats::{Latency, median, rate, time};
 use crate::table::table;
 use crate::ways::{self, Append, Pipeline, Way};
-use crate::{Outcome, disk};
+use crate::{Outcome, disk, processor};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -82,8 +82,35 @@ enum Clients {
 struct Round {
     /// Of a call; a pipeline has none.
     latency: Option<Latency>,
-    /// Events.
-    per_second: f64,
+    events: usize,
+    length: Duration,
+    busy: Busy,
+}
+
+impl Round {
+    fn per_second(&self) -> f64 {
+        self.events as f64 / self.length.as_secs_f64()
+    }
+}
+
+/// Processor time of each process.
+#[derive(Clone, Copy, Debug, Default)]
+struct Busy {
+    tool: Duration,
+    gateway: Duration,
+    server: Duration,
+}
+
+impl Busy {
+    fn so_far(causeway: &Causeway) -> Result<Self> {
+        let family = processor::family(causeway.pid())?;
+        let below = family.iter().skip(1).map(|pid| processor::time(*pid));
+        Ok(Self {
+            tool: processor::time(std::process::id())?,
+            gateway: processor::time(causeway.pid())?,
+            server: below.sum::<Result<_>>()?,
+        })
+    }
 }
 
 /// All turns of one way.
@@ -98,6 +125,10 @@ struct Row {
     /// p50 and rate by those of the raw way, each turn by its neighbour.
     p50_to_raw: Option<f64>,
     rate_to_raw: f64,
+    /// Processor time an event, of the load tool, the gateway and nats-server.
+    tool_us: f64,
+    gateway_us: f64,
+    server_us: f64,
     /// A synced write of the same size on the same disk, before each round.
     fsync_p50_us: f64,
 }
@@ -121,7 +152,7 @@ pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
             for _ in 0..options.rounds {
                 fsync.push(disk::probe(home.path()).await?.p50_us);
                 for ((way, clients), rounds) in ways.iter().zip(&mut rounds) {
-                    let done = round(clients, Duration::from_secs_f64(options.seconds)).await;
+                    let done = round(&causeway, clients, Duration::from_secs_f64(options.seconds)).await;
                     rounds.push(done.with_context(|| format!("{} {} {}", durability.name(), load.name(), way.name()))?);
                 }
             }
@@ -136,25 +167,32 @@ pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
 }
 
 /// All clients, each as fast as it is answered, for a time.
-async fn round(clients: &Clients, length: Duration) -> Result<Round> {
-    match clients {
-        Clients::Calling { clients, events } => calls(clients, *events, length).await,
-        Clients::Pipelined(pipeline) => {
-            let start = Instant::now();
-            let acknowledged = pipeline(start + length).await?;
-            Ok(Round { latency: None, per_second: acknowledged as f64 / start.elapsed().as_secs_f64() })
+async fn round(causeway: &Causeway, clients: &Clients, length: Duration) -> Result<Round> {
+    let (start, before) = (Instant::now(), Busy::so_far(causeway)?);
+    let (events, latency) = match clients {
+        Clients::Calling { clients, events } => {
+            let taken = calls(clients, start + length).await?;
+            (taken.len() * events, Some(Latency::of(taken)))
         }
-    }
+        Clients::Pipelined(pipeline) => (pipeline(start + length).await?, None),
+    };
+    let (length, after) = (start.elapsed(), Busy::so_far(causeway)?);
+    let busy = Busy {
+        tool: after.tool.saturating_sub(before.tool),
+        gateway: after.gateway.saturating_sub(before.gateway),
+        server: after.server.saturating_sub(before.server),
+    };
+    Ok(Round { latency, events, length, busy })
 }
 
-async fn calls(clients: &[Append], events: usize, length: Duration) -> Result<Round> {
-    let start = Instant::now();
+/// How long each call took.
+async fn calls(clients: &[Append], until: Instant) -> Result<Vec<Duration>> {
     let mut tasks = JoinSet::new();
     for append in clients {
         let append = append.clone();
         tasks.spawn(async move {
             let mut taken = Vec::new();
-            while start.elapsed() < length {
+            while Instant::now() < until {
                 let begin = Instant::now();
                 append().await?;
                 taken.push(begin.elapsed());
@@ -166,14 +204,17 @@ async fn calls(clients: &[Append], events: usize, length: Duration) -> Result<Ro
     while let Some(done) = tasks.join_next().await {
         taken.extend(done??);
     }
-    let per_second = (taken.len() * events) as f64 / start.elapsed().as_secs_f64();
-    Ok(Round { latency: Some(Latency::of(taken)), per_second })
+    Ok(taken)
 }
 
 fn row(durability: Durability, load: Load, way: Way, rounds: &[Round], raw: &[Round], fsync_p50_us: f64) -> Row {
     let latency = |figure: fn(&Latency) -> f64| -> Option<f64> {
         let figures: Option<Vec<f64>> = rounds.iter().map(|round| round.latency.as_ref().map(figure)).collect();
         figures.map(median)
+    };
+    let busy = |of: fn(&Busy) -> Duration| {
+        let all: Duration = rounds.iter().map(|round| of(&round.busy)).sum();
+        all.as_secs_f64() * 1e6 / rounds.iter().map(|round| round.events).sum::<usize>() as f64
     };
     let p50_to_raw = rounds.iter().zip(raw).map(|(round, raw)| Some(round.latency?.p50_us / raw.latency?.p50_us));
     Row {
@@ -182,9 +223,12 @@ fn row(durability: Durability, load: Load, way: Way, rounds: &[Round], raw: &[Ro
         way,
         p50_us: latency(|latency| latency.p50_us),
         p99_us: latency(|latency| latency.p99_us),
-        per_second: median(rounds.iter().map(|round| round.per_second)),
+        per_second: median(rounds.iter().map(Round::per_second)),
         p50_to_raw: p50_to_raw.collect::<Option<Vec<_>>>().map(median),
-        rate_to_raw: median(rounds.iter().zip(raw).map(|(round, raw)| round.per_second / raw.per_second)),
+        rate_to_raw: median(rounds.iter().zip(raw).map(|(round, raw)| round.per_second() / raw.per_second())),
+        tool_us: busy(|busy| busy.tool),
+        gateway_us: busy(|busy| busy.gateway),
+        server_us: busy(|busy| busy.server),
         fsync_p50_us,
     }
 }
@@ -201,9 +245,10 @@ fn text(rows: &[Row]) -> String {
             rate(row.per_second),
             or_nothing(row.p50_to_raw.map(|ratio| format!("{ratio:.2}"))),
             format!("{:.2}", row.rate_to_raw),
+            [row.tool_us, row.gateway_us, row.server_us].map(|us| format!("{us:.0}")).join(" + ") + " µs",
             time(row.fsync_p50_us),
         ]
     };
-    let head = ["durability", "load", "way", "p50", "p99", "events", "p50 to raw", "rate to raw", "fsync p50"];
+    let head = ["durability", "load", "way", "p50", "p99", "events", "p50 to raw", "rate to raw", "CPU an event", "fsync p50"];
     table(&head, 3, &rows.iter().map(cells).collect::<Vec<_>>())
 }

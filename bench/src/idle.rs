@@ -1,6 +1,5 @@
 //! What a `causeway up` costs that nobody talks to, and what there is to download.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,13 +10,10 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::Outcome;
 use crate::process::{Durability, Setup};
 use crate::stats::{size, time};
 use crate::table::table;
-
-/// Linux tells processor time in these, whatever its own clock does.
-const TICKS_PER_SECOND: f64 = 100.0;
+use crate::{Outcome, processor};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -49,16 +45,15 @@ pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
     let causeway = setup.start(home.path(), Durability::Synced, &[]).await?;
     let started_us = causeway.started_in.as_secs_f64() * 1e6;
     let watched = Duration::from_secs_f64(options.seconds);
-    let pids = family(causeway.pid())?;
+    let pids = processor::family(causeway.pid())?;
     ensure!(pids.len() > 1, "there is no nats-server below {}", causeway.pid());
-    let before = ticks(&pids)?;
+    let before = pids.iter().map(|pid| processor::time(*pid)).collect::<Result<Vec<_>>>()?;
     tokio::time::sleep(watched).await;
-    let after = ticks(&pids)?;
-    let busy = |pid: &u32| {
-        let ticks = after.get(pid).zip(before.get(pid)).map_or(0, |(after, before)| after.saturating_sub(*before));
-        100.0 * ticks as f64 / TICKS_PER_SECOND / watched.as_secs_f64()
-    };
-    let processes: Vec<Process> = pids.iter().map(|pid| look(*pid, busy(pid))).collect::<Result<_>>()?;
+    let processes = pids.iter().zip(before).map(|(pid, before)| {
+        let busy = processor::time(*pid)?.saturating_sub(before);
+        look(*pid, 100.0 * busy.as_secs_f64() / watched.as_secs_f64())
+    });
+    let processes: Vec<Process> = processes.collect::<Result<_>>()?;
     causeway.stop().await?;
     let binaries = binaries(&setup.binary);
     let cells = |process: &Process| {
@@ -78,41 +73,6 @@ pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
         table(&["binary", "size"], 1, &binaries.iter().map(binary).collect::<Vec<_>>()),
     );
     Ok(Outcome { text, json: json!({ "start_us": started_us, "processes": processes, "binaries": binaries }) })
-}
-
-/// The process and all below it.
-fn family(pid: u32) -> Result<Vec<u32>> {
-    let mut parents = HashMap::new();
-    for entry in fs::read_dir("/proc").context("/proc, which only Linux has")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        // It may have ended meanwhile.
-        if let Ok(stat) = fs::read_to_string(entry.path().join("stat")) {
-            parents.insert(pid, field(&stat, 4).unwrap_or_default());
-        }
-    }
-    let mut family = vec![pid];
-    let mut looked_at = 0;
-    while let Some(parent) = family.get(looked_at).copied() {
-        family.extend(parents.iter().filter(|(_, of)| **of == u64::from(parent)).map(|(pid, _)| *pid));
-        looked_at += 1;
-    }
-    Ok(family)
-}
-
-/// Processor time so far, in clock ticks.
-fn ticks(pids: &[u32]) -> Result<HashMap<u32, u64>> {
-    let of = |pid: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let [user, system] = [14, 15].map(|number| field(&stat, number).unwrap_or_default());
-        Ok((*pid, user + system))
-    };
-    pids.iter().map(of).collect()
-}
-
-/// A number of `/proc/PID/stat` by its place as proc(5) counts, behind the name in brackets.
-fn field(stat: &str, number: usize) -> Option<u64> {
-    let (_, rest) = stat.rsplit_once(") ")?;
-    rest.split_whitespace().nth(number - 3)?.parse().ok()
 }
 
 fn look(pid: u32, cpu_percent: f64) -> Result<Process> {
@@ -143,17 +103,4 @@ fn binaries(measured: &Path) -> Vec<Binary> {
         Some(Binary { build, path, bytes })
     };
     other.into_iter().chain(builds).filter_map(binary).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fields_are_counted_behind_the_name() {
-        let stat = "17 (a (b) c) S 4 17 17 0 -1 4194560 100 0 0 0 250 31 0 0";
-        assert_eq!(field(stat, 4), Some(4));
-        assert_eq!(field(stat, 14), Some(250));
-        assert_eq!(field(stat, 15), Some(31));
-    }
 }

@@ -11,6 +11,7 @@ mod fanout;
 mod idle;
 mod machine;
 mod process;
+mod processor;
 mod read;
 mod seed;
 mod stats;
