@@ -32,8 +32,9 @@ const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORT
 /// Which spans go to the collector: ours, whatever the logs show. The exporter's own transport must not trace itself.
 const SPANS: &str = "info,h2=off,hyper=off,hyper_util=off,tonic=off,tower=off,reqwest=off,async_nats=warn,opentelemetry=off";
 
-/// Libraries that say at `info` what nobody asked for. Whoever names them in the filter hears them.
-const QUIET: &str = "async_nats=warn,h2=warn,hyper=warn,hyper_util=warn,opentelemetry=warn,tonic=warn,tower=warn";
+/// Libraries that say at `info` what nobody asked for, and the span of each append, which costs more to write down than it tells
+/// in a line: without a collector there is none then. Whoever names them in the filter hears them.
+const QUIET: &str = "async_nats=warn,h2=warn,hyper=warn,hyper_util=warn,opentelemetry=warn,tonic=warn,tower=warn,causeway_event_store::trace=warn";
 
 /// How long the last spans may take to get out.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
