@@ -49,13 +49,12 @@ impl Basis {
     }
 
     /// What was sealed; `None` if it is something else.
-    pub(super) fn opened(view: &View, mut sealed: Vec<u8>) -> Option<(Self, Vec<u8>)> {
+    pub(super) fn opened(view: &View, mut sealed: Bytes) -> Option<(Self, Bytes)> {
         if !view.own_types {
             return Some((Self::default(), sealed));
         }
         let end = sealed.iter().position(|byte| *byte == b'\n')?;
-        let basis = serde_json::from_slice(&sealed[..end]).ok()?;
-        sealed.drain(..=end);
+        let basis = serde_json::from_slice(&sealed.split_to(end + 1)).ok()?;
         Some((basis, sealed))
     }
 }

@@ -233,7 +233,7 @@ impl Held {
             return Ok(());
         }
         inner.unkept = 0;
-        let state = if inner.fold.shows_snapshot() { json } else { inner.fold.snapshot()?.into() };
+        let state = if inner.fold.shows_snapshot() { json } else { inner.fold.snapshot()? };
         let (last, basis) = (inner.last, inner.basis.clone());
         drop(inner);
         past::keep(gateway, subject, key, last, &basis, state)
@@ -339,11 +339,12 @@ impl Inner {
     /// Goes on from a snapshot. How far that goes.
     fn begin(&mut self, snapshot: Option<Kept>) -> Position {
         self.begun = true;
-        if let Some(Kept { position, basis, state }) = snapshot
-            && self.fold.restore(&state)
-        {
-            (self.last, self.through, self.basis) = (position, position, basis);
-            (self.bytes, self.measured) = (state.len(), state.len());
+        if let Some(Kept { position, basis, state }) = snapshot {
+            let bytes = state.len();
+            if self.fold.restore(state) {
+                (self.last, self.through, self.basis) = (position, position, basis);
+                (self.bytes, self.measured) = (bytes, bytes);
+            }
         }
         self.through
     }
@@ -396,7 +397,7 @@ impl Inner {
         if let Some(json) = &self.json {
             return Ok(json.clone());
         }
-        let json = Bytes::from(self.fold.shown()?);
+        let json = self.fold.shown()?;
         (self.bytes, self.measured) = (json.len(), json.len());
         self.json = Some(json.clone());
         Ok(json)
