@@ -49,12 +49,13 @@ impl Basis {
     }
 
     /// What was sealed; `None` if it is something else.
-    pub(super) fn opened(view: &View, mut sealed: Bytes) -> Option<(Self, Bytes)> {
+    pub(super) fn opened(view: &View, mut sealed: Vec<u8>) -> Option<(Self, Vec<u8>)> {
         if !view.own_types {
             return Some((Self::default(), sealed));
         }
         let end = sealed.iter().position(|byte| *byte == b'\n')?;
-        let basis = serde_json::from_slice(&sealed.split_to(end + 1)).ok()?;
+        let basis = serde_json::from_slice(&sealed[..end]).ok()?;
+        sealed.drain(..=end);
         Some((basis, sealed))
     }
 }

@@ -7,6 +7,9 @@
 //! A watched state stays in memory whatever the cache drops: such states have a budget of their own, and who wants to watch
 //! one more beyond it is turned away.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -66,6 +69,10 @@ struct Inner {
     own_types: bool,
     /// Whether a snapshot was looked for.
     begun: bool,
+    /// The snapshot that `fold` is to go on from, as long as no event asks for it: what readers get is at hand without.
+    unread: Option<Bytes>,
+    /// Whether there was one that could not be read.
+    unreadable: bool,
     /// The last event folded.
     last: Position,
     /// All events of the id up to here are folded.
@@ -144,16 +151,35 @@ impl Held {
             // A fold that panicked has lost its state: it begins again.
             self.inner.clear_poison();
             let mut inner = poisoned.into_inner();
-            let (watchers, pinned) = (inner.watchers, inner.pinned);
-            *inner = Inner { watchers, pinned, ..Inner::new(self.view, self.prices.clone()) };
+            self.forget(&mut inner);
             inner
         })
+    }
+
+    /// Begins again, but for those who watch.
+    fn forget(&self, inner: &mut Inner) {
+        let Inner { watchers, pinned, unreadable, .. } = *inner;
+        *inner = Inner { watchers, pinned, unreadable, ..Inner::new(self.view, self.prices.clone()) };
     }
 
     /// The state of somebody who is in the middle of folding on.
     fn begun(&self) -> Result<MutexGuard<'_, Inner>, Problem> {
         let inner = self.lock();
         inner.begun.then_some(inner).ok_or_else(|| internal("it failed for somebody else at this moment"))
+    }
+
+    /// The same, ready to take an event.
+    fn ready(&self) -> Result<MutexGuard<'_, Inner>, Problem> {
+        let mut inner = self.begun()?;
+        if let Some(snapshot) = inner.unread.take()
+            && !inner.fold.restore(&snapshot)
+        {
+            // Of another shape than its version says. From now on only the events count.
+            inner.unreadable = true;
+            self.forget(&mut inner);
+            return Err(internal("its snapshot cannot be read"));
+        }
+        Ok(inner)
     }
 
     fn stands(&self, gateway: &Gateway, subject: &Subject, key: &Key) -> bool {
@@ -189,9 +215,9 @@ impl Held {
             return Ok(false);
         }
         let _turn = self.turn.lock().await;
-        let (begun, mut through) = {
+        let (begun, unreadable, mut through) = {
             let inner = self.lock();
-            (inner.begun, inner.through)
+            (inner.begun, inner.unreadable, inner.through)
         };
         if begun && last <= through {
             return Ok(false);
@@ -199,7 +225,10 @@ impl Held {
         // What is not in memory has to be made, and only so many are at once.
         let mut pass = if begun { None } else { Some(gateway.views.folds.enter().await?) };
         if !begun {
-            let snapshot = past::snapshot(gateway, subject, Position::new(u64::MAX >> 1)).await?;
+            let snapshot = match unreadable {
+                true => None,
+                false => past::snapshot(gateway, subject, Position::new(u64::MAX >> 1)).await?,
+            };
             through = self.lock().begin(snapshot);
         }
         let (mut grown, mut pace) = (false, Pace::begin());
@@ -207,7 +236,7 @@ impl Held {
         while let Some(Shown { events, revision, reached }) = pages.next().await? {
             grown |= !events.is_empty();
             for event in &events {
-                self.begun()?.take(event, revision)?;
+                self.ready()?.take(event, revision)?;
                 pace.give_way().await;
             }
             self.begun()?.reach(reached)?;
@@ -233,7 +262,7 @@ impl Held {
             return Ok(());
         }
         inner.unkept = 0;
-        let state = if inner.fold.shows_snapshot() { json } else { inner.fold.snapshot()? };
+        let state = if inner.fold.shows_snapshot() { json } else { inner.fold.snapshot()?.into() };
         let (last, basis) = (inner.last, inner.basis.clone());
         drop(inner);
         past::keep(gateway, subject, key, last, &basis, state)
@@ -286,7 +315,7 @@ impl Watching {
     /// What this event changed; `None` if that is no longer at hand. The caller has brought, or seen in a state, every event of
     /// the id before it, and shows this one by the registry of types as of `revision` or a later one.
     pub(super) fn change(&self, event: &Arc<Event>, revision: Position) -> Result<Option<Arc<Change>>, Problem> {
-        let mut inner = self.0.lock();
+        let mut inner = self.0.ready()?;
         inner.take(event, revision)?;
         let weight = inner.weight();
         self.0.weigh(&mut inner, weight);
@@ -313,6 +342,8 @@ impl Inner {
             basis: Basis::default(),
             own_types: view.own_types,
             begun: false,
+            unread: None,
+            unreadable: false,
             last: Position::START,
             through: Position::START,
             json: None,
@@ -339,13 +370,16 @@ impl Inner {
     /// Goes on from a snapshot. How far that goes.
     fn begin(&mut self, snapshot: Option<Kept>) -> Position {
         self.begun = true;
-        if let Some(Kept { position, basis, state }) = snapshot {
-            let bytes = state.len();
-            if self.fold.restore(state) {
-                (self.last, self.through, self.basis) = (position, position, basis);
-                (self.bytes, self.measured) = (bytes, bytes);
-            }
+        let Some(Kept { position, basis, state }) = snapshot else { return self.through };
+        let bytes = state.len();
+        if self.fold.shows_snapshot() {
+            let state = Bytes::from(state);
+            (self.unread, self.json) = (Some(state.clone()), Some(state));
+        } else if !self.fold.restore(&state) {
+            return self.through;
         }
+        (self.last, self.through, self.basis) = (position, position, basis);
+        (self.bytes, self.measured) = (bytes, bytes);
         self.through
     }
 
@@ -397,7 +431,7 @@ impl Inner {
         if let Some(json) = &self.json {
             return Ok(json.clone());
         }
-        let json = self.fold.shown()?;
+        let json = Bytes::from(self.fold.shown()?);
         (self.bytes, self.measured) = (json.len(), json.len());
         self.json = Some(json.clone());
         Ok(json)
@@ -408,105 +442,5 @@ impl Inner {
 pub(super) fn hand_over(write: impl Future<Output = Result<(), crate::store::StoreError>>, view: &'static str) {
     if let Some(Err(error)) = write.now_or_never() {
         tracing::debug!(%error, view, "a snapshot was not kept");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::project::VIEWS;
-    use crate::read_model::generate;
-
-    fn views(watched_bytes_max: usize) -> Views {
-        let mut config = crate::Config::default();
-        config.limits.watched_bytes_max = watched_bytes_max;
-        Views::new(&config)
-    }
-
-    fn held_in(views: &Views) -> Arc<Held> {
-        let view = VIEWS.iter().find(|view| view.name == "conversation").unwrap();
-        let held = Arc::new(Held::new(view, views));
-        held.lock().begin(None);
-        held
-    }
-
-    fn held() -> Arc<Held> {
-        held_in(&views(usize::MAX >> 1))
-    }
-
-    fn event(position: u64) -> Arc<Event> {
-        Arc::new(generate::event(position, "Zebra", "a"))
-    }
-
-    #[test]
-    fn a_change_is_computed_once_for_all_who_watch() {
-        let held = held();
-        let (first, second) = (held.clone().watch().unwrap(), held.clone().watch().unwrap());
-        let change = first.change(&event(1), Position::START).unwrap().unwrap();
-        assert!(Arc::ptr_eq(&change, &second.change(&event(1), Position::START).unwrap().unwrap()));
-        assert_eq!(first.state().unwrap().0, Position::new(1));
-    }
-
-    #[test]
-    fn who_is_too_slow_for_the_changes_is_told_so_and_nothing_grows_without_bound() {
-        let held = held();
-        let (fast, slow) = (held.clone().watch().unwrap(), held.clone().watch().unwrap());
-        let last = CHANGES_MAX as u64 + 10;
-        for position in 1..=last {
-            assert!(fast.change(&event(position), Position::START).unwrap().is_some());
-        }
-        assert!(slow.change(&event(1), Position::START).unwrap().is_none());
-        assert!(slow.change(&event(last), Position::START).unwrap().is_some());
-        assert_eq!(held.lock().changes.len(), CHANGES_MAX);
-        drop((fast, slow));
-        assert!(held.lock().changes.is_empty(), "nobody watches");
-    }
-
-    #[test]
-    fn what_is_watched_has_a_limit_and_who_is_beyond_it_is_turned_away() {
-        let views = views(ENTRY_BYTES + 400);
-        let taken = || views.watched.bytes.load(Ordering::Acquire);
-        let (held, other) = (held_in(&views), held_in(&views));
-        let (first, second) = (held.clone().watch().unwrap(), held.clone().watch().unwrap());
-        assert_eq!(taken(), ENTRY_BYTES, "two who watch the same cost no more than one");
-        assert_eq!(other.clone().watch().map(drop).unwrap_err().kind, Kind::Overloaded);
-        // What is watched already grows on, and whoever watches stays.
-        for position in 1..10 {
-            first.change(&event(position), Position::START).unwrap();
-        }
-        assert!(taken() > ENTRY_BYTES + 400);
-        assert!(held.clone().watch().is_ok());
-        drop((first, second));
-        assert_eq!(taken(), 0, "nobody watches");
-        assert!(other.watch().is_ok());
-        assert_eq!(taken(), 0);
-    }
-
-    #[test]
-    fn what_is_folded_half_way_weighs_what_it_may_be_until_it_is_measured() {
-        let held = held();
-        let mut large = generate::event(1, "MessageReceived", "a");
-        large.data = causeway_event::Data::of(&"x".repeat(UNMEASURED_BYTES_MAX)).unwrap();
-        let mut inner = held.lock();
-        inner.take(&Arc::new(large), Position::START).unwrap();
-        assert!(inner.weight() > UNMEASURED_BYTES_MAX);
-        inner.reach(Position::new(2)).unwrap();
-        assert!(inner.weight() < UNMEASURED_BYTES_MAX, "it shows nothing of that event");
-        assert_eq!(inner.through, Position::new(2));
-    }
-
-    #[test]
-    fn a_fold_that_panicked_begins_again() {
-        let held = held();
-        let watching = held.clone().watch().unwrap();
-        watching.change(&event(3), Position::START).unwrap();
-        let other = held.clone();
-        let panicked = std::thread::spawn(move || {
-            let _inner = other.lock();
-            panic!("in the middle of a fold");
-        });
-        assert!(panicked.join().is_err());
-        let inner = held.lock();
-        assert_eq!((inner.begun, inner.through, inner.watchers), (false, Position::START, 1));
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct Folded {
 pub(super) struct Kept {
     pub(super) position: Position,
     pub(super) basis: Basis,
-    pub(super) state: Bytes,
+    pub(super) state: Vec<u8>,
 }
 
 /// The JSON as of a moment, which must be readable.
@@ -47,12 +47,12 @@ pub(super) async fn state(gateway: &Gateway, subject: &Subject, at: Position) ->
         }
         let key = subject.key(gateway);
         let Folded { fold, basis, last, folded, _pass } = fold(gateway, subject, at, pass).await?;
-        let json = fold.shown()?;
+        let json = Bytes::from(fold.shown()?);
         if !subject.stands(gateway, &key, &basis) {
             continue;
         }
         if held::is_due(folded, json.len()) {
-            let state = if fold.shows_snapshot() { json.clone() } else { fold.snapshot()? };
+            let state = if fold.shows_snapshot() { json.clone() } else { fold.snapshot()?.into() };
             keep(gateway, subject, &key, last, &basis, state)?;
         }
         views.past.insert((key, at), (Arc::new(basis), json.clone()));
@@ -77,7 +77,7 @@ async fn fold(gateway: &Gateway, subject: &Subject, at: Position, pass: Pass) ->
     let mut fold = (subject.view.start)(gateway.views.prices.clone());
     let (mut last, mut basis) = (Position::START, Basis::default());
     if let Some(kept) = snapshot(gateway, subject, at).await?
-        && fold.restore(kept.state)
+        && fold.restore(&kept.state)
     {
         (last, basis) = (kept.position, kept.basis);
     }
@@ -103,7 +103,7 @@ pub(super) async fn fold_and_keep(gateway: &Gateway, subject: &Subject, at: Posi
     let key = subject.key(gateway);
     let done = fold(gateway, subject, at, pass).await?;
     if held::is_due(done.folded, 0) {
-        let state = done.fold.snapshot()?;
+        let state = Bytes::from(done.fold.snapshot()?);
         if held::is_due(done.folded, state.len()) && subject.stands(gateway, &key, &done.basis) {
             keep(gateway, subject, &key, done.last, &done.basis, state)?;
         }
@@ -125,7 +125,7 @@ pub(crate) async fn refresh(gateway: &Gateway, view: &str, id: &str) -> Result<b
     // One whose basis no longer holds would only not be used.
     if folded > 0 {
         let view = subject.view;
-        let state = basis.sealed(view, fold.snapshot()?).map_err(internal)?;
+        let state = basis.sealed(view, fold.snapshot()?.into()).map_err(internal)?;
         gateway.store.keep_snapshot(epoch, view.name, view.version, &subject.id, last, state).await?;
     }
     Ok(folded > 0)
@@ -136,7 +136,7 @@ pub(super) async fn snapshot(gateway: &Gateway, subject: &Subject, at: Position)
     let view = subject.view;
     let newest = gateway.store.snapshot(view.name, view.version, &subject.id, at).await?;
     Ok(newest.and_then(|(position, sealed)| {
-        let (basis, state) = Basis::opened(view, sealed.into())?;
+        let (basis, state) = Basis::opened(view, sealed)?;
         basis.holds(&gateway.types).then_some(Kept { position, basis, state })
     }))
 }
