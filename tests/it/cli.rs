@@ -51,6 +51,19 @@ async fn a_chat_through_a_pipe_answers_each_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chat_on_a_terminal_says_how_to_leave_it_and_how_to_go_on() {
+    let house = House::start().await;
+    let typed = "What is 6 * 7?\n/quit\n";
+    let chat = house.command(&["chat", "--session", "s"]).stdin(typed).on_a_terminal().run().await.unwrap();
+    assert!(chat.status.success(), "{}", chat.stdout);
+    for shown in ["session s, Ctrl-D or /quit leaves", "42", "chat --session s"] {
+        assert!(chat.stdout.contains(shown), "{shown}: {}", chat.stdout);
+    }
+    let said = house.0.api().events("aggregate_id=s&type=MessageReceived").await.unwrap();
+    assert_eq!(said.len(), 1, "who leaves says nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn data_that_does_not_fit_is_told_by_its_own_name() {
     let house = House::start().await;
     let finished = house.command(&["events", "append", "MessageReceived", "s", "--data", "{}"]).run().await.unwrap();
@@ -324,6 +337,11 @@ async fn exit_codes_tell_what_happened() {
     let append = ["events", "append", "Noted", "me", "--expected", "empty"];
     assert_eq!(code(house.command(&append)).await, Some(0));
     assert_eq!(code(house.command(&append)).await, Some(3), "a conflict");
+    let conflict = house.command(&[&append[..], &["--json"]].concat()).run().await.unwrap();
+    let told: Value = serde_json::from_str(&conflict.stderr).unwrap();
+    let (conflict, event) = (&told["conflict"], &told["conflict"]["events"][0]);
+    assert_eq!(conflict["expected_position"], 0);
+    assert_eq!((&event["position"], &event["type"]), (&conflict["actual_position"], &Value::from("Noted")), "{told}");
     assert_eq!(code(house.command(&["events", "append", "noted", "me"])).await, Some(2), "a name that is none");
     assert_eq!(code(house.command(&["nonsense"])).await, Some(2), "no such command");
     assert_eq!(code(house.command(&["view", "nonsense", "me"])).await.map(|code| code == 0), Some(false), "no such view");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use causeway_e2e::{Causeway, Finished, Page, Setup, binary, planted_id, tools};
+use causeway_e2e::{Causeway, Finished, Page, Setup, planted_id, tools};
 use causeway_testkit::wait_until;
 use highway::{HighwayHash as _, HighwayHasher, Key};
 use serde_json::{Value, json};
@@ -184,14 +184,16 @@ async fn an_export_that_was_imported_is_exported_to_the_same_bytes() {
     let key = public_key(&causeway);
     let imported = log(&["import", "--json", text(&first_file), "--nats", &fresh.url(), "--public-key", text(&key)]).await.ok();
     assert_eq!(imported.json()["vouched"].as_u64(), imported.json()["position"].as_u64().map(|last| last - 1));
+    let mut times = Vec::new();
+    for nats in [&causeway.ready().nats, &fresh.url()] {
+        let info = log(&["info", "--json", "--nats", nats]).await.json();
+        times.push((info["first_time"].clone(), info["last_time"].clone()));
+    }
+    assert_eq!(times[0], times[1], "the events' own times, not that of the import");
     // A person sees how far it is with checking, and with importing.
-    let (watched, terminal) =
-        (causeway_testkit::NatsServer::start().await.unwrap(), "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)");
-    let mut python = tokio::process::Command::new(tools().unwrap().join("bin/python"));
-    python.args(["-c", terminal]).arg(binary().unwrap()).args(["log", "import", text(&first_file), "--nats", &watched.url()]);
-    let seen =
-        tokio::time::timeout(Duration::from_secs(60), python.current_dir(&folder).kill_on_drop(true).output()).await.unwrap();
-    let seen = String::from_utf8(seen.unwrap().stdout).unwrap();
+    let watched = causeway_testkit::NatsServer::start().await.unwrap();
+    let import = ["log", "import", text(&first_file), "--nats", &watched.url()];
+    let seen = Setup::command(&import).on_a_terminal().run_within(Duration::from_secs(60)).await.unwrap().stdout;
     assert!(seen.contains("verifying [") && seen.contains("importing [") && seen.contains("imported"), "{seen:?}");
     let again = log(&["import", "--json", text(&folder.join("first.ndjson")), "--nats", &fresh.url()]).await.ok();
     assert_eq!(again.json()["imported"], 0);

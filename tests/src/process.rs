@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::api::Api;
+use crate::tools;
 
 /// How long a start may take. The machine may be compiling beside it.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -21,6 +22,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// How long the end of a test waits for an orderly end.
 const DROP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Runs what it is given on a terminal of its own, and ends as that ends.
+const TERMINAL: &str = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
 
 /// The line that `--json` prints when all is ready.
 #[derive(Clone, Debug, Deserialize)]
@@ -41,6 +45,7 @@ pub struct Ready {
 pub struct Setup {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    terminal: bool,
     home: TempDir,
 }
 
@@ -48,7 +53,7 @@ impl Setup {
     fn new(arguments: &[&str]) -> Self {
         let home = tempfile::Builder::new().prefix("causeway-e2e-").tempdir().expect("a folder for the test");
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        Self { arguments, environment: Vec::new(), home }
+        Self { arguments, environment: Vec::new(), terminal: false, home }
     }
 
     /// `causeway up`: everything in one process, with its own NATS.
@@ -126,6 +131,13 @@ impl Setup {
         self
     }
 
+    /// As a person would: standard input is typed, and everything else is shown on one screen, its standard output.
+    #[must_use]
+    pub fn on_a_terminal(mut self) -> Self {
+        self.terminal = true;
+        self.env("TERM", "xterm")
+    }
+
     /// Where it keeps its data.
     pub fn data(&self) -> PathBuf {
         self.home.path().join("data")
@@ -158,7 +170,14 @@ impl Setup {
 
     fn child(&self) -> Result<Child> {
         let home = self.home.path();
-        Command::new(binary()?)
+        let mut command = match self.terminal {
+            true => Command::new(tools()?.join("bin/python")),
+            false => Command::new(binary()?),
+        };
+        if self.terminal {
+            command.args(["-c", TERMINAL]).arg(binary()?);
+        }
+        command
             .args(&self.arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin")))

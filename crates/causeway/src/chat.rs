@@ -27,6 +27,9 @@ use screen::Screen;
 /// After so long without anybody taking up a message, a person is told what may be missing.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// What a person types who wants to leave.
+const LEAVE: &str = "/quit";
+
 /// Lines that wait while an answer is awaited; whoever pipes more waits with them.
 const LINES_MAX: usize = 16;
 
@@ -74,7 +77,7 @@ async fn converse(args: ChatArgs, out: &Output) -> anyhow::Result<()> {
     let person = std::io::stdin().is_terminal() && !out.json;
     let mut chat = Chat { client, session, out, updates, screen: Screen::default(), signals: Signals::watch(), person };
     if person {
-        out.line(&out.paint(Look::Dim, &format!("session {}, Ctrl-D leaves", chat.session)))?;
+        out.line(&out.paint(Look::Dim, &format!("session {}, Ctrl-D or {LEAVE} leaves", chat.session)))?;
     }
     let failed = chat.lines(read_lines()).await?;
     if !out.json {
@@ -125,6 +128,9 @@ impl Chat<'_> {
             let line = line.trim();
             if line.is_empty() {
                 continue;
+            }
+            if self.person && line == LEAVE {
+                return Ok(failed);
             }
             if !self.person && !self.out.json {
                 self.out.line(&format!("{}{}", self.out.paint(Look::Strong, screen::PROMPT), output::clean(line)))?;

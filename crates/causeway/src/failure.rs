@@ -7,6 +7,7 @@ use causeway_client::{ClientError, Kind, Problem};
 use causeway_log::LogError;
 use causeway_runtime::config::ConfigError;
 use causeway_runtime::telemetry::TelemetryError;
+use serde_json::{Value, json};
 
 use crate::output::{self, Output};
 
@@ -34,7 +35,7 @@ pub(crate) fn report(out: &Output, error: &Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let code = code(error);
-    out.failure(&words(error), hint(error).as_deref(), code);
+    out.failure(&words(error), hint(error).as_deref(), code, conflict(error));
     ExitCode::from(code)
 }
 
@@ -56,6 +57,15 @@ fn code(error: &Error) -> u8 {
         },
         Some(ClientError::Unreadable(_)) | None => FAILED,
     }
+}
+
+/// What a program needs to decide again, named as over HTTP.
+fn conflict(error: &Error) -> Option<Value> {
+    let Some(ClientError::Problem(Problem { conflict: Some(conflict), .. })) = error.downcast_ref() else { return None };
+    Some(json!({
+        "aggregate_id": conflict.aggregate_id, "category": conflict.category, "expected_position": conflict.expected,
+        "actual_position": conflict.actual, "events": conflict.events, "more": conflict.more,
+    }))
 }
 
 /// The error and its causes in one line; a cause that its effect has quoted already is not said twice.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+use serde_json::Value;
 
 /// How something reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,9 +101,13 @@ impl Output {
     }
 
     /// Why the command failed; for programs a line of JSON on stderr.
-    pub(crate) fn failure(&self, words: &str, hint: Option<&str>, code: u8) {
+    pub(crate) fn failure(&self, words: &str, hint: Option<&str>, code: u8, conflict: Option<Value>) {
         let text = if self.json {
-            serde_json::json!({ "error": words, "hint": hint, "exit_code": code }).to_string()
+            let mut failure = serde_json::json!({ "error": words, "hint": hint, "exit_code": code });
+            if let Some(conflict) = conflict {
+                failure["conflict"] = conflict;
+            }
+            failure.to_string()
         } else {
             let hint = hint.map(|hint| format!("\n{} {hint}", paint(self.colour_err, Look::Accent, "hint:")));
             let words = clean(words);

@@ -21,7 +21,10 @@ type Newest = Option<(Position, Timestamp, LogCheckpointed)>;
 pub(super) async fn run(common: &Common, args: &InfoArgs, out: &Output) -> anyhow::Result<()> {
     let target = Target::find(common, &args.target, NoLog::Refuse, out).await?;
     let log = target.reach("opening the log", Log::open(&target.config), out).await?;
-    let info = log.info().await?;
+    let mut info = log.info().await?;
+    // An imported event keeps its own time.
+    info.first_time = time(&log, info.stream.first).await.or(info.first_time);
+    info.last_time = time(&log, info.stream.last).await.or(info.last_time);
     let aggregate: AggregateId = LOG_AGGREGATE.parse()?;
     let newest = log.last_event(&aggregate, Category::System).await?.and_then(|stored| match stored.event.payload() {
         Payload::LogCheckpointed(data) => Some((stored.event.position, stored.event.timestamp, data)),
@@ -37,6 +40,11 @@ pub(super) async fn run(common: &Common, args: &InfoArgs, out: &Output) -> anyho
         true => out.json(&json(&url, &info, &newest, types.as_ref())),
         false => show(&url, &info, &newest, types.as_ref(), out),
     }
+}
+
+/// The time of the event at this position, if there is one.
+async fn time(log: &Log, position: u64) -> Option<Timestamp> {
+    log.get(Position::new(position)).await.ok().flatten().map(|stored| stored.event.timestamp)
 }
 
 /// How many events each type has.
