@@ -38,8 +38,8 @@ pub(crate) struct Inner {
     pub(crate) jetstream: jetstream::Context,
     pub(crate) names: Names,
     pub(crate) config: Config,
-    /// For what stands on the log, which others may have written. Live deltas and the mail of groups come over `client`: whoever may
-    /// publish on Causeway's own subjects there can break it, as they can do anything else.
+    /// For whatever others may have written: the log, live deltas, the mail and leases of groups, copies of read models. Over `client`
+    /// come answers alone.
     pub(crate) readers: Link,
     pub(crate) publisher: Publisher,
     pub(crate) group: Group,

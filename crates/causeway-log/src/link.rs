@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, Event};
+use async_nats::{Client, Event, Message, SubscribeError, Subscriber};
+use futures::stream::{self, BoxStream, SelectAll};
+use futures::{StreamExt as _, future};
 use tokio::sync::watch;
 
 use crate::LogError;
@@ -44,6 +46,35 @@ impl Link {
     pub(crate) fn jetstream(&self) -> Context {
         self.client.borrow().1.clone()
     }
+
+    /// What is published on these subjects from now on, without an end. What is said while the connection is away is missed.
+    pub(crate) async fn listen(&self, subjects: Vec<String>) -> Result<BoxStream<'static, Message>, LogError> {
+        let mut client = self.client.clone();
+        let first = client.borrow_and_update().0.clone();
+        let messages = subscribe(&first, &subjects).await.map_err(LogError::unavailable)?;
+        let listening = stream::unfold((client, subjects, messages), |(mut client, subjects, mut messages)| async move {
+            loop {
+                if let Some(message) = messages.next().await {
+                    return Some((message, (client, subjects, messages)));
+                }
+                // They ended with their client.
+                if client.changed().await.is_err() {
+                    future::pending::<()>().await;
+                }
+                let next = client.borrow_and_update().0.clone();
+                messages = subscribe(&next, &subjects).await.unwrap_or_default();
+            }
+        });
+        Ok(listening.boxed())
+    }
+}
+
+async fn subscribe(client: &Client, subjects: &[String]) -> Result<SelectAll<Subscriber>, SubscribeError> {
+    let mut messages = SelectAll::new();
+    for subject in subjects {
+        messages.push(client.subscribe(subject.clone()).await?);
+    }
+    Ok(messages)
 }
 
 /// One client after the other. Ends when nobody wants one any more.

@@ -24,9 +24,9 @@ impl Log {
         false
     }
 
-    /// Deltas of this aggregate from now on. The connection's reconnects are invisible; what was said meanwhile is missed.
+    /// Deltas of this aggregate from now on, without an end. Breaks of the connection are invisible; what was said meanwhile is missed.
     pub async fn deltas(&self, aggregate: &AggregateId) -> Result<impl Stream<Item = Delta> + Send + Unpin + use<>, LogError> {
-        let messages = self.inner.client.subscribe(self.inner.names.live(aggregate)).await.map_err(LogError::unavailable)?;
+        let messages = self.inner.readers.listen(vec![self.inner.names.live(aggregate)]).await?;
         Ok(messages.filter_map(|message| std::future::ready(serde_json::from_slice(&message.payload).ok())))
     }
 }

@@ -75,11 +75,7 @@ pub(crate) async fn subscribe(
     // Listening begins before the place is looked up: nothing that is said after the answer is missed.
     let mut deltas: BoxStream<'static, Delta> = match deltas {
         Deltas::No => stream::pending().boxed(),
-        Deltas::Of(aggregate) => {
-            let deltas = gateway.log.deltas(&aggregate).await.map_err(problem::of_log)?;
-            // A connection that ends takes its deltas with it; the events go on.
-            deltas.chain(stream::pending()).boxed()
-        }
+        Deltas::Of(aggregate) => gateway.log.deltas(&aggregate).await.map_err(problem::of_log)?.boxed(),
     };
     let losses = gateway.store.losses();
     let (after, head) = start.resolve(gateway).await?;

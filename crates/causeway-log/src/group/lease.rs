@@ -74,7 +74,7 @@ pub enum Claim {
 impl Log {
     /// The bucket of the leases, made if need be.
     pub(super) async fn group_leases(&self) -> Result<kv::Store, LogError> {
-        let inner = &self.inner;
+        let (inner, jetstream) = (&self.inner, self.inner.readers.jetstream());
         let config = kv::Config {
             bucket: inner.names.leases(),
             history: 1,
@@ -82,9 +82,9 @@ impl Log {
             num_replicas: inner.config.replicas,
             ..kv::Config::default()
         };
-        match inner.jetstream.get_key_value(inner.names.leases()).await {
+        match jetstream.get_key_value(inner.names.leases()).await {
             Ok(bucket) => Ok(bucket),
-            Err(_) => inner.jetstream.create_key_value(config).await.map_err(LogError::unavailable),
+            Err(_) => jetstream.create_key_value(config).await.map_err(LogError::unavailable),
         }
     }
 
@@ -120,7 +120,12 @@ impl Lease {
         self.log.require_connection()?;
         let limit = self.log.inner.config.request_timeout;
         let claim = timeout(limit, self.try_claim()).await;
-        claim.unwrap_or_else(|_| Err(LogError::unavailable("the lease of a group was not answered")))
+        let claim = claim.unwrap_or_else(|_| Err(LogError::unavailable("the lease of a group was not answered")));
+        if claim.is_err() {
+            // It may have ended with its client.
+            self.bucket = None;
+        }
+        claim
     }
 
     /// Gives it up, so that somebody else need not wait.

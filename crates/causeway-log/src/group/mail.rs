@@ -1,8 +1,9 @@
 //! What a group's dispatcher and members tell each other: core NATS, at most once. The words are the gateway's.
 
-use async_nats::{Client, Subject, Subscriber};
+use async_nats::{Client, Message, Subject};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 
 use super::GroupName;
 use crate::{Log, LogError};
@@ -10,7 +11,7 @@ use crate::{Log, LogError};
 /// What was sent to one of a group.
 pub struct Mail {
     client: Client,
-    messages: Vec<Subscriber>,
+    messages: BoxStream<'static, Message>,
 }
 
 /// One message.
@@ -24,13 +25,13 @@ pub struct Post {
 impl Log {
     /// What is sent to the group's dispatcher.
     pub async fn dispatcher_mail(&self, group: &GroupName) -> Result<Mail, LogError> {
-        self.mail([self.inner.names.group_dispatcher(&group.key())]).await
+        self.mail(vec![self.inner.names.group_dispatcher(&group.key())]).await
     }
 
     /// What is sent to one member of the group, or to all.
     pub async fn member_mail(&self, group: &GroupName, member: &str) -> Result<Mail, LogError> {
         let names = &self.inner.names;
-        self.mail([names.group_member(&group.key(), member), names.group_members(&group.key())]).await
+        self.mail(vec![names.group_member(&group.key(), member), names.group_members(&group.key())]).await
     }
 
     /// Tells the group's dispatcher, if there is one.
@@ -62,24 +63,17 @@ impl Log {
         self.inner.client.publish(subject, Bytes::from(words)).await.map_err(LogError::unavailable)
     }
 
-    async fn mail<const N: usize>(&self, subjects: [String; N]) -> Result<Mail, LogError> {
-        let client = self.inner.client.clone();
-        let mut messages = Vec::with_capacity(N);
-        for subject in subjects {
-            messages.push(client.subscribe(subject).await.map_err(LogError::unavailable)?);
-        }
-        Ok(Mail { client, messages })
+    async fn mail(&self, subjects: Vec<String>) -> Result<Mail, LogError> {
+        Ok(Mail { client: self.inner.client.clone(), messages: self.inner.readers.listen(subjects).await? })
     }
 }
 
 impl Mail {
     /// The next message. Cancel-safe. What is said during an outage is missed.
     pub async fn next(&mut self) -> Post {
-        let next = self.messages.iter_mut().map(StreamExt::next);
-        match futures::future::select_all(next).await {
-            (Some(message), ..) => Post { payload: message.payload, reply: message.reply, client: self.client.clone() },
-            // A subscription ends with its connection, and the process does not outlive that.
-            (None, ..) => std::future::pending().await,
+        match self.messages.next().await {
+            Some(message) => Post { payload: message.payload, reply: message.reply, client: self.client.clone() },
+            None => std::future::pending().await,
         }
     }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use causeway_event::{Category, Position};
+use causeway_event::{Category, Delta, DeltaKind, Position};
 use causeway_log::{Append, ConsumerConfig, Folded, Group, GroupPull, Log, Pull, Record};
 use causeway_proof::Content;
 use causeway_testkit::NatsServer;
+use futures::StreamExt as _;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
@@ -27,13 +28,17 @@ const HEADERS: [&[u8]; 6] = [
     b"NATS/1.0\r\nNats-Sequence: 1\r\nNats-Subject: x\r\n\r\n",
 ];
 
-/// Publishes as any program could that speaks to the server's socket.
+/// Publishes an event of `a` as any program could that speaks to the server's socket.
 async fn publish(nats: &NatsServer, headers: &[u8]) {
+    publish_at(nats, "causeway.ev.a.custom", headers).await;
+}
+
+async fn publish_at(nats: &NatsServer, subject: &str, headers: &[u8]) {
     let address = nats.url();
     let mut socket = BufReader::new(TcpStream::connect(address.trim_start_matches("nats://")).await.unwrap());
     let length = headers.len();
     let mut sent = b"CONNECT {\"headers\":true,\"verbose\":false}\r\n".to_vec();
-    sent.extend(format!("HPUB causeway.ev.a.custom {length} {}\r\n", length + 1).as_bytes());
+    sent.extend(format!("HPUB {subject} {length} {}\r\n", length + 1).as_bytes());
     sent.extend([headers, b"x\r\nPING\r\n"].concat());
     socket.write_all(&sent).await.unwrap();
     let mut line = String::new();
@@ -237,5 +242,47 @@ async fn a_status_that_was_published_ends_no_page_and_no_pull() {
         };
         let pulled = tokio::time::timeout(LIMIT, pulled).await.expect("at once");
         assert_eq!((pulled.position.get(), pulled.event.is_some()), (position, position == last.get()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_client_can_read_among_deltas_and_mail_is_got_over_and_keeps_nobody_else_waiting() {
+    let (nats, log) = server().await;
+    let group = "g".parse().unwrap();
+    let mut deltas = log.deltas(&id("s")).await.unwrap();
+    let mut mail = log.dispatcher_mail(&group).await.unwrap();
+    let delta = Delta { turn: "t".into(), step: 1, kind: DeltaKind::Text, text: "hel".into() };
+    let mut spy = nats.client().await.unwrap().subscribe("causeway.*.>").await.unwrap();
+    log.tell_dispatcher(&group, b"0".to_vec()).await.unwrap();
+    log.publish_delta(&id("s"), &delta).await;
+    let mut subjects = Vec::new();
+    for _ in 0..2 {
+        subjects.push(tokio::time::timeout(LIMIT, spy.next()).await.unwrap().unwrap().subject.to_string());
+    }
+    drop(spy);
+    let words = |round: usize| format!("round {round}").into_bytes();
+    for (round, headers) in HEADERS.into_iter().enumerate() {
+        for subject in &subjects {
+            publish_at(&nats, subject, headers).await;
+        }
+        assert!(log.is_connected());
+        log.append(single(note("a", "1"))).await.unwrap();
+        // What is said until the connection is back is missed, and here said again.
+        let delta = Delta { text: round.to_string(), ..delta.clone() };
+        let said = async {
+            loop {
+                log.publish_delta(&id("s"), &delta).await;
+                log.tell_dispatcher(&group, words(round)).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let heard = async {
+            while deltas.next().await.unwrap() != delta {}
+            while mail.next().await.payload != words(round) {}
+        };
+        tokio::select! {
+            () = said => unreachable!(),
+            heard = tokio::time::timeout(LIMIT, heard) => heard.expect("they are heard again"),
+        }
     }
 }
