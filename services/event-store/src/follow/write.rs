@@ -103,6 +103,8 @@ fn write(shared: &Shared, work: Work) -> Result<(), ModelError> {
         let wait = match result {
             Ok(true) => Wait::No,
             Ok(false) => Wait::ForACommand,
+            // The end.
+            Err(ModelError::Interrupted) => Wait::No,
             Err(ModelError::Corrupt(reason)) => {
                 shared.give_up(epoch, &reason);
                 Wait::No
@@ -183,7 +185,7 @@ fn index_if_due(shared: &Shared, writer: &mut Writer, target: Position) -> Resul
         if target > Position::START {
             tracing::info!(position = %written, "the read model has the events and makes its indexes");
         }
-        let made = writer.index(|made| shared.indexing.store(made + 1, Ordering::SeqCst));
+        let made = writer.index(&shared.closed, |made| shared.indexing.store(made + 1, Ordering::SeqCst));
         shared.indexing.store(0, Ordering::SeqCst);
         made?;
     }

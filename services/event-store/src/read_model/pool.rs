@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{Files, ModelError, Reader};
 
 /// Steps of SQLite between two looks at whether to go on: well under a millisecond of work.
-const STEPS: i32 = 10_000;
+pub(super) const STEPS: i32 = 10_000;
 
 /// Connections to the database of the moment. A permit is held for as long as one is used; who holds all permits may
 /// exchange the file.

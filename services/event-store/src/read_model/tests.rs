@@ -10,6 +10,7 @@ use causeway_event::{AggregateId, Event, Position};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 use super::generate;
 use super::query::TypePattern;
@@ -28,7 +29,7 @@ impl Model {
     fn of(events: Vec<Arrived>, batch: usize) -> Self {
         let model = Self { folder: tempfile::tempdir().unwrap(), events };
         let mut writer = Writer::new(model.files().create("log@1").unwrap()).unwrap();
-        writer.index(|_| {}).unwrap();
+        writer.index(&CancellationToken::new(), |_| {}).unwrap();
         for arrived in model.events.chunks(batch) {
             let end = arrived.last().unwrap().event.position;
             writer.apply(&Batch { arrived: arrived.to_vec(), end }).unwrap();
@@ -42,7 +43,7 @@ impl Model {
         let model = Self { folder: tempfile::tempdir().unwrap(), events };
         let mut writer = Writer::new(model.files().create("log@1").unwrap()).unwrap();
         writer.apply(&Batch { arrived: model.events.clone(), end: model.last() }).unwrap();
-        writer.index(|_| {}).unwrap();
+        writer.index(&CancellationToken::new(), |_| {}).unwrap();
         writer.close().unwrap();
         model
     }
@@ -245,7 +246,7 @@ proptest! {
         let mut model = Model::of(vec![], 1);
         model.events = hundred();
         let mut writer = Writer::new(model.files().create("log@1").unwrap()).unwrap();
-        writer.index(|_| {}).unwrap();
+        writer.index(&CancellationToken::new(), |_| {}).unwrap();
         let left = Model { folder: tempfile::tempdir().unwrap(), events: hundred() };
         for arrived in model.events.chunks(batch) {
             let end = arrived.last().unwrap().event.position;
@@ -267,7 +268,7 @@ proptest! {
             None => (files.create("log@1").unwrap(), Position::START),
         };
         let mut writer = Writer::new(loaded).unwrap();
-        writer.index(|_| {}).unwrap();
+        writer.index(&CancellationToken::new(), |_| {}).unwrap();
         let arrived = left.events.iter().filter(|one| position < one.event.position).cloned().collect();
         writer.apply(&Batch { arrived, end: left.last() }).unwrap();
         writer.close().unwrap();

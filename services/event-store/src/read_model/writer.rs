@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use causeway_event::Position;
 use rusqlite::{Connection, TransactionBehavior, params};
+use tokio_util::sync::CancellationToken;
 
 use super::files::{INDEXES, Loaded, Meta};
+use super::pool::STEPS;
 use super::reader::snapshot_checksum;
 use super::row::{self, AllNames, number};
 use super::{Batch, ModelError};
@@ -66,13 +68,16 @@ impl Writer {
         self.indexed
     }
 
-    /// Makes the indexes that are missing: each by itself, so that the journal stays small and a crash loses one of them. Tells before
-    /// each how many there are.
-    pub(crate) fn index(&mut self, mut tell: impl FnMut(usize)) -> Result<(), ModelError> {
+    /// Makes the indexes that are missing: each by itself, so that the journal stays small and a crash, or `stop`, loses one of them.
+    /// Tells before each how many there are.
+    pub(crate) fn index(&mut self, stop: &CancellationToken, mut tell: impl FnMut(usize)) -> Result<(), ModelError> {
+        let stop = stop.clone();
+        self.conn.progress_handler(STEPS, Some(move || stop.is_cancelled()))?;
         for (made, (name, what)) in INDEXES.into_iter().enumerate() {
             tell(made);
             self.conn.execute_batch(&format!("CREATE INDEX IF NOT EXISTS {name} ON events {what}"))?;
         }
+        self.conn.progress_handler(STEPS, None::<fn() -> bool>)?;
         self.indexed = true;
         Ok(())
     }

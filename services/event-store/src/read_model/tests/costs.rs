@@ -40,6 +40,30 @@ fn every_read_breaks_off_when_nobody_waits_for_it() {
 }
 
 #[test]
+fn indexes_are_not_made_against_the_end_and_the_next_start_makes_those_that_are_missing() {
+    let arrived = |n| Arrived { event: generate::event(n, "Zebra", "a").into(), key: None };
+    let model = Model { folder: tempfile::tempdir().unwrap(), events: (1..=20_000).map(arrived).collect() };
+    let mut writer = Writer::new(model.files().create("log@1").unwrap()).unwrap();
+    writer.apply(&Batch { arrived: model.events.clone(), end: model.last() }).unwrap();
+    let (stop, mut begun) = (CancellationToken::new(), 0);
+    let made = writer.index(&stop, |made| {
+        begun = made + 1;
+        if begun == 3 {
+            stop.cancel();
+        }
+    });
+    assert!(matches!(made, Err(ModelError::Interrupted)) && !writer.is_indexed(), "{made:?}");
+    assert_eq!(begun, 3);
+    writer.close().unwrap();
+    let loaded = model.files().load(CHECK_ALWAYS).unwrap().unwrap();
+    assert!(!loaded.indexed);
+    let mut writer = Writer::new(loaded).unwrap();
+    writer.index(&CancellationToken::new(), |_| {}).unwrap();
+    writer.close().unwrap();
+    assert!(model.files().load(CHECK_ALWAYS).unwrap().unwrap().indexed);
+}
+
+#[test]
 fn wrong_times_cost_the_blocks_in_which_they_stand() {
     const EVENTS: u64 = 50_000;
     const SECOND: i64 = 1_000_000;
