@@ -168,7 +168,7 @@ pub(crate) async fn run(setup: &Setup, options: &Options) -> Result<Outcome> {
 
 /// All clients, each as fast as it is answered, for a time.
 async fn round(causeway: &Causeway, clients: &Clients, length: Duration) -> Result<Round> {
-    let (start, before) = (Instant::now(), Busy::so_far(causeway)?);
+    let (before, start) = (Busy::so_far(causeway)?, Instant::now());
     let (events, latency) = match clients {
         Clients::Calling { clients, events } => {
             let taken = calls(clients, start + length).await?;

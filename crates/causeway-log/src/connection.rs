@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::{self, stream};
-use async_nats::{Client, ConnectOptions};
+use async_nats::{Client, ConnectOptions, Message};
 use causeway_event::Position;
+use futures::stream::BoxStream;
 
 use crate::append::{Group, Patience, Publisher, Way};
 use crate::config::Login;
@@ -27,19 +28,20 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// The longest pause between two attempts to reconnect.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
 
-/// The log. Cloning is cheap; all clones share its connections: one for appends, one for reading, one for all else.
+/// The log. Cloning is cheap; all clones share its connections: for appending, reading, asking and talking.
 #[derive(Clone)]
 pub struct Log {
     pub(crate) inner: Arc<Inner>,
 }
 
 pub(crate) struct Inner {
-    pub(crate) client: Client,
-    pub(crate) jetstream: jetstream::Context,
+    /// For what is asked: only answers come here.
+    pub(crate) link: Link,
+    /// For what others say on subjects of Causeway's own: live deltas, the mail and leases of groups, copies of read models.
+    pub(crate) talk: Link,
     pub(crate) names: Names,
     pub(crate) config: Config,
-    /// For whatever others may have written: the log, live deltas, the mail and leases of groups, copies of read models. Over `client`
-    /// come answers alone.
+    /// For what stands on the log.
     pub(crate) readers: Link,
     pub(crate) publisher: Publisher,
     pub(crate) group: Group,
@@ -75,7 +77,7 @@ impl Log {
     pub async fn open(config: &Config) -> Result<Self, LogError> {
         let log = Self::reach(config).await?;
         let wanted = log.events_config();
-        match log.inner.jetstream.get_stream(&wanted.name).await {
+        match log.jetstream().get_stream(&wanted.name).await {
             Ok(_) => Ok(log),
             Err(error) if not_found(&error) => {
                 Err(LogError::Mismatch { what: format!("there is no log at {}: it has no stream {}", config.url, wanted.name) })
@@ -106,45 +108,60 @@ impl Log {
             Some(Login::Token(token)) => options.token(token),
             None => options,
         };
-        let servers: Vec<String> = config.url.servers().collect();
-        let request_timeout = config.request_timeout;
-        let way = Way { servers: servers.clone(), options: options.clone(), request_timeout };
-        let options = options.event_callback(|event| {
-            match event {
-                async_nats::Event::Disconnected => tracing::warn!("the connection to NATS is lost"),
-                other => tracing::debug!(event = %other, "NATS connection event"),
-            }
-            async {}
-        });
-        let client = tokio::time::timeout(request_timeout, options.connect(servers))
-            .await
-            .map_err(|_| LogError::unavailable(format!("no answer from {} within {request_timeout:?}", config.url)))?
-            .map_err(|error| LogError::unavailable(format!("{}: {error}", config.url)))?;
-        let mut jetstream = jetstream::new(client.clone());
-        jetstream.set_timeout(request_timeout);
-        let readers = Link::connect(way.clone()).await?;
+        let way = Way { servers: config.url.servers().collect(), options, request_timeout: config.request_timeout };
+        let link = Link::connect(way.clone(), "asking").await.map_err(|error| match error {
+            LogError::Unavailable { reason } => LogError::unavailable(format!("{}: {reason}", config.url)),
+            other => other,
+        })?;
+        let talk = Link::connect(way.clone(), "talking").await?;
+        let readers = Link::connect(way.clone(), "reading").await?;
         let publisher = Publisher::connect(way).await?;
         let group = Group::start(publisher.clone(), config.group_commit);
         let config = config.clone();
         let told = Mutex::default();
-        let log = Self { inner: Arc::new(Inner { client, jetstream, names, config, readers, publisher, group, told }) };
+        let log = Self { inner: Arc::new(Inner { link, talk, names, config, readers, publisher, group, told }) };
         log.check_server()?;
         Ok(log)
     }
 
+    pub(crate) fn client(&self) -> Client {
+        self.inner.link.client()
+    }
+
+    pub(crate) fn jetstream(&self) -> jetstream::Context {
+        self.inner.link.jetstream()
+    }
+
+    /// What others say on these subjects. Whatever is said after this has returned is heard, but for breaks of the connection.
+    pub(crate) async fn listen(&self, subjects: Vec<String>) -> Result<BoxStream<'static, Message>, LogError> {
+        let heard = self.inner.talk.listen(subjects).await?;
+        // A round trip behind the subscriptions: until then they may be under way.
+        let stream = self.inner.names.events_stream();
+        self.inner.talk.jetstream().get_stream(stream).await.map_err(LogError::unavailable)?;
+        Ok(heard)
+    }
+
+    /// To say something that is worth nothing later.
+    pub(crate) fn talker(&self) -> Result<Client, LogError> {
+        let client = self.inner.talk.client();
+        match client.connection_state() {
+            State::Connected => Ok(client),
+            _ => Err(LogError::unavailable("not connected to NATS")),
+        }
+    }
+
     /// Waits until everything that was queued has gone out, but not for long.
     pub async fn flush(&self) {
-        let readers = self.inner.readers.client();
-        let flushed = futures::future::join(self.inner.client.flush(), readers.flush());
+        let [asking, talking, reading] = [&self.inner.link, &self.inner.talk, &self.inner.readers].map(Link::client);
+        let flushed = futures::future::join3(asking.flush(), talking.flush(), reading.flush());
         if tokio::time::timeout(self.inner.config.request_timeout, flushed).await.is_err() {
             tracing::debug!("what was queued for NATS did not go out");
         }
     }
 
-    /// Whether the log can be asked and appended to at this moment. Reading has a connection of its own, which what others wrote can
-    /// break; it is made again.
+    /// Whether the log can be asked and appended to at this moment. What others write can break other connections for a moment, not these.
     pub fn is_connected(&self) -> bool {
-        self.inner.client.connection_state() == State::Connected && self.inner.publisher.is_connected()
+        self.client().connection_state() == State::Connected && self.inner.publisher.is_connected()
     }
 
     /// The last position of the log, never older than any append acknowledged before the call: the stream's leader answers.
@@ -170,7 +187,7 @@ impl Log {
     pub(crate) async fn events_info(&self) -> Result<stream::Info, LogError> {
         self.require_connection()?;
         let name = self.inner.names.events_stream();
-        let stream = self.inner.jetstream.get_stream(&name).await;
+        let stream = self.jetstream().get_stream(&name).await;
         stream
             .map(|stream| stream.cached_info().clone())
             .map_err(|error| LogError::unavailable(format!("stream {name}: {error}")))
@@ -178,8 +195,8 @@ impl Log {
 
     fn check_server(&self) -> Result<(), LogError> {
         let (major, minor, patch) = SERVER_MIN;
-        let info = self.inner.client.server_info();
-        if !self.inner.client.is_server_compatible(major.into(), minor.into(), patch.into()) {
+        let info = self.client().server_info();
+        if !self.client().is_server_compatible(major.into(), minor.into(), patch.into()) {
             let what = format!("nats-server {} is too old: Causeway needs {major}.{minor}.{patch} or newer", info.version);
             return Err(LogError::Mismatch { what });
         }
@@ -221,9 +238,9 @@ impl Log {
     /// Creates the stream, or checks that the one of this name is what we would have created.
     async fn ensure_stream(&self, wanted: &stream::Config) -> Result<(), LogError> {
         let name = &wanted.name;
-        let found = match self.inner.jetstream.get_stream(name).await {
+        let found = match self.jetstream().get_stream(name).await {
             Ok(stream) => stream.cached_info().config.clone(),
-            Err(error) if not_found(&error) => match self.inner.jetstream.create_stream(wanted.clone()).await {
+            Err(error) if not_found(&error) => match self.jetstream().create_stream(wanted.clone()).await {
                 Ok(stream) => stream.cached_info().config.clone(),
                 Err(error) if is_passing(&error) => return Err(LogError::unavailable(format!("stream {name}: {error}"))),
                 Err(error) => return Err(LogError::Mismatch { what: format!("the stream {name} cannot be created: {error}") }),

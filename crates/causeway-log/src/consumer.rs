@@ -120,7 +120,7 @@ impl Consumer {
             }
         };
         // Answered over another connection than the one that reading may break.
-        let acker = Acker::new(self.log.inner.jetstream.clone(), message.reply.clone());
+        let acker = Acker::new(self.log.jetstream(), message.reply.clone());
         let place = Place { subject: &message.subject, sequence, time_ns };
         match message::record(&self.log.inner.names, &place, message.headers.as_ref(), &message.payload) {
             Record::Event(stored) => {

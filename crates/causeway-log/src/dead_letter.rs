@@ -204,7 +204,7 @@ impl Log {
     }
 
     async fn store_letter(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<(), LogError> {
-        let sent = self.inner.jetstream.publish_with_headers(subject, headers, payload).await;
+        let sent = self.jetstream().publish_with_headers(subject, headers, payload).await;
         sent.map_err(LogError::unavailable)?.await.map_err(LogError::unavailable)?;
         Ok(())
     }
@@ -234,7 +234,7 @@ impl Log {
 
     async fn letters_stream(&self) -> Result<Stream<()>, LogError> {
         self.require_connection()?;
-        self.inner.jetstream.get_stream_no_info(self.inner.names.dead_letters_stream()).await.map_err(LogError::unavailable)
+        self.jetstream().get_stream_no_info(self.inner.names.dead_letters_stream()).await.map_err(LogError::unavailable)
     }
 }
 

@@ -84,7 +84,7 @@ impl Log {
             metadata: HashMap::from([(TERMS.to_owned(), group.terms.clone())]),
             ..js::Config::default()
         };
-        let created = self.inner.jetstream.create_consumer_strict_on_stream(config, names.events_stream()).await;
+        let created = self.jetstream().create_consumer_strict_on_stream(config, names.events_stream()).await;
         match created {
             Ok(consumer) => Ok(terms(consumer.cached_info())),
             Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => {
@@ -122,7 +122,7 @@ impl Log {
 
     async fn all_generations(&self) -> Result<Vec<GroupState>, LogError> {
         self.require_connection()?;
-        let stream = self.inner.jetstream.get_stream_no_info(self.inner.names.events_stream()).await;
+        let stream = self.jetstream().get_stream_no_info(self.inner.names.events_stream()).await;
         let stream = stream.map_err(LogError::unavailable)?;
         let consumers = stream.consumers();
         let all: Vec<Info> = consumers.try_collect().await.map_err(LogError::unavailable)?;
@@ -160,7 +160,7 @@ impl Log {
 
     async fn delete_consumer_of(&self, group: &GroupName) -> Result<(), LogError> {
         let stream = self.inner.names.events_stream();
-        match self.inner.jetstream.delete_consumer_from_stream(group.consumer(self), stream).await {
+        match self.jetstream().delete_consumer_from_stream(group.consumer(self), stream).await {
             Ok(_) => Ok(()),
             // Somebody else was faster.
             Err(_) if self.group_info(group).await?.is_none() => Ok(()),
@@ -170,7 +170,7 @@ impl Log {
 
     async fn group_info(&self, name: &GroupName) -> Result<Option<Info>, LogError> {
         self.require_connection()?;
-        let stream = self.inner.jetstream.get_stream_no_info(self.inner.names.events_stream()).await;
+        let stream = self.jetstream().get_stream_no_info(self.inner.names.events_stream()).await;
         let stream = stream.map_err(LogError::unavailable)?;
         match stream.consumer_info(name.consumer(self)).await {
             Ok(info) => Ok(Some(info)),

@@ -65,7 +65,7 @@ impl Import {
             self.settle().await?;
         }
         self.log.require_connection()?;
-        let ack = self.log.inner.jetstream.publish_with_headers(subject, headers, payload).await;
+        let ack = self.log.jetstream().publish_with_headers(subject, headers, payload).await;
         self.window.push_back((entry.position, bytes, ack.map_err(LogError::unavailable)?));
         self.window_bytes += bytes;
         self.sent = entry.position;

@@ -82,7 +82,7 @@ impl Log {
                 ..pull::Config::default()
             };
             let stream = self.inner.names.events_stream();
-            let consumer = self.inner.jetstream.create_consumer_on_stream(config, &stream).await;
+            let consumer = self.jetstream().create_consumer_on_stream(config, &stream).await;
             let consumer = consumer.map_err(LogError::unavailable)?;
             let info = consumer.cached_info();
             counts.insert(category.as_str(), info.num_pending);
@@ -94,7 +94,7 @@ impl Log {
 
     async fn consumers(&self) -> Result<Vec<ConsumerInfo>, LogError> {
         let stream = self.inner.names.events_stream();
-        let stream = self.inner.jetstream.get_stream(stream).await.map_err(LogError::unavailable)?;
+        let stream = self.jetstream().get_stream(stream).await.map_err(LogError::unavailable)?;
         let mut consumers: Vec<ConsumerInfo> = stream
             .consumers()
             .try_filter(|info| std::future::ready(info.config.durable_name.is_some()))

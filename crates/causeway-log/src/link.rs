@@ -1,8 +1,8 @@
-//! A connection for what others have written: streams of messages, with headers that anybody may have chosen.
+//! A connection over which things come that anybody may have written, with headers that anybody may have chosen.
 //!
-//! The client library ends the connection at headers that it cannot read, and its task panics at some. So readers have a
-//! connection apart from what asks and appends: a break is theirs alone. The library heals a break; a client whose task is gone
-//! is replaced here. Whoever read must then get past what broke it by another way (`raw.rs`).
+//! The client library ends the connection at headers that it cannot read, and its task panics at some. The library heals a break; a
+//! client whose task is gone is replaced here. Who reads the log and who talks have such connections of their own, so that a break is
+//! theirs alone; whoever read must then get past what broke it by another way (`raw.rs`).
 
 use std::time::Duration;
 
@@ -27,15 +27,16 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) async fn connect(way: Way) -> Result<Self, LogError> {
+    /// Connects; `name` is for the program's own log.
+    pub(crate) async fn connect(way: Way, name: &'static str) -> Result<Self, LogError> {
         let (connected, mut connections) = watch::channel(0);
-        let (client, life) = connect(&way, &connected).await?;
+        let (client, life) = connect(&way, name, &connected).await?;
         // The library tells of the first connection a little later; whoever asked meanwhile would take it for a second one.
         if tokio::time::timeout(way.request_timeout, connections.wait_for(|count| *count > 0)).await.is_err() {
             tracing::debug!("the client library did not tell that it is connected");
         }
         let (clients, client) = watch::channel(client);
-        tokio::spawn(keep(way, clients, connected, life));
+        tokio::spawn(keep(way, name, clients, connected, life));
         Ok(Self { client, connections })
     }
 
@@ -78,15 +79,21 @@ async fn subscribe(client: &Client, subjects: &[String]) -> Result<SelectAll<Sub
 }
 
 /// One client after the other. Ends when nobody wants one any more.
-async fn keep(way: Way, clients: watch::Sender<(Client, Context)>, connected: watch::Sender<u64>, mut life: watch::Receiver<()>) {
+async fn keep(
+    way: Way,
+    name: &'static str,
+    clients: watch::Sender<(Client, Context)>,
+    connected: watch::Sender<u64>,
+    mut life: watch::Receiver<()>,
+) {
     loop {
         tokio::select! {
-            _ = life.changed() => tracing::warn!("the client for reading from NATS ended and is replaced"),
+            _ = life.changed() => tracing::warn!(connection = name, "the client of NATS ended and is replaced"),
             () = clients.closed() => return,
         }
         life = loop {
             tokio::select! {
-                replaced = connect(&way, &connected) => match replaced {
+                replaced = connect(&way, name, &connected) => match replaced {
                     Ok((client, life)) => {
                         clients.send_replace(client);
                         break life;
@@ -103,7 +110,11 @@ async fn keep(way: Way, clients: watch::Sender<(Client, Context)>, connected: wa
 }
 
 /// A client, and what ends with it.
-async fn connect(way: &Way, connected: &watch::Sender<u64>) -> Result<((Client, Context), watch::Receiver<()>), LogError> {
+async fn connect(
+    way: &Way,
+    name: &'static str,
+    connected: &watch::Sender<u64>,
+) -> Result<((Client, Context), watch::Receiver<()>), LogError> {
     let (alive, life) = watch::channel(());
     let connected = connected.clone();
     let options = way.options.clone().event_callback(move |event| {
@@ -111,8 +122,8 @@ async fn connect(way: &Way, connected: &watch::Sender<u64>) -> Result<((Client, 
         let _alive = &alive;
         match event {
             Event::Connected => connected.send_modify(|count| *count += 1),
-            Event::Disconnected => tracing::warn!("the connection for reading from NATS is lost"),
-            ref other => tracing::debug!(event = %other, "NATS connection event"),
+            Event::Disconnected => tracing::warn!(connection = name, "the connection to NATS is lost"),
+            ref other => tracing::debug!(connection = name, event = %other, "NATS connection event"),
         }
         async {}
     });

@@ -15,18 +15,16 @@ impl Log {
     /// Tells whoever listens to this aggregate, and says whether it went out. Best effort: the log gets the whole message later.
     pub async fn publish_delta(&self, aggregate: &AggregateId, delta: &Delta) -> bool {
         let Ok(json) = serde_json::to_vec(delta) else { return false };
-        if self.is_connected() {
-            let subject = self.inner.names.live(aggregate);
-            // The client's queue is full when the server has stopped reading: nothing is worth waiting for that.
-            let sent = tokio::time::timeout(SEND_TIMEOUT, self.inner.client.publish(subject, Bytes::from(json))).await;
-            return matches!(sent, Ok(Ok(())));
-        }
-        false
+        let Ok(talker) = self.talker() else { return false };
+        let subject = self.inner.names.live(aggregate);
+        // The client's queue is full when the server has stopped reading: nothing is worth waiting for that.
+        let sent = tokio::time::timeout(SEND_TIMEOUT, talker.publish(subject, Bytes::from(json))).await;
+        matches!(sent, Ok(Ok(())))
     }
 
     /// Deltas of this aggregate from now on, without an end. Breaks of the connection are invisible; what was said meanwhile is missed.
     pub async fn deltas(&self, aggregate: &AggregateId) -> Result<impl Stream<Item = Delta> + Send + Unpin + use<>, LogError> {
-        let messages = self.inner.readers.listen(vec![self.inner.names.live(aggregate)]).await?;
+        let messages = self.listen(vec![self.inner.names.live(aggregate)]).await?;
         Ok(messages.filter_map(|message| std::future::ready(serde_json::from_slice(&message.payload).ok())))
     }
 }

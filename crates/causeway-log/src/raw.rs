@@ -82,7 +82,8 @@ impl Log {
             if raw?.is_some_and(|raw| raw.readable().is_err()) {
                 // Deliveries, place, its number in the consumer, time, what is left. The server knows the number of what it waits
                 // for by the place; of what it does not wait for no number fits, so that its floor stays where it is.
-                let answered = self.inner.client.request(format!("$JS.ACK.{stream}.{durable}.1.{seq}.0.0.0"), "+ACK".into());
+                let client = self.client();
+                let answered = client.request(format!("$JS.ACK.{stream}.{durable}.1.{seq}.0.0.0"), "+ACK".into());
                 answered.await.map_err(LogError::unavailable)?;
             }
             *looked_up_to = Position::new(seq);

@@ -67,8 +67,7 @@ impl Log {
     pub async fn streams(&self) -> Result<Vec<StreamFacts>, LogError> {
         self.require_connection()?;
         let mut all: Vec<StreamFacts> = self
-            .inner
-            .jetstream
+            .jetstream()
             .streams()
             .try_filter(|info| std::future::ready(self.inner.names.has_stream(&info.config.name, &subjects(info))))
             .map_ok(|info| StreamFacts::of(&info))
@@ -84,7 +83,7 @@ impl Log {
         if self.stream_state(name).await?.is_none() {
             return Ok(None);
         }
-        let stream = self.inner.jetstream.get_stream(name).await.map_err(LogError::unavailable)?;
+        let stream = self.jetstream().get_stream(name).await.map_err(LogError::unavailable)?;
         Ok(Some(StreamFacts::of(stream.cached_info())))
     }
 
@@ -116,8 +115,8 @@ impl Log {
     /// Begins a snapshot of this stream and its consumers. The server checks every message of it first.
     pub async fn snapshot(&self, stream: &str) -> Result<Snapshot, LogError> {
         self.require_connection()?;
-        let inbox = self.inner.client.new_inbox();
-        let chunks = self.inner.client.subscribe(inbox.clone()).await.map_err(LogError::unavailable)?;
+        let inbox = self.client().new_inbox();
+        let chunks = self.client().subscribe(inbox.clone()).await.map_err(LogError::unavailable)?;
         let request = json!({ "deliver_subject": inbox, "no_consumers": false, "jsck": true, "chunk_size": CHUNK_BYTES });
         let answer = self.api_within(&format!("$JS.API.STREAM.SNAPSHOT.{stream}"), &request, SILENCE_MAX).await?;
         let description = json!({ "config": answer["config"], "state": answer["state"] });
@@ -148,7 +147,7 @@ impl Log {
     /// Sends one chunk and waits until the server has taken it.
     async fn send_chunk(&self, subject: &str, chunk: Bytes) -> Result<(), LogError> {
         let request = async_nats::Request::new().payload(chunk).timeout(Some(SILENCE_MAX));
-        let answer = self.inner.client.send_request(subject.to_owned(), request).await.map_err(LogError::unavailable)?;
+        let answer = self.client().send_request(subject.to_owned(), request).await.map_err(LogError::unavailable)?;
         if answer.payload.is_empty() {
             return Ok(());
         }
@@ -163,7 +162,7 @@ impl Log {
     async fn api_within(&self, subject: &str, request: &Value, timeout: Duration) -> Result<Value, LogError> {
         self.require_connection()?;
         let request = async_nats::Request::new().payload(Bytes::from(request.to_string())).timeout(Some(timeout));
-        let answer = self.inner.client.send_request(subject.to_owned(), request).await;
+        let answer = self.client().send_request(subject.to_owned(), request).await;
         parse(&answer.map_err(|error| LogError::unavailable(format!("{subject}: {error}")))?.payload)
     }
 }
@@ -193,7 +192,7 @@ impl Snapshot {
             if number.is_some_and(|number| number != self.received) {
                 return Err(broken("a chunk was lost on the way"));
             }
-            self.log.inner.client.publish(reply, Bytes::new()).await.map_err(|error| broken(&error.to_string()))?;
+            self.log.client().publish(reply, Bytes::new()).await.map_err(|error| broken(&error.to_string()))?;
         }
         Ok(Some(message.payload))
     }

@@ -32,9 +32,12 @@ const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORT
 /// Which spans go to the collector: ours, whatever the logs show. The exporter's own transport must not trace itself.
 const SPANS: &str = "info,h2=off,hyper=off,hyper_util=off,tonic=off,tower=off,reqwest=off,async_nats=warn,opentelemetry=off";
 
-/// Libraries that say at `info` what nobody asked for, and the span of each append, which costs more to write down than it tells
-/// in a line: without a collector there is none then. Whoever names them in the filter hears them.
-const QUIET: &str = "async_nats=warn,h2=warn,hyper=warn,hyper_util=warn,opentelemetry=warn,tonic=warn,tower=warn,causeway_event_store::trace=warn";
+/// The target of spans that each event has. A collector gets them; lines of the log do not show them unless this is named in the filter,
+/// since writing their fields down costs more than they tell there. Without a collector they cost nothing then.
+pub const EACH_EVENT: &str = "causeway::each_event";
+
+/// Libraries that say at `info` what nobody asked for. Whoever names them in the filter hears them.
+const QUIET: &str = "async_nats=warn,h2=warn,hyper=warn,hyper_util=warn,opentelemetry=warn,tonic=warn,tower=warn";
 
 /// How long the last spans may take to get out.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -112,7 +115,7 @@ pub struct Telemetry {
 /// `service` is the resource's `service.name` unless `OTEL_SERVICE_NAME` says otherwise.
 pub fn init(service: &str, config: &Config) -> Result<Telemetry, TelemetryError> {
     let directives = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()).unwrap_or_else(|| config.level.clone());
-    let shown = filter(&format!("{QUIET},{directives}")).map_err(|error| error.about(&directives))?;
+    let shown = shown(&directives)?;
     let provider = match endpoint() {
         Some(endpoint) => Some(provider(service, &endpoint)?),
         None => None,
@@ -137,7 +140,7 @@ fn other_protocol(variable: impl Fn(&str) -> Option<String>) -> Option<(&'static
 impl Config {
     /// Whether the filter can be read.
     pub fn check(&self) -> Result<(), TelemetryError> {
-        filter(&format!("{QUIET},{}", self.level)).map(drop).map_err(|error| error.about(&self.level))
+        shown(&self.level).map(drop)
     }
 }
 
@@ -269,6 +272,11 @@ where
     // Code locations and thread names cost more attributes than they tell. The target says whose span it is.
     let layer = tracing_opentelemetry::layer().with_tracer(tracer).with_location(false).with_threads(false);
     Ok(layer.with_filter(filter(SPANS)?))
+}
+
+/// What the lines of the log show.
+fn shown(directives: &str) -> Result<EnvFilter, TelemetryError> {
+    filter(&format!("{QUIET},{EACH_EVENT}=warn,{directives}")).map_err(|error| error.about(directives))
 }
 
 fn filter(directives: &str) -> Result<EnvFilter, TelemetryError> {
@@ -421,5 +429,18 @@ mod tests {
             assert!(remote(bad).is_none(), "{bad}");
         }
         assert!(remote("01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more").is_some());
+    }
+
+    #[test]
+    fn spans_of_each_event_are_for_a_collector_and_for_whoever_names_them() {
+        let passes = |filter: EnvFilter| {
+            let made = || [info_span!("other"), info_span!(target: EACH_EVENT, "append")].map(|span| !span.is_disabled());
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(filter), made)
+        };
+        for directives in ["info", "debug", "trace"] {
+            assert_eq!(passes(shown(directives).unwrap()), [true, false], "{directives}");
+        }
+        assert_eq!(passes(shown("info,causeway::each_event=info").unwrap()), [true, true]);
+        assert_eq!(passes(filter(SPANS).unwrap()), [true, true]);
     }
 }

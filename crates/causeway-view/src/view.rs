@@ -12,7 +12,8 @@ use crate::Prices;
 pub trait View: Clone + Default + Serialize + DeserializeOwned + Send + 'static {
     /// Its name in paths and requests.
     const NAME: &'static str;
-    /// Of the fold and its JSON: a snapshot of another version is of no use.
+    /// Of the fold and its JSON: a snapshot of another version is of no use. One of this version may be shown as it was kept, and
+    /// what follows is told as changes to that: whatever changes what a state holds or how it is written needs a new version.
     const VERSION: u32;
     /// What it shows, for a person.
     const DESCRIPTION: &'static str;

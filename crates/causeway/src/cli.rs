@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use causeway_event::{EventId, Position};
+use causeway_event::EventId;
 use causeway_runtime::config::{Flag, duration};
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
@@ -103,7 +103,7 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
 
 /// A moment as the gateway takes it: how long ago becomes a time.
 pub(crate) fn place_or_ago(text: &str) -> Result<String, String> {
-    if text.parse::<Position>().is_ok() || text.parse::<EventId>().is_ok() {
+    if (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())) || text.parse::<EventId>().is_ok() {
         return Ok(text.to_owned());
     }
     let time = moment(text).map_err(|_| "neither a position, an event id, an RFC 3339 time nor a duration such as 10m")?;
@@ -169,6 +169,7 @@ mod tests {
         for place in ["42", "evt_01k9x3m5v8e7rs2q4n6p8t0w1y"] {
             assert_eq!(place_or_ago(place).as_deref(), Ok(place));
         }
+        assert_eq!(parse("causeway view s a --as-of +7").unwrap_err(), ValueValidation);
         assert_eq!(parse("causeway view s a --as-of 1hour").unwrap_err(), ValueValidation);
         assert!(place_or_ago("10m").unwrap().parse::<Timestamp>().unwrap() < Timestamp::now());
         assert!(moment("10m").unwrap() < Timestamp::now());

@@ -8,6 +8,7 @@ use tracing::{Span, field};
 /// Opens the span, below `parent` if that belongs to this chain's trace, else as a root of it.
 pub(crate) fn append_span(event: &NewEvent, correlation: &CorrelationId, parent: Option<TraceParent>) -> Span {
     let span = tracing::info_span!(
+        target: telemetry::EACH_EVENT,
         "append",
         otel.kind = "producer",
         otel.status_code = field::Empty,

@@ -74,7 +74,7 @@ pub enum Claim {
 impl Log {
     /// The bucket of the leases, made if need be.
     pub(super) async fn group_leases(&self) -> Result<kv::Store, LogError> {
-        let (inner, jetstream) = (&self.inner, self.inner.readers.jetstream());
+        let (inner, jetstream) = (&self.inner, self.inner.talk.jetstream());
         let config = kv::Config {
             bucket: inner.names.leases(),
             history: 1,
@@ -117,7 +117,7 @@ impl Lease {
 
     /// Takes or renews it. An error says nothing about whose it is.
     pub async fn claim(&mut self) -> Result<Claim, LogError> {
-        self.log.require_connection()?;
+        self.log.talker()?;
         let limit = self.log.inner.config.request_timeout;
         let claim = timeout(limit, self.try_claim()).await;
         let claim = claim.unwrap_or_else(|_| Err(LogError::unavailable("the lease of a group was not answered")));
@@ -130,11 +130,11 @@ impl Lease {
 
     /// Gives it up, so that somebody else need not wait.
     pub async fn release(&mut self) {
-        if let (Some(bucket), Some(revision)) = (self.bucket.clone(), self.held.take()) {
+        if let Some(revision) = self.held.take() {
             let words = Words { holder: String::new(), notes: self.notes.clone() }.write();
-            let released = bucket.update(self.group.key(), words, revision);
-            let released = timeout(self.log.inner.config.request_timeout, released);
-            if !matches!(released.await, Ok(Ok(_))) {
+            let (key, limit) = (self.group.key().into_owned(), self.log.inner.config.request_timeout);
+            let released = async { self.bucket().await?.update(key, words, revision).await.map_err(LogError::unavailable) };
+            if !matches!(timeout(limit, released).await, Ok(Ok(_))) {
                 tracing::debug!(group = %self.group, "a lease was not released; it runs out");
             }
         }

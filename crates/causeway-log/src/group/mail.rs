@@ -1,6 +1,6 @@
 //! What a group's dispatcher and members tell each other: core NATS, at most once. The words are the gateway's.
 
-use async_nats::{Client, Message, Subject};
+use async_nats::{Message, Subject};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -10,7 +10,7 @@ use crate::{Log, LogError};
 
 /// What was sent to one of a group.
 pub struct Mail {
-    client: Client,
+    log: Log,
     messages: BoxStream<'static, Message>,
 }
 
@@ -19,7 +19,7 @@ pub struct Post {
     /// Its words.
     pub payload: Bytes,
     reply: Option<Subject>,
-    client: Client,
+    log: Log,
 }
 
 impl Log {
@@ -51,20 +51,17 @@ impl Log {
 
     /// Asks the group's dispatcher. Fails at once when there is none.
     pub async fn ask_dispatcher(&self, group: &GroupName, words: Vec<u8>) -> Result<Bytes, LogError> {
-        self.require_connection()?;
         let subject = self.inner.names.group_dispatcher(&group.key());
-        let answer = self.inner.client.request(subject, Bytes::from(words)).await;
+        let answer = self.talker()?.request(subject, Bytes::from(words)).await;
         Ok(answer.map_err(LogError::unavailable)?.payload)
     }
 
     async fn send(&self, subject: String, words: Vec<u8>) -> Result<(), LogError> {
-        // What would be sent much later is worth nothing.
-        self.require_connection()?;
-        self.inner.client.publish(subject, Bytes::from(words)).await.map_err(LogError::unavailable)
+        self.talker()?.publish(subject, Bytes::from(words)).await.map_err(LogError::unavailable)
     }
 
     async fn mail(&self, subjects: Vec<String>) -> Result<Mail, LogError> {
-        Ok(Mail { client: self.inner.client.clone(), messages: self.inner.readers.listen(subjects).await? })
+        Ok(Mail { log: self.clone(), messages: self.listen(subjects).await? })
     }
 }
 
@@ -72,7 +69,7 @@ impl Mail {
     /// The next message. Cancel-safe. What is said during an outage is missed.
     pub async fn next(&mut self) -> Post {
         match self.messages.next().await {
-            Some(message) => Post { payload: message.payload, reply: message.reply, client: self.client.clone() },
+            Some(message) => Post { payload: message.payload, reply: message.reply, log: self.log.clone() },
             None => std::future::pending().await,
         }
     }
@@ -82,7 +79,7 @@ impl Post {
     /// Answers whoever asked.
     pub async fn answer(&self, words: Vec<u8>) {
         if let Some(reply) = &self.reply
-            && let Err(error) = self.client.publish(reply.clone(), Bytes::from(words)).await
+            && let Err(error) = self.log.inner.talk.client().publish(reply.clone(), Bytes::from(words)).await
         {
             tracing::debug!(%error, "an answer was not sent");
         }

@@ -227,7 +227,7 @@ impl GroupPull {
     }
 
     fn accept(&self, message: Message) -> Option<Pulled> {
-        let message = jetstream::Message { message, context: self.log.inner.jetstream.clone() };
+        let message = jetstream::Message { message, context: self.log.jetstream() };
         let (info, subject) = (message.info().ok()?, message.reply.clone()?);
         let place =
             Place { subject: &message.subject, sequence: info.stream_sequence, time_ns: info.published.unix_timestamp_nanos() };
@@ -255,7 +255,7 @@ impl Hold {
     /// It is done with. Returns when the server has confirmed it.
     pub async fn ack(&self) -> Result<(), LogError> {
         self.log.require_connection()?;
-        let confirmed = self.log.inner.client.request(self.subject.clone(), answer(AckKind::Ack)).await;
+        let confirmed = self.log.client().request(self.subject.clone(), answer(AckKind::Ack)).await;
         confirmed.map(drop).map_err(LogError::unavailable)
     }
 
@@ -275,7 +275,7 @@ impl Hold {
     }
 
     async fn send(&self, kind: AckKind) {
-        if let Err(error) = self.log.inner.client.publish(self.subject.clone(), answer(kind)).await {
+        if let Err(error) = self.log.client().publish(self.subject.clone(), answer(kind)).await {
             tracing::debug!(%error, "an answer to the server was not sent; it asks again");
         }
     }

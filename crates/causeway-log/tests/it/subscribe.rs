@@ -1,8 +1,10 @@
+use std::time::Duration;
+
 use causeway_event::{Delta, DeltaKind, Position};
-use causeway_log::Record;
+use causeway_log::{Log, Record};
 use futures::StreamExt as _;
 
-use crate::support::{id, next, note, server, single, text};
+use crate::support::{config, id, next, note, server, single, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_catches_up_and_goes_live_across_restarts_without_gap_or_repeat() {
@@ -18,7 +20,7 @@ async fn a_subscription_catches_up_and_goes_live_across_restarts_without_gap_or_
                 let append = crate::support::keyed(single(note("a", &n.to_string())), &n.to_string());
                 while let Err(error) = log.append(append.clone()).await {
                     assert!(error.is_transient(), "{error}");
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
         })
@@ -48,11 +50,20 @@ async fn what_is_no_event_is_reported_and_passed_by() {
 
 #[tokio::test]
 async fn live_deltas_reach_who_listens_and_are_not_stored() {
-    let (_nats, log) = server().await;
+    let (nats, log) = server().await;
     let mut deltas = log.deltas(&id("s")).await.unwrap();
     let delta = Delta { turn: "t".into(), step: 1, kind: DeltaKind::Text, text: "hel".into() };
     log.publish_delta(&id("s"), &delta).await;
     log.publish_delta(&id("other"), &delta).await;
     assert_eq!(deltas.next().await, Some(delta));
     assert_eq!(log.last_position().await.unwrap(), Position::START);
+    let other = Log::connect(&config(&nats.url())).await.unwrap();
+    for round in 0..200 {
+        let aggregate = id(&format!("s{round}"));
+        let delta = Delta { turn: "t".into(), step: 1, kind: DeltaKind::Text, text: "hel".into() };
+        let mut deltas = log.deltas(&aggregate).await.unwrap();
+        other.publish_delta(&aggregate, &delta).await;
+        let heard = tokio::time::timeout(Duration::from_secs(30), deltas.next()).await;
+        assert_eq!(heard, Ok(Some(delta)), "round {round}: whoever listens hears what is said from then on");
+    }
 }

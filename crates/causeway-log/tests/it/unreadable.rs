@@ -272,7 +272,7 @@ async fn what_no_client_can_read_among_deltas_and_mail_is_got_over_and_keeps_nob
         let said = async {
             loop {
                 log.publish_delta(&id("s"), &delta).await;
-                log.tell_dispatcher(&group, words(round)).await.unwrap();
+                let _ = log.tell_dispatcher(&group, words(round)).await;
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };

@@ -149,6 +149,8 @@ impl Term {
             mail = open_mail(office) => mail,
             () = stop.cancelled() => return End::Stopped(term.close().await),
         };
+        // They are called now, and not before somebody listened.
+        term.census = Census::new(Instant::now());
         term.tell_all(&ToMember::Call).await;
         term.look_for_replays();
         let mut pull = office.log.pull_group(&office.group);

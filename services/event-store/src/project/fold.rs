@@ -216,12 +216,16 @@ mod tests {
         let mut fold = Folding::<V>::start(Arc::default());
         let shown = |fold: &dyn Fold| exact(&String::from_utf8(fold.shown().unwrap()).unwrap());
         let mut read = shown(fold.as_ref());
-        let mut marked = read.clone();
+        let (mut marked, mut restored) = (read.clone(), Folding::<V>::start(Arc::default()));
         for (at, event) in history.iter().enumerate() {
             if at == mark {
                 fold.mark();
                 marked = read.clone();
+                let snapshot = fold.snapshot().unwrap();
+                assert!(restored.restore(&snapshot));
+                assert_eq!(restored.snapshot().unwrap(), snapshot, "{} is written again as it was read", V::NAME);
             }
+            restored.step(event);
             let change = fold.change(event).unwrap();
             read = patched(read, &change);
             assert_eq!(read, shown(fold.as_ref()), "{} after {event:?}: {change:?}", V::NAME);
@@ -231,6 +235,7 @@ mod tests {
         history.iter().for_each(|event| stepped.step(event));
         assert_eq!(stepped.shown().unwrap(), fold.shown().unwrap());
         if mark < history.len() {
+            assert_eq!(restored.snapshot().unwrap(), fold.snapshot().unwrap(), "{} goes on from a snapshot", V::NAME);
             let leap = fold.changed().unwrap();
             assert_eq!(patched(marked, &leap), read, "{}: {leap:?}", V::NAME);
         }

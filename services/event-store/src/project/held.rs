@@ -151,13 +151,13 @@ impl Held {
             // A fold that panicked has lost its state: it begins again.
             self.inner.clear_poison();
             let mut inner = poisoned.into_inner();
-            self.forget(&mut inner);
+            self.reset(&mut inner);
             inner
         })
     }
 
     /// Begins again, but for those who watch.
-    fn forget(&self, inner: &mut Inner) {
+    fn reset(&self, inner: &mut Inner) {
         let Inner { watchers, pinned, unreadable, .. } = *inner;
         *inner = Inner { watchers, pinned, unreadable, ..Inner::new(self.view, self.prices.clone()) };
     }
@@ -176,7 +176,7 @@ impl Held {
         {
             // Of another shape than its version says. From now on only the events count.
             inner.unreadable = true;
-            self.forget(&mut inner);
+            self.reset(&mut inner);
             return Err(internal("its snapshot cannot be read"));
         }
         Ok(inner)
@@ -193,14 +193,14 @@ impl Held {
 
     /// The position up to which it takes account of the log, and the JSON that readers get.
     pub(super) fn state(&self) -> Result<(Position, Bytes), Problem> {
-        let mut inner = self.lock();
+        let mut inner = self.begun()?;
         Ok((inner.through, inner.json()?))
     }
 
     /// The JSON as of this moment, if the state is of it and holds.
     pub(super) fn state_at(&self, gateway: &Gateway, at: Position) -> Result<Option<Bytes>, Problem> {
         let mut inner = self.lock();
-        let known = inner.last <= at && at <= inner.through && inner.basis.holds(&gateway.types);
+        let known = inner.begun && inner.last <= at && at <= inner.through && inner.basis.holds(&gateway.types);
         known.then(|| inner.json()).transpose()
     }
 
@@ -370,6 +370,7 @@ impl Inner {
     /// Goes on from a snapshot. How far that goes.
     fn begin(&mut self, snapshot: Option<Kept>) -> Position {
         self.begun = true;
+        self.json = None;
         let Some(Kept { position, basis, state }) = snapshot else { return self.through };
         let bytes = state.len();
         if self.fold.shows_snapshot() {

@@ -73,13 +73,13 @@ impl Writer {
     pub(crate) fn index(&mut self, stop: &CancellationToken, mut tell: impl FnMut(usize)) -> Result<(), ModelError> {
         let stop = stop.clone();
         self.conn.progress_handler(STEPS, Some(move || stop.is_cancelled()))?;
-        for (made, (name, what)) in INDEXES.into_iter().enumerate() {
+        let made = INDEXES.into_iter().enumerate().try_for_each(|(made, (name, what))| {
             tell(made);
-            self.conn.execute_batch(&format!("CREATE INDEX IF NOT EXISTS {name} ON events {what}"))?;
-        }
+            self.conn.execute_batch(&format!("CREATE INDEX IF NOT EXISTS {name} ON events {what}"))
+        });
         self.conn.progress_handler(STEPS, None::<fn() -> bool>)?;
-        self.indexed = true;
-        Ok(())
+        self.indexed = made.is_ok();
+        Ok(made?)
     }
 
     /// Keeps a snapshot, drops those of older versions, and thins out the others. One that is ahead of the events is left out: a

@@ -129,6 +129,20 @@ fn a_snapshot_that_cannot_be_read_is_not_asked_again() {
     held.lock().begin(kept("\"something else\""));
     let watching = held.clone().watch().unwrap();
     assert_eq!(watching.change(&event(6), Position::START).map(drop).unwrap_err().kind, Kind::Internal);
+    assert!(held.state().is_err(), "an empty state is not shown for one that is not there");
     let inner = held.lock();
     assert_eq!((inner.begun, inner.unreadable, inner.through, inner.watchers), (false, true, Position::START, 1));
+}
+
+#[test]
+fn what_was_written_of_a_state_before_it_was_there_is_not_shown_for_it() {
+    let chain = &VIEWS[0];
+    assert_eq!(chain.name, "chain");
+    let mut fold = (chain.start)(Arc::default());
+    assert!(!fold.shows_snapshot());
+    (1..=5).for_each(|position| fold.step(&generate::event(position, "Zebra", "a")));
+    let held = Held::new(chain, &views(usize::MAX >> 1));
+    held.lock().json().unwrap();
+    held.lock().begin(kept(fold.snapshot().unwrap()));
+    assert_eq!(held.state().unwrap(), (Position::new(5), fold.shown().unwrap().into()));
 }
