@@ -61,25 +61,31 @@ impl Page {
         Ok(found.with_context(|| format!("the page has no file {name}"))?.body)
     }
 
-    /// Does what the page says, in an empty folder, against the gateway at `server`. How many runs had to print something.
+    /// Does what the page says, in an empty folder, against the gateway at `server`. How many runs had to print something, and did.
     pub async fn follow(&self, server: &str) -> Result<usize> {
+        let runs = self.printed(server).await?;
+        for (printed, promised) in &runs {
+            ensure!(printed == promised, "the page promises\n{promised}\nbut it printed\n{printed}");
+        }
+        Ok(runs.len())
+    }
+
+    /// Does the same. What each run printed that had to print something, and what that was.
+    pub async fn printed(&self, server: &str) -> Result<Vec<(String, String)>> {
         let dir = tempfile::tempdir()?;
         // What the page has its reader copy and install.
         symlink(workspace_root().join("proto"), dir.path().join("proto"))?;
         symlink(tools()?.join("node_modules"), dir.path().join("node_modules"))?;
-        let (mut printed, mut checked) = (None, 0);
+        let (mut printed, mut runs) = (None, Vec::new());
         for Block { info, body } in self.blocks() {
             match (info.as_slice(), printed.take()) {
                 (["sh", "run"], None) => printed = Some(run(&body, dir.path(), server).await?),
-                (["text"], Some(printed)) => {
-                    ensure!(printed == body, "the page promises\n{body}\nbut it printed\n{printed}");
-                    checked += 1;
-                }
+                (["text"], Some(printed)) => runs.push((printed, body)),
                 ([_, file], _) if *file != "run" => fs::write(dir.path().join(file), body)?,
                 _ => {}
             }
         }
-        Ok(checked)
+        Ok(runs)
     }
 
     fn blocks(&self) -> Vec<Block<'_>> {

@@ -177,7 +177,8 @@ impl Held {
             // Of another shape than its version says. From now on only the events count.
             inner.unreadable = true;
             self.reset(&mut inner);
-            return Err(internal("its snapshot cannot be read"));
+            let detail = "a snapshot of the view cannot be read: the next answer comes from its events";
+            return Err(Problem::new(Kind::Internal, detail));
         }
         Ok(inner)
     }
@@ -231,7 +232,7 @@ impl Held {
             };
             through = self.lock().begin(snapshot);
         }
-        let (mut grown, mut pace) = (false, Pace::begin());
+        let (mut grown, mut folded, mut kept, mut pace) = (false, 0, 0, Pace::begin());
         let mut pages = Pages::behind(gateway, subject, through, None);
         while let Some(Shown { events, revision, reached }) = pages.next().await? {
             grown |= !events.is_empty();
@@ -240,9 +241,15 @@ impl Held {
                 pace.give_way().await;
             }
             self.begun()?.reach(reached)?;
+            folded += events.len();
             if pages.is_more() {
                 // Whoever waits may leave before the end, and come again: then it goes on here, and weighs what it does.
                 self.weigh_in(gateway, key);
+                // Who asks for the past finds snapshots all the way; together they are as long as the last one.
+                if folded >= 2 * kept {
+                    self.keep(gateway, subject, key)?;
+                    kept = folded;
+                }
                 if pass.is_none() {
                     pass = Some(gateway.views.folds.enter().await?);
                 }

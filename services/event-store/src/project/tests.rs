@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use causeway_event::{Data, Labels, Lineage, NewEvent};
 use causeway_log::{Append, Log};
-use causeway_testkit::NatsServer;
+use causeway_testkit::{NatsServer, wait_until};
 use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -114,6 +114,31 @@ async fn only_so_many_states_are_made_at_once_and_who_finds_no_place_is_told_so(
     }
     assert_eq!((made, refused), (FOLDS_WAITING_MAX, 300 - FOLDS_WAITING_MAX));
     assert_eq!(json(&world.look(None).await.unwrap().state)["events"], 300, "all places are free again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_history_that_is_folded_leaves_snapshots_all_the_way() {
+    const EVENTS: usize = 4500;
+    let world = World::start().await;
+    world.count(EVENTS, None).await;
+    let now = world.look(None).await.unwrap();
+    assert_eq!(json(&now.state)["events"], EVENTS);
+    let store = &world.gateway.store;
+    let view = VIEWS.iter().find(|view| view.name == "state").unwrap();
+    let (mut at_most, mut found) = (now.position.get(), Vec::new());
+    wait_until("the last snapshot", Duration::from_secs(10), async || {
+        let newest = store.snapshot(view.name, view.version, "a", Position::new(at_most)).await.unwrap();
+        newest.filter(|(position, _)| position.get() == EVENTS as u64)
+    })
+    .await;
+    while let Some((position, _)) = store.snapshot(view.name, view.version, "a", Position::new(at_most)).await.unwrap() {
+        found.insert(0, position.get());
+        at_most = position.get() - 1;
+    }
+    assert_eq!(found, [1000, 2000, 4000, 4500]);
+    for at in [999, 1000, 3000] {
+        assert_eq!(json(&world.look(Some(at)).await.unwrap().state)["state"], json!({ "number": at }));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
