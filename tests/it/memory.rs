@@ -21,10 +21,18 @@ const SLOWLY: Duration = Duration::from_secs(20);
 /// What the gateway may take on top of what it had: caches of its database, and the newest events.
 const GROWTH_MAX_MIB: u64 = 64;
 
-fn resident_mib(pid: u32) -> u64 {
+/// What it may take at most until it has read all of it, its caches and what is on the way to the database included.
+const CATCHING_UP_MAX_MIB: u64 = 256;
+
+/// Of a process: `VmRSS`, or `VmHWM` for the most that it ever had.
+fn memory_mib(pid: u32, which: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(which)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+fn resident_mib(pid: u32) -> u64 {
+    memory_mib(pid, "VmRSS:")
 }
 
 async fn append(api: &Api, count: usize) {
@@ -134,7 +142,8 @@ async fn memory_stays_bounded_while_two_read_a_long_log_slowly_and_others_append
     })
     .await;
     assert!(told.into_inner(), "so much takes its time, and nobody was told how far it was");
-    let before = resident_mib(pid);
+    let (before, most) = (resident_mib(pid), memory_mib(pid, "VmHWM:"));
+    assert!(most <= CATCHING_UP_MAX_MIB, "{most} MiB to read {EVENTS} events");
 
     let pace = Pace(AtomicBool::new(true));
     let (ends, end) = tokio::sync::watch::channel(None);

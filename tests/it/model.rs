@@ -8,10 +8,11 @@ mod memory;
 mod ops;
 mod world;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
-use ops::Op;
+use ops::{Crash, Op};
 use proptest::collection::vec;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use world::World;
@@ -35,20 +36,22 @@ fn the_store_answers_as_a_list_in_memory_would() {
     let bytes: [u8; 32] = std::array::from_fn(|n| seed.to_le_bytes()[n % 4]);
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let conflicts = Cell::new(0);
+    let (conflicts, crashes) = (Cell::new(0), RefCell::new(BTreeSet::new()));
     let checked = runner.run(&vec(ops::op(), OPS), |ops| {
-        let told = runtime.block_on(run(&ops)).map_err(|wrong| TestCaseError::fail(format!("{wrong:#}")))?;
+        let (told, down) = runtime.block_on(run(&ops)).map_err(|wrong| TestCaseError::fail(format!("{wrong:#}")))?;
         conflicts.set(conflicts.get() + told);
+        crashes.borrow_mut().extend(down);
         Ok(())
     });
     if let Err(wrong) = checked {
         panic!("with CAUSEWAY_MODEL_SEED={seed}: {wrong}");
     }
     assert!(conflicts.get() > 0, "no conflict told its events: nothing of that was tested");
+    assert_eq!(crashes.borrow().len(), Crash::KINDS, "not everything went down: {crashes:?}");
 }
 
-/// How many conflicts told their events, while nothing was down.
-async fn run(ops: &[Op]) -> Result<usize> {
+/// How many conflicts told their events, while nothing was down; and what went down.
+async fn run(ops: &[Op]) -> Result<(usize, BTreeSet<&'static str>)> {
     let mut world = World::start().await?;
     let mut done = Ok(());
     for op in ops {
@@ -60,5 +63,6 @@ async fn run(ops: &[Op]) -> Result<usize> {
     if done.is_ok() {
         done = world.check_everything().await;
     }
-    done.map(|()| world.conflicts).with_context(|| format!("\n{}\n", world.story.join("\n")))
+    done.with_context(|| format!("\n{}\n", world.story.join("\n")))?;
+    Ok((world.conflicts, world.crashes))
 }

@@ -63,13 +63,17 @@ pub struct Snapshot {
 }
 
 impl Log {
-    /// All streams of this namespace, those of buckets included, by name.
+    /// All streams of this namespace, those of buckets included, by name; but for the copies of read models, which are made again.
     pub async fn streams(&self) -> Result<Vec<StreamFacts>, LogError> {
         self.require_connection()?;
         let mut all: Vec<StreamFacts> = self
             .jetstream()
             .streams()
-            .try_filter(|info| std::future::ready(self.inner.names.has_stream(&info.config.name, &subjects(info))))
+            .try_filter(|info| {
+                let (names, name) = (&self.inner.names, &info.config.name);
+                let is_cache = name.strip_prefix("OBJ_") == Some(&names.read_models_bucket());
+                std::future::ready(names.has_stream(name, &subjects(info)) && !is_cache)
+            })
             .map_ok(|info| StreamFacts::of(&info))
             .try_collect()
             .await

@@ -100,6 +100,19 @@ pub(super) enum Crash {
     Everything,
 }
 
+impl Crash {
+    pub(super) const KINDS: usize = 4;
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Gateway(_) => "gateway",
+            Self::GatewayWithoutFile(_) => "gateway and its file",
+            Self::Nats => "nats",
+            Self::Everything => "everything",
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) enum Op {
     Append(DrawnAppend),
@@ -256,6 +269,6 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         3 => (any(), proptest::option::of(moment()), via()).prop_map(|(event, as_of, via)| Op::Chain { event, as_of, via }),
         2 => (0..AGGREGATES.len(), (any(), any()), via())
             .prop_map(|(aggregate, between, via)| Op::Diff { aggregate, between, via }),
-        1 => storm(),
+        2 => storm(),
     ]
 }

@@ -1,5 +1,6 @@
 //! A nats-server, two gateways and the model beside them: carries out what was drawn, and compares every answer.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub(super) struct World {
     keys: usize,
     /// Conflicts that told what stands behind the fence, while nothing was down.
     pub(super) conflicts: usize,
+    /// What went down.
+    pub(super) crashes: BTreeSet<&'static str>,
     /// What was done, for whoever has to find out.
     pub(super) story: Vec<String>,
 }
@@ -34,7 +37,16 @@ impl World {
         let nats = NatsServer::start().await?;
         let gateways = gateways(2, &nats.url(), 1).await?;
         let clients = gateways.iter().map(Client::of).collect::<Result<_>>()?;
-        Ok(Self { nats, gateways, clients, memory: Memory::default(), keys: 0, conflicts: 0, story: Vec::new() })
+        Ok(Self {
+            nats,
+            gateways,
+            clients,
+            memory: Memory::default(),
+            keys: 0,
+            conflicts: 0,
+            crashes: BTreeSet::new(),
+            story: Vec::new(),
+        })
     }
 
     pub(super) async fn perform(&mut self, op: &Op) -> Result<()> {
@@ -324,6 +336,7 @@ impl World {
             })
             .collect();
         self.story.push(format!("{appends:?}, and {crash:?} after {after:?}"));
+        self.crashes.insert(crash.name());
         let clients = self.clients.clone();
         let settled =
             async { try_join_all(appends.iter().map(|(append, via)| clients[via.gateway].settle(via.wire, append))).await };

@@ -243,6 +243,8 @@ async fn all_streams_come_back_from_their_snapshots_with_consumers_artifacts_and
     let first = consumer.next().await;
     first.ack().await.unwrap();
     drop(consumer);
+    // What is only a copy is left out.
+    log.make_copies().await.unwrap();
     let before = walk(&log).await;
     let streams = log.streams().await.unwrap();
     let names: Vec<&str> = streams.iter().map(|stream| stream.name.as_str()).collect();

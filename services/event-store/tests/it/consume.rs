@@ -1,5 +1,7 @@
 //! Groups of consumers: every event is worked on, in order within its aggregate, whatever dies.
 
+mod filters;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
