@@ -313,6 +313,16 @@ async fn types_are_registered_listed_and_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trace_ends_with_its_place_in_the_tracing_tool() {
+    let url = "https://jaeger.example/trace/{trace_id}";
+    let house = House(Setup::up().env("CAUSEWAY__EVENT_STORE__TRACE_URL", url).start().await.unwrap());
+    let chain = "0af7651916cd43dd8448eb211c80319c";
+    house.run(&["events", "append", "NoteTaken", "me", "--correlation-id", chain]).await;
+    let tree = house.run(&["trace", chain]).await;
+    assert!(tree.ends_with(&format!("\nhttps://jaeger.example/trace/{chain}\n")), "{tree}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn why_something_happened_and_what_it_led_to_are_told() {
     let house = House::start().await;
     let receipt = house.0.api().say("me", "What is 6 * 7?").await.unwrap();

@@ -174,7 +174,10 @@ const KEYS: &[Key] = &[
         "A copy is made when the log has this many events, and this many more (at least a tenth).",
     ),
     key("event_store.read_model.copies.look_every", "How often it is looked whether one is due."),
-    key("telemetry.level", "error, warn, info, debug, trace, or directives such as info,causeway_log=debug. RUST_LOG wins."),
+    key(
+        "telemetry.level",
+        "error, warn, info, debug, trace, or directives: info,causeway_log=debug,causeway::each_event=info. RUST_LOG wins.",
+    ),
     key("telemetry.format", "text for people, json for collectors."),
 ];
 

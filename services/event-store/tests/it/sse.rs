@@ -34,6 +34,28 @@ fn data(event: &Event) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_news_tells_where_it_is_and_how_far_behind() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    gateway.note("b", 1).await;
+    let response = gateway.request(Method::GET, "/events/stream?aggregate_id=a").send().await.unwrap();
+    let mut events = response.bytes_stream().eventsource();
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        told.push(tokio::time::timeout(LIMIT, events.next()).await.unwrap().unwrap().unwrap());
+    }
+    let mark = told.remove(0);
+    assert_eq!((mark.event.as_str(), data(&mark)), ("caught_up", json!({"position": 1, "head": 1})));
+    for beat in told {
+        assert_eq!(
+            (beat.event.as_str(), beat.id.as_str()),
+            ("heartbeat", "1"),
+            "it has no id of its own: that of the mark stays"
+        );
+        assert_eq!(data(&beat), json!({"position": 1, "lag": 0}));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_stands_is_sent_then_a_mark_then_what_comes() {
     let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let first = gateway.note("a", 1).await;
