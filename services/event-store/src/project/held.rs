@@ -245,8 +245,8 @@ impl Held {
             if pages.is_more() {
                 // Whoever waits may leave before the end, and come again: then it goes on here, and weighs what it does.
                 self.weigh_in(gateway, key);
-                // Who asks for the past finds snapshots all the way; together they are as long as the last one.
-                if folded >= 2 * kept {
+                // Who asks for the past finds snapshots on the way; together they are a third longer than the last of them.
+                if folded >= 4 * kept {
                     self.keep(gateway, subject, key)?;
                     kept = folded;
                 }

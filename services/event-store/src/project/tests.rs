@@ -117,7 +117,7 @@ async fn only_so_many_states_are_made_at_once_and_who_finds_no_place_is_told_so(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_history_that_is_folded_leaves_snapshots_all_the_way() {
+async fn a_long_history_that_is_folded_leaves_snapshots_on_the_way() {
     const EVENTS: usize = 4500;
     let world = World::start().await;
     world.count(EVENTS, None).await;
@@ -135,7 +135,7 @@ async fn a_long_history_that_is_folded_leaves_snapshots_all_the_way() {
         found.insert(0, position.get());
         at_most = position.get() - 1;
     }
-    assert_eq!(found, [1000, 2000, 4000, 4500]);
+    assert_eq!(found, [1000, 4000, 4500]);
     for at in [999, 1000, 3000] {
         assert_eq!(json(&world.look(Some(at)).await.unwrap().state)["state"], json!({ "number": at }));
     }
