@@ -252,7 +252,10 @@ async fn what_no_client_can_read_among_deltas_and_mail_is_got_over_and_keeps_nob
     let mut deltas = log.deltas(&id("s")).await.unwrap();
     let mut mail = log.dispatcher_mail(&group).await.unwrap();
     let delta = Delta { turn: "t".into(), step: 1, kind: DeltaKind::Text, text: "hel".into() };
-    let mut spy = nats.client().await.unwrap().subscribe("causeway.*.>").await.unwrap();
+    let client = nats.client().await.unwrap();
+    let mut spy = client.subscribe("causeway.*.>").await.unwrap();
+    // A round trip: from here on it hears.
+    client.request("$JS.API.INFO", "".into()).await.unwrap();
     log.tell_dispatcher(&group, b"0".to_vec()).await.unwrap();
     log.publish_delta(&id("s"), &delta).await;
     let mut subjects = Vec::new();
