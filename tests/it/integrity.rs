@@ -1,6 +1,7 @@
 //! Proof of integrity over the real binary: what is done to a log, or to its export, is named; what is copied is the same.
 
 mod backup;
+mod second;
 mod streams;
 
 use std::fs;
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use causeway_e2e::{Causeway, Finished, Page, Setup, planted_id, tools};
+use causeway_e2e::{Causeway, Finished, Setup, planted_id};
 use causeway_testkit::wait_until;
 use highway::{HighwayHash as _, HighwayHasher, Key};
 use serde_json::{Value, json};
@@ -401,68 +402,6 @@ async fn the_first_checkpoint_of_a_new_key_vouches_for_the_whole_log_anew() {
     let (vouched, _, by_old, warnings, _) = verify(&[&old]).await;
     assert!((25..last - 15).contains(&vouched), "{vouched} of {last}");
     assert_eq!((by_old + by_new, warnings), (checkpoints, by_new), "each checkpoint is of one of them");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_verifier_of_the_documentation_comes_to_the_same() {
-    let causeway = filled(20).await;
-    let nats = causeway.ready().nats.clone();
-    let api = causeway.api();
-    // Everything that can stand on a log: data that no line takes as it is, a version, a cause, a fence, what is no event.
-    let (status, _) = api.post("/types", &json!({ "name": "OrderPlaced", "schema": {} })).await.unwrap();
-    assert_eq!(status, 201);
-    let order = json!({ "type": "OrderPlaced", "aggregate_id": "order ü", "data": { "n": 1.50 } });
-    let (status, placed) = api.post("/events", &json!({ "events": [order], "expected": "empty" })).await.unwrap();
-    assert_eq!(status, 201, "{placed}");
-    let caused = json!({
-        "type": "NoteTaken", "aggregate_id": "x", "data": null, "metadata": { "labels": { "é": "1", "a": "\"data\":" } },
-    });
-    assert_eq!(api.post("/events", &caused).await.unwrap().0, 201);
-    let client = async_nats::connect(&nats).await.unwrap();
-    let mut headers = async_nats::HeaderMap::new();
-    headers.insert("x-b", "2");
-    headers.insert("x-a", "é");
-    client.request_with_headers("causeway.ev.x.custom", headers, "garbage".into()).await.unwrap();
-    append(&causeway, 20..30).await;
-    vouched(&causeway).await;
-    let file = causeway.home().join("log.ndjson");
-    let lines = export(&nats, &file).await;
-    assert!(lines.contains("data_base64") && lines.contains("dataschema") && lines.contains("\"foreign\""), "{lines}");
-    let (program, key) = (causeway.home().join("verify.py"), public_key(&causeway));
-    fs::write(&program, Page::read("docs/integrity.md").unwrap().file("verify.py").unwrap()).unwrap();
-    let run = async |export: &Path, key: &Path| {
-        let mut python = tokio::process::Command::new(tools().unwrap().join("bin/python"));
-        python.arg(&program).arg(export).arg(key).env("PYTHONDONTWRITEBYTECODE", "1").kill_on_drop(true);
-        let output = tokio::time::timeout(Duration::from_secs(60), python.output()).await.unwrap().unwrap();
-        let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-        if output.status.success() { Ok(stdout) } else { Err(stderr) }
-    };
-    let ours = log(&["verify", "--json", "--from-export", text(&file), "--public-key", text(&key)]).await.json();
-    let expected = format!("verified, vouched for up to position {}\n{}\n", ours["vouched"], ours["head"].as_str().unwrap());
-    assert_eq!(run(&file, &key).await, Ok(expected.clone()));
-    // It takes data that was taken out, and nothing that was altered, by whatever hand.
-    let other = causeway.home().join("other.ndjson");
-    let of = async |change: &dyn Fn(&str) -> String| {
-        let changed = change(&lines);
-        assert_ne!(changed, lines);
-        fs::write(&other, changed).unwrap();
-        run(&other, &key).await
-    };
-    let digest = format!("\"datadigest\":\"{}\"", sha256("{\"n\":9}"));
-    assert_eq!(of(&|lines| lines.replace("\"data\":{\"n\":9}", &digest)).await, Ok(expected));
-    let altered = of(&|lines| lines.replace("\"data\":{\"n\":9}", "\"data\":{\"n\":8}")).await.unwrap_err();
-    assert!(altered.contains("is not what the export was made of"), "{altered}");
-    let altered = of(&|lines| lines.replace("OrderPlaced:1", "Refund:1")).await.unwrap_err();
-    assert!(altered.contains("is not what the export was made of"), "{altered}");
-    let cut = of(&|lines| lines.lines().take(9).map(|line| format!("{line}\n")).collect()).await.unwrap_err();
-    assert!(cut.contains("is not whole"), "{cut}");
-    let forged = run(&file, &foreign_key(causeway.home())).await.unwrap();
-    assert!(forged.contains("vouched for up to position 0"), "a key that signed nothing vouches for nothing: {forged}");
-    // Ours names the schema as well.
-    fs::write(&other, lines.replace("OrderPlaced:1", "Refund:1")).unwrap();
-    let named = log(&["verify", "--json", "--from-export", text(&other), "--public-key", text(&key)]).await;
-    assert_eq!(named.problems()[0].0, "bad_line");
-    assert!(named.json()["findings"][0]["what"].as_str().unwrap().contains("dataschema: is not"), "{:?}", named.0);
 }
 
 /// A public key that has signed nothing here: that of the test vectors.

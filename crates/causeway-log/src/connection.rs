@@ -36,13 +36,13 @@ pub struct Log {
 
 pub(crate) struct Inner {
     /// For what is asked: only answers come here.
-    pub(crate) link: Link,
+    pub(crate) asking: Link,
     /// For what others say on subjects of Causeway's own: live deltas, the mail and leases of groups, copies of read models.
-    pub(crate) talk: Link,
+    pub(crate) talking: Link,
     pub(crate) names: Names,
     pub(crate) config: Config,
     /// For what stands on the log.
-    pub(crate) readers: Link,
+    pub(crate) reading: Link,
     pub(crate) publisher: Publisher,
     pub(crate) group: Group,
     /// Of which messages that no client can read the program's own log tells already.
@@ -109,41 +109,41 @@ impl Log {
             None => options,
         };
         let way = Way { servers: config.url.servers().collect(), options, request_timeout: config.request_timeout };
-        let link = Link::connect(way.clone(), "asking").await.map_err(|error| match error {
+        let asking = Link::connect(way.clone(), "asking").await.map_err(|error| match error {
             LogError::Unavailable { reason } => LogError::unavailable(format!("{}: {reason}", config.url)),
             other => other,
         })?;
-        let talk = Link::connect(way.clone(), "talking").await?;
-        let readers = Link::connect(way.clone(), "reading").await?;
+        let talking = Link::connect(way.clone(), "talking").await?;
+        let reading = Link::connect(way.clone(), "reading").await?;
         let publisher = Publisher::connect(way).await?;
         let group = Group::start(publisher.clone(), config.group_commit);
         let config = config.clone();
         let told = Mutex::default();
-        let log = Self { inner: Arc::new(Inner { link, talk, names, config, readers, publisher, group, told }) };
+        let log = Self { inner: Arc::new(Inner { asking, talking, names, config, reading, publisher, group, told }) };
         log.check_server()?;
         Ok(log)
     }
 
     pub(crate) fn client(&self) -> Client {
-        self.inner.link.client()
+        self.inner.asking.client()
     }
 
     pub(crate) fn jetstream(&self) -> jetstream::Context {
-        self.inner.link.jetstream()
+        self.inner.asking.jetstream()
     }
 
     /// What others say on these subjects. Whatever is said after this has returned is heard, but for breaks of the connection.
     pub(crate) async fn listen(&self, subjects: Vec<String>) -> Result<BoxStream<'static, Message>, LogError> {
-        let heard = self.inner.talk.listen(subjects).await?;
+        let heard = self.inner.talking.listen(subjects).await?;
         // A round trip behind the subscriptions: until then they may be under way.
         let stream = self.inner.names.events_stream();
-        self.inner.talk.jetstream().get_stream(stream).await.map_err(LogError::unavailable)?;
+        self.inner.talking.jetstream().get_stream(stream).await.map_err(LogError::unavailable)?;
         Ok(heard)
     }
 
     /// To say something that is worth nothing later.
     pub(crate) fn talker(&self) -> Result<Client, LogError> {
-        let client = self.inner.talk.client();
+        let client = self.inner.talking.client();
         match client.connection_state() {
             State::Connected => Ok(client),
             _ => Err(LogError::unavailable("not connected to NATS")),
@@ -152,7 +152,7 @@ impl Log {
 
     /// Waits until everything that was queued has gone out, but not for long.
     pub async fn flush(&self) {
-        let [asking, talking, reading] = [&self.inner.link, &self.inner.talk, &self.inner.readers].map(Link::client);
+        let [asking, talking, reading] = [&self.inner.asking, &self.inner.talking, &self.inner.reading].map(Link::client);
         let flushed = futures::future::join3(asking.flush(), talking.flush(), reading.flush());
         if tokio::time::timeout(self.inner.config.request_timeout, flushed).await.is_err() {
             tracing::debug!("what was queued for NATS did not go out");

@@ -67,7 +67,7 @@ impl Log {
         let mut consumer = Consumer {
             log: self.clone(),
             config,
-            connections: self.inner.readers.connections.clone(),
+            connections: self.inner.reading.connections.clone(),
             current: None,
             opened_at: Position::START,
             looked_up_to: Position::START,
@@ -177,7 +177,7 @@ impl Consumer {
         let consumer = self
             .log
             .inner
-            .readers
+            .reading
             .jetstream()
             .create_consumer_on_stream(config, stream)
             .await

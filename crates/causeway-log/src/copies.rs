@@ -54,7 +54,7 @@ impl Log {
     /// The store of copies, if there is one.
     pub async fn copies(&self) -> Result<Option<Copies>, LogError> {
         self.talker()?;
-        match self.inner.talk.jetstream().get_object_store(self.inner.names.read_models_bucket()).await {
+        match self.inner.talking.jetstream().get_object_store(self.inner.names.read_models_bucket()).await {
             Ok(store) => Ok(Some(Copies { store })),
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(failed("found", &error)),
@@ -74,7 +74,7 @@ impl Log {
             compression: true,
             ..object_store::Config::default()
         };
-        match self.inner.talk.jetstream().create_object_store(config).await {
+        match self.inner.talking.jetstream().create_object_store(config).await {
             Ok(store) => Ok(Copies { store }),
             // Another gateway may have been faster.
             Err(error) => self.copies().await?.ok_or_else(|| failed("made", &error)),

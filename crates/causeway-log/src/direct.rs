@@ -118,12 +118,12 @@ impl Log {
         mut each: impl FnMut(&Message) -> Result<(), LogError>,
     ) -> Result<bool, LogError> {
         self.require_connection()?;
-        let client = self.inner.readers.client();
+        let client = self.inner.reading.client();
         if client.connection_state() != State::Connected {
             return Err(LogError::unavailable("not connected to NATS for reading"));
         }
         let inbox = client.new_inbox();
-        let mut connections = self.inner.readers.connections.clone();
+        let mut connections = self.inner.reading.connections.clone();
         connections.mark_unchanged();
         let mut answers = client.subscribe(inbox.clone()).await.map_err(LogError::unavailable)?;
         client

@@ -61,7 +61,7 @@ impl Log {
         Subscription {
             log: self.clone(),
             seen: after,
-            connections: self.inner.readers.connections.clone(),
+            connections: self.inner.reading.connections.clone(),
             current: None,
             careful: false,
             run: 0,
@@ -179,7 +179,7 @@ impl Subscription {
             let consumer = self
                 .log
                 .inner
-                .readers
+                .reading
                 .jetstream()
                 .create_consumer_on_stream(config, stream)
                 .await

@@ -74,7 +74,7 @@ pub enum Claim {
 impl Log {
     /// The bucket of the leases, made if need be.
     pub(super) async fn group_leases(&self) -> Result<kv::Store, LogError> {
-        let (inner, jetstream) = (&self.inner, self.inner.talk.jetstream());
+        let (inner, jetstream) = (&self.inner, self.inner.talking.jetstream());
         let config = kv::Config {
             bucket: inner.names.leases(),
             history: 1,

@@ -79,7 +79,7 @@ impl Post {
     /// Answers whoever asked.
     pub async fn answer(&self, words: Vec<u8>) {
         if let Some(reply) = &self.reply
-            && let Err(error) = self.log.inner.talk.client().publish(reply.clone(), Bytes::from(words)).await
+            && let Err(error) = self.log.inner.talking.client().publish(reply.clone(), Bytes::from(words)).await
         {
             tracing::debug!(%error, "an answer was not sent");
         }

@@ -87,7 +87,7 @@ pub struct Hold {
 impl Log {
     /// What the group has not acknowledged. Only the holder of its lease should pull.
     pub fn pull_group(&self, group: &GroupName) -> GroupPull {
-        let mut connections = self.inner.readers.connections.clone();
+        let mut connections = self.inner.reading.connections.clone();
         connections.mark_unchanged();
         GroupPull {
             log: self.clone(),
@@ -169,7 +169,7 @@ impl GroupPull {
         // whoever is answered on this one knows that the server has heard of that.
         let inner = &self.log.inner;
         let info = format!("$JS.API.CONSUMER.INFO.{}.{}", inner.names.events_stream(), self.group.consumer(&self.log));
-        if timeout(CLOSE_MAX, inner.readers.client().request(info, Bytes::new())).await.is_err() {
+        if timeout(CLOSE_MAX, inner.reading.client().request(info, Bytes::new())).await.is_err() {
             tracing::debug!(group = %self.group, "what is given back may return here, and come again after the hold time");
         }
         last
@@ -194,7 +194,7 @@ impl GroupPull {
             done?;
             self.broke = false;
         }
-        let client = inner.readers.client();
+        let client = inner.reading.client();
         if self.inbox.is_none() {
             let subject = Subject::from(client.new_inbox());
             let messages = client.subscribe(subject.clone()).await.map_err(LogError::unavailable)?;
