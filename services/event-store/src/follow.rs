@@ -340,7 +340,8 @@ impl Progress {
     async fn tell(&mut self, shared: &Shared) {
         let (epoch, end) = shared.tail.feed_from();
         let position = shared.tail.written();
-        if let Some(doing) = shared.doing() {
+        // At the first look it has only just begun.
+        if let Some(doing) = shared.doing().filter(|_| self.target.is_some()) {
             tracing::info!(%position, %doing, "the read model does not answer yet");
         }
         // While the log is away there is no news; whoever needs it says so.

@@ -57,14 +57,18 @@ impl Member {
         Ok(heard?.map(|response| response.message.unwrap()))
     }
 
+    /// The next event; heartbeats are none.
     async fn next(&mut self) -> v1::Delivery {
-        loop {
-            match self.hear().await.unwrap().expect("the stream goes on") {
-                Hear::Delivery(delivery) => return delivery,
-                Hear::Heartbeat(_) => {}
-                Hear::Started(again) => panic!("{again:?}"),
+        let delivery = async {
+            loop {
+                match self.hear().await.unwrap().expect("the stream goes on") {
+                    Hear::Delivery(delivery) => return delivery,
+                    Hear::Heartbeat(_) => {}
+                    Hear::Started(again) => panic!("{again:?}"),
+                }
             }
-        }
+        };
+        timeout(TAKEOVER, delivery).await.expect("a delivery in time")
     }
 
     /// Nothing comes for a while.
