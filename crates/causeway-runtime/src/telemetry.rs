@@ -16,7 +16,7 @@ use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SdkTracerProvider};
 use serde::{Deserialize, Serialize};
-use tracing::{Span, Subscriber};
+use tracing::{Dispatch, Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
@@ -120,9 +120,8 @@ pub fn init(service: &str, config: &Config) -> Result<Telemetry, TelemetryError>
         Some(endpoint) => Some(provider(service, &endpoint)?),
         None => None,
     };
-    let spans = provider.as_ref().map(|provider| span_layer(provider, service)).transpose()?;
-    let subscriber = tracing_subscriber::registry().with(spans).with(lines(config.format).with_filter(shown));
-    subscriber.try_init().map_err(|_| TelemetryError::Twice)?;
+    let dispatch = dispatch(config.format, shown, provider.as_ref(), service)?;
+    dispatch.try_init().map_err(|_| TelemetryError::Twice)?;
     if provider.is_some()
         && let Some((variable, protocol)) = other_protocol(|name| std::env::var(name).ok())
     {
@@ -272,6 +271,21 @@ where
     // Code locations and thread names cost more attributes than they tell. The target says whose span it is.
     let layer = tracing_opentelemetry::layer().with_tracer(tracer).with_location(false).with_threads(false);
     Ok(layer.with_filter(filter(SPANS)?))
+}
+
+/// Takes lines, and spans if there is whom to send them to.
+fn dispatch(
+    format: Format,
+    shown: EnvFilter,
+    provider: Option<&SdkTracerProvider>,
+    service: &str,
+) -> Result<Dispatch, TelemetryError> {
+    let registry = tracing_subscriber::registry();
+    Ok(match provider {
+        Some(provider) => registry.with(span_layer(provider, service)?).with(lines(format).with_filter(shown)).into(),
+        // A filter for all: beside that of one layer, even if no other layer is there, spans are made that nobody takes.
+        None => registry.with(shown).with(lines(format)).into(),
+    })
 }
 
 /// What the lines of the log show.
@@ -433,14 +447,15 @@ mod tests {
 
     #[test]
     fn spans_of_each_event_are_for_a_collector_and_for_whoever_names_them() {
-        let passes = |filter: EnvFilter| {
+        let made = |directives, provider: Option<&SdkTracerProvider>| {
+            let dispatch = dispatch(Format::Text, shown(directives).unwrap(), provider, "test").unwrap();
             let made = || [info_span!("other"), info_span!(target: EACH_EVENT, "append")].map(|span| !span.is_disabled());
-            tracing::subscriber::with_default(tracing_subscriber::registry().with(filter), made)
+            tracing::dispatcher::with_default(&dispatch, made)
         };
         for directives in ["info", "debug", "trace"] {
-            assert_eq!(passes(shown(directives).unwrap()), [true, false], "{directives}");
+            assert_eq!(made(directives, None), [true, false], "{directives}");
         }
-        assert_eq!(passes(shown("info,causeway::each_event=info").unwrap()), [true, true]);
-        assert_eq!(passes(filter(SPANS).unwrap()), [true, true]);
+        assert_eq!(made("info,causeway::each_event=info", None), [true, true]);
+        assert_eq!(made("warn", Some(&SdkTracerProvider::builder().build())), [true, true]);
     }
 }
