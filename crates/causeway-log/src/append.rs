@@ -22,6 +22,7 @@ mod single;
 use std::sync::Arc;
 
 use causeway_event::{AggregateId, Category, CorrelationId, EventId, IdempotencyKey, NewEvent, Position};
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
 pub(crate) use self::answer::Patience;
@@ -135,7 +136,8 @@ impl Sequence {
         }
         match prepared.messages.len() {
             1 => Ok(log.begin_single(prepared).await),
-            _ => log.begin_batch(prepared).await,
+            // Apart, since it takes much room, and a single append none of it.
+            _ => log.begin_batch(prepared).boxed().await,
         }
     }
 }

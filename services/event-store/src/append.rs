@@ -7,7 +7,8 @@
 //! finish:   receipts with the log's own times, or the conflict with the events that caused it
 //! ```
 //!
-//! The three are apart so that a stream can have many under way and still send them in order (`stream.rs`). What an event may be is
+//! The three are apart so that a stream can have many under way and still send them in order (`stream.rs`). So that a thousand of them
+//! take little room, what most never come to is boxed where they come to it. What an event may be is
 //! checked by the log's crate; here only what needs the read side or the request. A problem's field is a pointer into an append
 //! request: `/events/3/data`.
 
@@ -17,10 +18,11 @@ mod receipts;
 pub(crate) mod stream;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_event::{
-    AggregateId, Category, CorrelationId, Event, EventType, IdempotencyKey, Lineage, NewEvent, Source, TraceParent,
+    AggregateId, Category, CorrelationId, Event, EventId, EventType, IdempotencyKey, Lineage, NewEvent, Source, TraceParent,
 };
 use causeway_log::{Append, Begun, EVENTS_MAX, Fence, LogError, Sequence};
 use causeway_proto::{Appended, Draft, Expected, Problem, Receipt};
@@ -81,7 +83,9 @@ async fn prepare(gateway: &Gateway, request: Request) -> Result<Prepared, Proble
     let expected = fences(&drafts, &expected)?;
     let shape = Shape::of(&drafts);
     let looked_up = Instant::now();
-    if let Some(earlier) = keys::used(gateway, &shape, idempotency_key.as_ref()).await? {
+    if let Some(key) = &idempotency_key
+        && let Some(earlier) = keys::used(gateway, &shape, key).boxed().await?
+    {
         return Ok(Prepared::Done(earlier));
     }
     let (events, span) = events(gateway, drafts, &source, traceparent).await?;
@@ -92,7 +96,8 @@ async fn prepare(gateway: &Gateway, request: Request) -> Result<Prepared, Proble
 async fn renewed(gateway: &Gateway, prepared: Prepared) -> Result<Prepared, Problem> {
     let Prepared::New(new) = prepared else { return Ok(prepared) };
     if new.looked_up.elapsed() > LOOKUP_VALID
-        && let Some(earlier) = keys::used(gateway, &new.shape, new.append.idempotency_key.as_ref()).await?
+        && let Some(key) = &new.append.idempotency_key
+        && let Some(earlier) = keys::used(gateway, &new.shape, key).boxed().await?
     {
         return Ok(Prepared::Done(earlier));
     }
@@ -131,13 +136,13 @@ async fn finish(gateway: &Gateway, under_way: UnderWay) -> Result<Appended, Prob
             Ok(appended)
         }
         (Err(LogError::AlreadyAppended), Some(key)) => {
-            keys::remembered(gateway, &shape, &key).await?.ok_or_else(|| problem::of_log(LogError::AlreadyAppended))
+            keys::remembered(gateway, &shape, &key).boxed().await?.ok_or_else(|| problem::of_log(LogError::AlreadyAppended))
         }
         (Err(error), _) => {
             span.record("otel.status_code", "ERROR");
             span.record("error", error.to_string());
             let problem = problem::of_log(error);
-            Err(conflict::with_events(gateway, problem).await)
+            Err(conflict::with_events(gateway, problem).boxed().await)
         }
     }
 }
@@ -260,17 +265,23 @@ async fn lineage(
             || CorrelationId::from_uuid(traceparent.map_or_else(Uuid::now_v7, |parent| Uuid::from_bytes(parent.trace_id)));
         return Ok((Lineage::Root { correlation: Some(chain.unwrap_or_else(fresh)) }, None));
     };
-    // An id never changes its event: what is found needs no freshness.
-    let mut causing = gateway.store.by_id(cause).await?;
-    if causing.is_none() && chain.is_none() {
-        gateway.store.fresh().await?;
-        causing = gateway.store.by_id(cause).await?;
-    }
+    let causing = causing(gateway, cause, chain.is_none()).boxed().await?;
     let span = causing.as_ref().and_then(|event| event.metadata.traceparent);
     match chain.or_else(|| causing.map(|event| event.metadata.correlation_id.clone())) {
         Some(correlation) => Ok((Lineage::CausedBy { cause, correlation }, span)),
         None => Err(Problem::invalid("/metadata/causation_id", format!("there is no event {cause} on the log"))),
     }
+}
+
+/// The event of this id; if it is `needed` one that was appended a moment ago, too.
+async fn causing(gateway: &Gateway, id: EventId, needed: bool) -> Result<Option<Arc<Event>>, Problem> {
+    // An id never changes its event: what is found needs no freshness.
+    let found = gateway.store.by_id(id).await?;
+    if found.is_some() || !needed {
+        return Ok(found);
+    }
+    gateway.store.fresh().await?;
+    Ok(gateway.store.by_id(id).await?)
 }
 
 fn correlation(lineage: &Lineage) -> CorrelationId {

@@ -24,7 +24,7 @@ use causeway_event::{
 };
 use causeway_log::{Append, Fence, Folded, Log, LogError};
 use causeway_proto::{Draft, Kind, Problem};
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use serde_json::Value;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
@@ -143,7 +143,7 @@ impl Types {
     pub(crate) async fn recent(&self, gateway: &Gateway) -> Result<(), Problem> {
         match gateway.ready.is_recent() {
             true => Ok(()),
-            false => self.asked(&gateway.log).await,
+            false => self.asked(&gateway.log).boxed().await,
         }
     }
 
@@ -174,7 +174,7 @@ impl Types {
             let mut checked = hold(&registry);
             if matches!(checked, Err(Misfit::Version(_))) {
                 // Another gateway may have registered it just before.
-                self.refresh(&gateway.log, Position::START).await.map_err(problem::of_log)?;
+                self.refresh(&gateway.log, Position::START).boxed().await.map_err(problem::of_log)?;
                 registry = self.current();
                 checked = hold(&registry);
             }

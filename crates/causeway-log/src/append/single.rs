@@ -27,16 +27,26 @@ impl Log {
     }
 
     /// From the first answer to one that is sure.
-    pub(super) async fn settle_single(
+    pub(super) async fn settle_single(&self, prepared: &Prepared, sent: Sent, attempt: Attempt) -> Result<Appended, LogError> {
+        let patience = Patience::of(self);
+        match sent.await {
+            Answer::Stored { last, duplicate: false } => Ok(done(&prepared.messages[0], last)),
+            // Apart, since it takes much room, and mostly nobody needs it.
+            other => self.insist(prepared, other, attempt, patience).boxed().await,
+        }
+    }
+
+    /// From an answer that is anything but plain to one that is sure.
+    async fn insist(
         &self,
         prepared: &Prepared,
-        mut sent: Sent,
+        mut answer: Answer,
         mut attempt: Attempt,
+        patience: Patience,
     ) -> Result<Appended, LogError> {
         let message = &prepared.messages[0];
-        let patience = Patience::of(self);
         loop {
-            match sent.await {
+            match answer {
                 Answer::Stored { last, duplicate: false } => return Ok(done(message, last)),
                 Answer::Stored { last, duplicate: true } => return self.found_at(last, prepared, &patience).await,
                 Answer::WrongLast { actual } => {
@@ -58,7 +68,7 @@ impl Log {
                 Answer::Refused { code, reason } => return Err(LogError::Refused { code, reason }),
             }
             // Without a connection this sends nothing, and says so at once.
-            sent = self.inner.publisher.send(message).await;
+            answer = self.inner.publisher.send(message).await.await;
         }
     }
 

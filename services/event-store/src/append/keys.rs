@@ -14,11 +14,10 @@ use crate::gateway::Gateway;
 use crate::problem;
 
 /// What an earlier append under this key did, if there was one that the server may have forgotten.
-pub(super) async fn used(gateway: &Gateway, shape: &Shape, key: Option<&IdempotencyKey>) -> Result<Option<Appended>, Problem> {
-    match key {
-        None => Ok(None),
-        Some(key) if gateway.ready.is_recent() => indexed(gateway, shape, key).await,
-        Some(key) => find(gateway, shape, key).await,
+pub(super) async fn used(gateway: &Gateway, shape: &Shape, key: &IdempotencyKey) -> Result<Option<Appended>, Problem> {
+    match gateway.ready.is_recent() {
+        true => indexed(gateway, shape, key).await,
+        false => find(gateway, shape, key).await,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use causeway_event::{Event, Position};
 use causeway_log::LogError;
 use causeway_proto::{Appended, Kind, Problem};
-use futures::{StreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, stream};
 
 use super::keys::answer_again;
 use super::{Shape, receipt};
@@ -39,8 +39,8 @@ pub(super) async fn of(gateway: &Gateway, shape: &Shape, appended: causeway_log:
     let still = if gateway.store.catching_up().is_some() { Duration::ZERO } else { STILL };
     let events = match tokio::time::timeout(still, &mut arrived).await {
         Ok(Some(events)) => events,
-        Ok(None) => late(looked_up(gateway, first, last), first).await?,
-        Err(_) => late(either(arrived, looked_up(gateway, first, last)), first).await?,
+        Ok(None) => late(looked_up(gateway, first, last), first).boxed().await?,
+        Err(_) => late(either(arrived, looked_up(gateway, first, last)), first).boxed().await?,
     };
     match appended.duplicate {
         true => answer_again(shape, &events),
