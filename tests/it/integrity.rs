@@ -191,11 +191,6 @@ async fn an_export_that_was_imported_is_exported_to_the_same_bytes() {
         times.push((info["first_time"].clone(), info["last_time"].clone()));
     }
     assert_eq!(times[0], times[1], "the events' own times, not that of the import");
-    // A person sees how far it is with checking, and with importing.
-    let watched = causeway_testkit::NatsServer::start().await.unwrap();
-    let import = ["log", "import", text(&first_file), "--nats", &watched.url()];
-    let seen = Setup::command(&import).on_a_terminal().run_within(Duration::from_secs(60)).await.unwrap().stdout;
-    assert!(seen.contains("verifying [") && seen.contains("importing [") && seen.contains("imported"), "{seen:?}");
     let again = log(&["import", "--json", text(&folder.join("first.ndjson")), "--nats", &fresh.url()]).await.ok();
     assert_eq!(again.json()["imported"], 0);
     let second = export(&fresh.url(), &folder.join("second.ndjson")).await;
@@ -233,6 +228,30 @@ async fn an_export_that_was_imported_is_exported_to_the_same_bytes() {
     let lost = format!("5:{}", "0".repeat(64));
     let verified = log(&["verify", "--json", "--from-export", text(&tail), "--checkpoint", &lost]).await;
     assert_eq!(verified.problems(), [("kept_head".to_owned(), 5, 5)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_sees_how_far_it_is_with_what_takes_long() {
+    let causeway = filled(25).await;
+    let nats = &causeway.ready().nats;
+    let (exported, saved) = (causeway.home().join("log.ndjson"), causeway.home().join("backup"));
+    let servers = [causeway_testkit::NatsServer::start().await.unwrap(), causeway_testkit::NatsServer::start().await.unwrap()];
+    let [imported, restored] = servers.each_ref().map(causeway_testkit::NatsServer::url);
+    let work: [(&[&str], &[&str]); 6] = [
+        (&["export", "--file", text(&exported), "--nats", nats], &["exporting ["]),
+        (&["verify", "--nats", nats], &["verifying ["]),
+        (&["info", "--types", "--nats", nats], &["counting ["]),
+        (&["import", text(&exported), "--nats", &imported], &["verifying [", "importing ["]),
+        (&["backup", text(&saved), "--nats", nats], &["causeway_EVENTS ["]),
+        (&["restore", text(&saved), "--nats", &restored], &["checking causeway_EVENTS.snapshot [", "causeway_EVENTS ["]),
+    ];
+    for (arguments, bars) in work {
+        let command = Setup::command(&[&["log"], arguments].concat());
+        let seen = command.on_a_terminal().run_within(Duration::from_secs(60)).await.unwrap().stdout;
+        for bar in bars {
+            assert!(seen.contains(bar), "{arguments:?}, {bar}: {seen:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
