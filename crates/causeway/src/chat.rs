@@ -115,7 +115,13 @@ impl Chat<'_> {
                     line = lines.recv() => break line,
                     () = self.signals.token().cancelled_owned() => break None,
                     // Somebody else may write to this session too.
-                    update = self.updates.next() => { self.show(update)?; }
+                    update = self.updates.next() => {
+                        if let Some(Update::Event(event)) = self.show(update)?
+                            && matches!(event.payload(), Payload::AIProcessingCompleted(_) | Payload::AIProcessingFailed(_))
+                        {
+                            self.prompt()?;
+                        }
+                    }
                 }
             };
             let Some(line) = line else {
@@ -124,6 +130,7 @@ impl Chat<'_> {
                 }
                 return Ok(failed);
             };
+            self.screen.typed();
             let line = line.context("cannot read standard input")?;
             let line = line.trim();
             if line.is_empty() {
@@ -147,11 +154,19 @@ impl Chat<'_> {
         }
     }
 
-    fn prompt(&self) -> anyhow::Result<()> {
-        match self.person {
-            true => Ok(self.out.piece(Look::Strong, screen::PROMPT)?),
-            false => Ok(()),
+    fn prompt(&mut self) -> anyhow::Result<()> {
+        if self.person {
+            let pieces = self.screen.prompt();
+            self.draw(pieces)?;
         }
+        Ok(())
+    }
+
+    fn draw(&self, pieces: impl IntoIterator<Item = (Look, String)>) -> anyhow::Result<()> {
+        for (look, text) in pieces {
+            self.out.piece(look, &text)?;
+        }
+        Ok(())
     }
 
     /// Appends what was typed. Each message is the root of a chain, and so of a trace, of its own.
@@ -220,9 +235,8 @@ impl Chat<'_> {
                 Update::CaughtUp { .. } | Update::Checkpoint(_) | Update::Heartbeat { .. } => {}
             }
         } else {
-            for (look, text) in self.screen.update(&update) {
-                self.out.piece(look, &text)?;
-            }
+            let pieces = self.screen.update(&update);
+            self.draw(pieces)?;
         }
         Ok(Some(update))
     }

@@ -1,13 +1,14 @@
 //! What stands where on the screen: updates of a conversation in, pieces of text out. Pure.
 //!
 //! An answer comes twice: as it is generated, in deltas that may be lost or late, and whole, as an event. So what was
-//! streamed is remembered for each model call, the event adds what is missing, and deltas behind their event are dropped.
+//! streamed is remembered for each model call, the event adds what is missing, and deltas behind their event are dropped. So are those
+//! of a turn that had begun before: the event has them all.
 //!
 //! ```text
 //! delta, delta, delta ──> ThinkingGenerated | ToolCalled .. | MessageGenerated   closes the call
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use causeway_client::Update;
 use causeway_event::payload::{MessageGenerated, ProcessingCompleted, Thinking, ThinkingKind, ToolCalled};
@@ -15,6 +16,9 @@ use causeway_event::{Delta, DeltaKind, Event, EventId, Payload};
 use serde_json::Value;
 
 use crate::output::{Look, clean};
+
+/// Deltas that are kept for a turn whose beginning may be on its way: it takes another way than they do.
+const EARLY_MAX: usize = 64;
 
 /// What stands before the words of the person who types.
 pub(super) const PROMPT: &str = "you> ";
@@ -28,10 +32,11 @@ pub(super) struct Screen {
     own: HashSet<EventId>,
     /// What was streamed, by turn and model call.
     streamed: HashMap<(String, u32), Streamed>,
-    /// Turns that have ended, or whose answer is complete.
-    closed: HashSet<String>,
-    /// The block that the cursor stands in, if not at the beginning of a line.
-    open: Option<Block>,
+    /// Turns that have begun here and whose answer is not complete.
+    turns: HashSet<String>,
+    /// The newest deltas of other turns.
+    early: VecDeque<Delta>,
+    cursor: Cursor,
     /// The call printed last: its result needs no name.
     last_call: Option<String>,
     model: String,
@@ -50,7 +55,31 @@ enum Block {
     Text,
 }
 
+/// Where the cursor stands.
+#[derive(Debug, Default, PartialEq)]
+enum Cursor {
+    /// At the beginning of a line.
+    #[default]
+    Start,
+    Prompt,
+    In(Block),
+}
+
 impl Screen {
+    /// What asks the person to type, on a line of its own.
+    pub(super) fn prompt(&mut self) -> Pieces {
+        let mut pieces = Pieces::new();
+        self.line(&mut pieces);
+        self.cursor = Cursor::Prompt;
+        pieces.push((Look::Strong, PROMPT.to_owned()));
+        pieces
+    }
+
+    /// Notes that the person has ended the line.
+    pub(super) fn typed(&mut self) {
+        self.cursor = Cursor::Start;
+    }
+
     /// Notes that this message was typed here.
     pub(super) fn said(&mut self, id: EventId) {
         self.own.insert(id);
@@ -60,7 +89,13 @@ impl Screen {
     pub(super) fn update(&mut self, update: &Update) -> Pieces {
         let mut pieces = Pieces::new();
         match update {
-            Update::Delta(_, delta) => self.delta(delta, &mut pieces),
+            Update::Delta(_, delta) if self.turns.contains(&delta.turn) => self.delta(delta, &mut pieces),
+            Update::Delta(_, delta) => {
+                if self.early.len() == EARLY_MAX {
+                    self.early.pop_front();
+                }
+                self.early.push_back(delta.clone());
+            }
             Update::Event(event) => self.event(event, &mut pieces),
             Update::CaughtUp { .. } | Update::Checkpoint(_) | Update::Heartbeat { .. } => {}
         }
@@ -68,9 +103,6 @@ impl Screen {
     }
 
     fn delta(&mut self, delta: &Delta, pieces: &mut Pieces) {
-        if self.closed.contains(&delta.turn) {
-            return;
-        }
         let call = self.streamed.entry((delta.turn.clone(), delta.step)).or_default();
         if call.closed {
             return;
@@ -101,12 +133,16 @@ impl Screen {
             }
             Payload::AIProcessingStarted(claim) => {
                 self.model = claim.model;
+                let early = std::mem::take(&mut self.early);
                 if claim.attempt > 1 {
                     self.line(pieces);
                     pieces.push((Look::Dim, format!("(interrupted; taken up again, attempt {})\n", claim.attempt)));
                     // A model call without result is made anew, and streams anew.
                     self.streamed.retain(|(turn, _), call| *turn != claim.turn || call.closed);
+                } else {
+                    early.iter().filter(|delta| delta.turn == claim.turn).for_each(|delta| self.delta(delta, pieces));
                 }
+                self.turns.insert(claim.turn);
             }
             Payload::ThinkingGenerated(thinking) => self.thinking(thinking, pieces),
             Payload::ToolCalled(call) => self.tool_called(call, pieces),
@@ -186,7 +222,7 @@ impl Screen {
 
     fn close(&mut self, turn: &str) {
         self.streamed.retain(|(of, _), _| of != turn);
-        self.closed.insert(turn.to_owned());
+        self.turns.remove(turn);
     }
 
     /// What of `whole` was not streamed. If pieces were lost on the way, all of it again.
@@ -204,23 +240,23 @@ impl Screen {
         if text.is_empty() {
             return;
         }
-        if self.open != Some(block) {
+        if self.cursor != Cursor::In(block) {
             self.line(pieces);
         }
         let (look, mark) = match block {
             Block::Thinking => (Look::Dim, "  · "),
             Block::Text => (Look::Plain, ""),
         };
-        if self.open.is_none() {
+        if self.cursor == Cursor::Start {
             pieces.push((look, mark.to_owned()));
         }
         pieces.push((look, clean(text).into_owned()));
-        self.open = Some(block);
+        self.cursor = Cursor::In(block);
     }
 
     /// Goes to the beginning of a line.
     fn line(&mut self, pieces: &mut Pieces) {
-        if self.open.take().is_some() {
+        if std::mem::take(&mut self.cursor) != Cursor::Start {
             pieces.push((Look::Plain, "\n".to_owned()));
         }
     }
@@ -341,8 +377,8 @@ mod tests {
     #[test]
     fn a_model_call_made_again_starts_its_words_anew() {
         let answer = event("MessageGenerated", &json!({ "turn": "t", "content": "Hello" }));
-        let updates =
-            [delta(1, DeltaKind::Text, "Gre"), delta(1, DeltaKind::Reset, ""), delta(1, DeltaKind::Text, "Hello"), answer];
+        let deltas = [delta(1, DeltaKind::Text, "Gre"), delta(1, DeltaKind::Reset, ""), delta(1, DeltaKind::Text, "Hello")];
+        let updates = [started(1)].into_iter().chain(deltas).chain([answer]);
         assert_eq!(shown(updates), "Gre\n<Dim|(the model broke off; asking again)\n>Hello\n");
     }
 
@@ -350,7 +386,7 @@ mod tests {
     fn lost_pieces_bring_the_whole_text() {
         let answer = |content: &str| event("MessageGenerated", &json!({ "turn": "t", "content": content }));
         assert_eq!(
-            shown([delta(1, DeltaKind::Text, "Hel"), delta(1, DeltaKind::Text, "you"), answer("Hello you")]),
+            shown([started(1), delta(1, DeltaKind::Text, "Hel"), delta(1, DeltaKind::Text, "you"), answer("Hello you")]),
             "Helyou\nHello you\n"
         );
     }
@@ -360,6 +396,39 @@ mod tests {
         let answer = event("MessageGenerated", &json!({ "turn": "t", "content": "Hello" }));
         let updates = [started(1), delta(1, DeltaKind::Text, "Hel"), started(2), delta(1, DeltaKind::Text, "Hel"), answer];
         assert_eq!(shown(updates), "Hel\n<Dim|(interrupted; taken up again, attempt 2)\n>Hello\n");
+    }
+
+    #[test]
+    fn of_a_turn_that_had_begun_before_only_what_is_whole_is_shown() {
+        let answer = event("MessageGenerated", &json!({ "turn": "t", "content": "It is 42." }));
+        // The first has all of it, and so could be taken for what the event repeats.
+        for streamed in ["It is 42.", "42.", "It"] {
+            assert_eq!(shown([delta(2, DeltaKind::Text, streamed), answer.clone()]), "It is 42.\n", "{streamed}");
+        }
+    }
+
+    #[test]
+    fn deltas_may_come_before_the_beginning_of_their_turn() {
+        let answer = event("MessageGenerated", &json!({ "turn": "t", "content": "Hello" }));
+        let updates = [delta(1, DeltaKind::Text, "Hel"), started(1), delta(1, DeltaKind::Text, "lo"), answer];
+        assert_eq!(shown(updates), "Hello\n");
+        // Bounded, as long as no turn begins.
+        let mut screen = Screen::default();
+        for _ in 0..2 * EARLY_MAX {
+            screen.update(&delta(1, DeltaKind::Text, "x"));
+        }
+        assert_eq!(screen.early.len(), EARLY_MAX);
+    }
+
+    #[test]
+    fn what_comes_while_the_person_may_type_stands_below_the_prompt() {
+        let mut screen = Screen::default();
+        let text = |pieces: Pieces| pieces.into_iter().map(|(_, piece)| piece).collect::<String>();
+        assert_eq!(text(screen.prompt()), PROMPT);
+        assert_eq!(text(screen.update(&event("MessageReceived", &json!({ "content": "hi" })))), "\ntelegram> hi\n");
+        assert_eq!(text(screen.prompt()), PROMPT);
+        screen.typed();
+        assert_eq!(text(screen.update(&event("MessageReceived", &json!({ "content": "hi" })))), "telegram> hi\n");
     }
 
     #[test]
