@@ -328,6 +328,9 @@ async fn why_something_happened_and_what_it_led_to_are_told() {
     let receipt = house.0.api().say("me", "What is 6 * 7?").await.unwrap();
     let events = house.0.api().wait_for("me", "AIProcessingCompleted").await.unwrap();
     let of = |event_type: &str| events.iter().find(|event| event["type"] == event_type).unwrap()["id"].as_str().unwrap();
+    let nothing = house.command(&["trace", "me"]).run().await.unwrap();
+    assert!(nothing.stderr.starts_with("error: nothing to trace: id: there is no event in a chain me\nhint: "), "{nothing:?}");
+    assert!(nothing.stderr.contains(" events read --aggregate me` tells their positions"), "{nothing:?}");
     let why = house.run(&["trace", of("ToolCompleted"), "--why"]).await;
     assert!(why.contains("MessageReceived") && !why.contains("MessageGenerated"), "{why}");
     let effects = house.run(&["trace", of("ToolCalled"), "--effects"]).await;

@@ -1,14 +1,15 @@
 //! `causeway trace`: what caused what.
 
 use anyhow::Context as _;
-use causeway_client::{Scope, Trace, Traced};
+use causeway_client::{Kind, Scope, Trace, Traced};
 use causeway_view::chain::Tree;
 use clap::{Args, ValueEnum};
 use serde_json::value::RawValue;
 
 use crate::cli::{Common, ServerArgs, place_or_ago};
 use crate::events;
-use crate::output::{Look, Output, clean};
+use crate::failure::Hinted;
+use crate::output::{self, Look, Output, clean};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -58,8 +59,17 @@ async fn trace(args: TraceArgs, out: &Output) -> anyhow::Result<()> {
         (false, true) => Scope::Descendants,
         (false, false) => Scope::Chain,
     };
+    let hint = format!(
+        "if that is an aggregate, trace one of its events: `{} events read --aggregate {}` tells their positions",
+        output::program(),
+        output::shell_word(&args.id)
+    );
     let trace = Trace { id: args.id, scope, as_of: args.as_of };
-    let Traced { tree: json, url, .. } = events::client(&args.server)?.trace(trace).await?;
+    let traced = events::client(&args.server)?.trace(trace).await;
+    let Traced { tree: json, url, .. } = traced.map_err(|error| match error.kind() {
+        Some(Kind::NotFound) => anyhow::Error::from(error).context(Hinted { what: "nothing to trace".to_owned(), hint }),
+        _ => error.into(),
+    })?;
     if out.json || args.format == TraceFormat::Json {
         let tree: &RawValue = serde_json::from_slice(&json).context("the tree is not JSON")?;
         return out.json(&tree);

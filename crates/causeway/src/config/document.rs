@@ -207,7 +207,11 @@ pub(super) fn in_force(loaded: &Loaded<Config>) -> String {
         text.push_str(&format!("{}[{section}]\n", if text.is_empty() { "" } else { "\n" }));
         for key in KEYS.iter().filter(|key| section_of(key.name) == *section) {
             let Some(value) = values.get(key.name) else { continue };
-            let source = loaded.sources.get(key.name).map(|source| format!("  # from {source}")).unwrap_or_default();
+            let source = match loaded.sources.get(key.name) {
+                Some(source) => format!("  # from {source}"),
+                None if key.name == "log.url" => "  # not for `causeway up`: up.nats, or a NATS of its own".to_owned(),
+                None => String::new(),
+            };
             text.push_str(&format!("{} = {}{source}\n", last(key.name), toml(value)));
         }
     }
