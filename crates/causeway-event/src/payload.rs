@@ -378,6 +378,10 @@ pub struct LogCheckpointed {
     pub key_id: String,
     /// Ed25519 over the statement that the proof crate makes of the fields above, as hex digits.
     pub signature: String,
+    /// What tells which entry was altered: the first two bytes of the leaves of the last entries up to `position`, in a row, as
+    /// base64. Not signed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub marks: String,
 }
 
 #[cfg(test)]

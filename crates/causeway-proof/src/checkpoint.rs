@@ -12,6 +12,7 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 
 use crate::chain::Chain;
 use crate::hash::{Hash, from_hex, to_hex};
+use crate::marks::Marks;
 
 /// What is no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +55,7 @@ impl Signer {
             hash: chain.hash.to_string(),
             key_id: self.public_key().id(),
             signature: to_hex(&signature.to_bytes()),
+            marks: String::new(),
         }
     }
 }
@@ -98,6 +100,7 @@ pub struct Checkpoint {
     pub chain: Chain,
     /// Which key is said to have signed.
     pub key_id: String,
+    pub(crate) marks: Marks,
     signature: Signature,
 }
 
@@ -107,9 +110,11 @@ impl Checkpoint {
         let log = data.log.parse().map_err(|invalid: Invalid| invalid.within("/log"))?;
         let hash = data.hash.parse().map_err(|invalid: Invalid| invalid.within("/hash"))?;
         let signature = from_hex(&data.signature).ok_or_else(|| Invalid::new("/signature", "is not 128 hex digits"))?;
+        let position = Position::new(data.position);
         Ok(Self {
-            chain: Chain { log, position: Position::new(data.position), entries: data.events, hash },
+            chain: Chain { log, position, entries: data.events, hash },
             key_id: data.key_id.clone(),
+            marks: Marks::read(&data.marks, position).map_err(|invalid| invalid.within("/marks"))?,
             signature: Signature::from_bytes(&signature),
         })
     }

@@ -16,6 +16,7 @@ mod checkpoint;
 mod entry;
 mod hash;
 mod line;
+mod marks;
 
 pub use audit::{Audit, Fault, Finding, FirstCheckpoint, Severity, Summary, Trust};
 pub use chain::{Chain, Head};
@@ -23,6 +24,7 @@ pub use checkpoint::{Checkpoint, KeyError, PublicKey, Signer, key_bytes};
 pub use entry::{Content, Entry, Foreign, Payload, Recorded, is_of_nats};
 pub use hash::{Hash, to_hex};
 pub use line::{Line, LineError};
+pub use marks::Marks;
 
 /// The aggregate of what Causeway says of the log itself.
 pub const LOG_AGGREGATE: &str = "causeway:log";

@@ -19,7 +19,7 @@ use std::time::Duration;
 use causeway_event::payload::LogCheckpointed;
 use causeway_event::{AggregateId, Category, EventType, Lineage, NewEvent, Payload, Position, Source};
 use causeway_log::{Append, Fence, Log, LogError};
-use causeway_proof::{Chain, Checkpoint, Content, Entry, Hash, LOG_AGGREGATE, Signer};
+use causeway_proof::{Chain, Checkpoint, Content, Entry, Hash, LOG_AGGREGATE, Marks, Signer};
 use causeway_runtime::config::{Secret, duration};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -101,6 +101,8 @@ struct Signing {
     aggregate: AggregateId,
     source: Source,
     chain: Chain,
+    /// Of the last entries that were read here.
+    marks: Marks,
     /// The leaf of the chain's last entry, if that was read here.
     tip: Option<Hash>,
     /// The run of the feed that it came in, if it was not walked.
@@ -124,6 +126,7 @@ impl Signing {
             aggregate: LOG_AGGREGATE.parse().map_err(named)?,
             source: "event-store".parse().map_err(named)?,
             chain: Chain::START,
+            marks: Marks::default(),
             tip: None,
             run: None,
             newest: Position::START,
@@ -167,6 +170,7 @@ impl Signing {
 
     fn push(&mut self, position: Position, leaf: Hash, is_checkpoint: bool) {
         self.chain.link(position, &leaf);
+        self.marks.push(position, &leaf);
         self.tip = Some(leaf);
         match is_checkpoint {
             true => self.newest = position,
@@ -206,6 +210,7 @@ impl Signing {
 
     fn forget(&mut self) {
         (self.chain, self.tip, self.run) = (Chain::START, None, None);
+        self.marks = Marks::default();
         (self.newest, self.vouched) = (Position::START, Position::START);
         (self.content, self.looked) = (Position::START, Position::START);
     }
@@ -258,6 +263,7 @@ impl Signing {
         self.vouched = self.vouched.max(checkpoint.chain.position);
         if self.chain.position < checkpoint.chain.position {
             (self.chain, self.tip, self.run) = (checkpoint.chain, None, None);
+            self.marks = Marks::default();
         }
         Ok(())
     }
@@ -276,7 +282,7 @@ impl Signing {
     }
 
     async fn append(&mut self) -> Result<(), LogError> {
-        let data = self.signer.sign(&self.chain);
+        let data = LogCheckpointed { marks: self.marks.behind(self.vouched), ..self.signer.sign(&self.chain) };
         let payload = Payload::LogCheckpointed(data);
         let lineage = Lineage::Root { correlation: None };
         let event = NewEvent::of(&payload, self.aggregate.clone(), self.source.clone(), lineage)?;

@@ -163,6 +163,7 @@ impl Audit {
             return;
         }
         self.settle(vouched, Severity::Problem);
+        self.find_altered(checkpoint);
         let first = self.compared.next();
         let what = format!(
             "positions {first} to {vouched} are not what the checkpoint at position {position} vouches for: something was \
@@ -171,6 +172,22 @@ impl Audit {
         self.problem(Fault::Checkpoint, first.min(vouched), vouched, what);
         self.compared = self.compared.max(vouched);
         self.begin_again_at(checkpoint);
+    }
+
+    /// Names what is not what the checkpoint's marks are of, as far as they go back.
+    fn find_altered(&mut self, checkpoint: &Checkpoint) {
+        let differ = |(leaf, chain): &&(Hash, Chain)| checkpoint.marks.differ(chain.position, leaf);
+        let behind_start = self.recent.iter().filter(|(_, chain)| self.start() < chain.position);
+        let altered: Vec<Position> = behind_start.filter(differ).map(|(_, chain)| chain.position).collect();
+        for run in altered.chunk_by(|one, next| one.next() == *next) {
+            if let (Some(first), Some(last)) = (run.first(), run.last()) {
+                let what = match first == last {
+                    true => format!("what stands at position {first} is not what the checkpoint took account of"),
+                    false => format!("what stands at positions {first} to {last} is not what the checkpoint took account of"),
+                };
+                self.problem(Fault::Altered, *first, *last, what);
+            }
+        }
     }
 
     fn vouch(&mut self, position: Position, entries: u64) {

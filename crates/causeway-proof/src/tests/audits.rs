@@ -4,7 +4,7 @@ use causeway_event::EventId;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Audit, Fault, Finding, FirstCheckpoint, Hash, Line, Severity, Summary, Trust};
+use crate::{Audit, Fault, Finding, FirstCheckpoint, Hash, Line, Marks, Severity, Summary, Trust};
 
 fn trust() -> Trust {
     Trust { keys: vec![signer().public_key()], ..Trust::default() }
@@ -54,6 +54,68 @@ fn what_was_done_between_two_checkpoints_is_named_by_them() {
     early[1] = note(2, "a", "{\"n\":0}");
     let summary = check(&early, &[(Fault::NoEvent, 4, 4), (Fault::Checkpoint, 1, 5)]);
     assert_eq!(summary.checkpoints, 1, "the second one agrees with what stands behind the first");
+}
+
+#[test]
+fn an_entry_that_was_altered_is_found_by_the_marks_of_the_checkpoint_behind_it() {
+    let altered = |position: u64| note(position, "a", "{\"n\":0}");
+    // Seven entries have marks: of those before them only the range is known.
+    for (at, named) in [(2, None), (5, Some((Fault::Altered, 5, 5))), (11, Some((Fault::Altered, 11, 11)))] {
+        let mut log = marked(4);
+        log[at as usize - 1] = altered(at);
+        let expected: Vec<_> = named.into_iter().chain([(Fault::Checkpoint, 1, 11)]).collect();
+        check(&log, &expected);
+    }
+    let mut several = marked(4);
+    for at in [6, 7, 9] {
+        several[at as usize - 1] = altered(at);
+    }
+    check(&several, &[(Fault::Altered, 6, 7), (Fault::Altered, 9, 9), (Fault::Checkpoint, 1, 11)]);
+    let mut removed = marked(4);
+    removed.remove(8);
+    check(&removed, &[(Fault::Missing, 9, 9), (Fault::Checkpoint, 1, 11)]);
+    // In an export of which every hash was made anew.
+    let mut log = marked(4);
+    log[8] = altered(9);
+    let mut audit = Audit::new(Chain::START, trust());
+    let mut chain = Chain::START;
+    for entry in log {
+        chain.push(&entry);
+        audit.line(&Line::Entry { entry: entry.into(), hash: Some(chain.hash) });
+    }
+    audit.line(&Line::End(chain));
+    assert_eq!(problems(&audit.finish().0), [(Fault::Altered, 9, 9), (Fault::Checkpoint, 1, 11)]);
+}
+
+#[test]
+fn marks_that_were_altered_are_found_by_the_next_checkpoint() {
+    let mut log = marked(4);
+    let Content::Event(event) = &log[11].content else { panic!() };
+    let Payload::Bytes(data) = &event.payload else { panic!() };
+    let data: LogCheckpointed = serde_json::from_slice(data).unwrap();
+    let mut chain = Chain::START;
+    let mut marks = Marks::default();
+    for entry in &log {
+        chain.push(entry);
+        marks.push(entry.position, &entry.leaf());
+    }
+    log.push(checkpoint(13, &LogCheckpointed { marks: marks.behind(Position::new(11)), ..signer().sign(&chain) }));
+    check(&log, &[]);
+    log[11] = checkpoint(12, &LogCheckpointed { marks: String::new(), ..data });
+    check(&log, &[(Fault::Altered, 12, 12), (Fault::Checkpoint, 12, 12)]);
+}
+
+/// Eleven notes and a checkpoint that has marks of those behind a position.
+fn marked(behind: u64) -> Vec<Entry> {
+    let (mut chain, mut marks) = (Chain::START, Marks::default());
+    let mut log: Vec<Entry> = (1..=11).map(|position| note(position, "a", &format!("{{\"n\":{position}}}"))).collect();
+    for entry in &log {
+        chain.push(entry);
+        marks.push(entry.position, &entry.leaf());
+    }
+    let marks = marks.behind(Position::new(behind));
+    log.push(checkpoint(12, &LogCheckpointed { marks, ..signer().sign(&chain) }));
+    log
 }
 
 #[test]

@@ -223,15 +223,20 @@ async fn plant(log: &Log, chain: &Chain) {
     log.append(Append { events: vec![event], ..Append::default() }).await.unwrap();
 }
 
-/// What the next checkpoint vouches for, and what stands there.
-async fn signed(log: &Log) -> (LogCheckpointed, Chain) {
+/// The next checkpoint, and what it should be by what stands on the log.
+async fn signed(log: &Log) -> (LogCheckpointed, LogCheckpointed) {
     let mut signing = Signing::new(log.clone(), signer()).unwrap();
+    signing.adopt_newest().await.unwrap();
+    let before = signing.vouched;
     signing.advance().await.unwrap();
     let stored = log.last_event(&signing.aggregate, Category::System).await.unwrap().unwrap();
     let Payload::LogCheckpointed(data) = stored.event.payload() else { panic!("{stored:?}") };
-    let mut chain = Chain::START;
-    walk(log).await.iter().filter(|entry| entry.position.get() <= data.position).for_each(|entry| chain.push(entry));
-    (data, chain)
+    let (mut chain, mut marks) = (Chain::START, Marks::default());
+    for entry in walk(log).await.iter().filter(|entry| entry.position.get() <= data.position) {
+        chain.push(entry);
+        marks.push(entry.position, &entry.leaf());
+    }
+    (data, LogCheckpointed { marks: marks.behind(before), ..signer().sign(&chain) })
 }
 
 #[tokio::test]
@@ -239,18 +244,19 @@ async fn a_checkpoint_that_is_out_of_place_is_not_gone_on_from() {
     let (here, there) = (NatsServer::start().await.unwrap(), NatsServer::start().await.unwrap());
     let (log, other) = (connect(&here).await, connect(&there).await);
     take_notes(&other, "there", 3).await;
-    let (_, foreign) = signed(&other).await;
+    let foreign = Checkpoint::read(&signed(&other).await.0).unwrap().chain;
     take_notes(&log, "here", 5).await;
     plant(&log, &foreign).await;
-    let (data, chain) = signed(&log).await;
-    assert_eq!(data, signer().sign(&chain), "one of another log under the same key");
+    let (data, expected) = signed(&log).await;
+    assert_eq!(data, expected, "one of another log under the same key");
 
     take_notes(&log, "here", 1).await;
     let own = log.last_position().await.unwrap().next();
+    let chain = Checkpoint::read(&data).unwrap().chain;
     plant(&log, &Chain { position: own, ..chain }).await;
     take_notes(&log, "here", 1).await;
-    let (data, chain) = signed(&log).await;
-    assert_eq!(data, signer().sign(&chain), "one that vouches for itself");
+    let (data, expected) = signed(&log).await;
+    assert_eq!(data, expected, "one that vouches for itself");
 }
 
 #[tokio::test(flavor = "multi_thread")]
