@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::is_checkpoint;
 
 /// Leaves that may wait for the signer's next look, and while it reads the log up to where they begin: some MiB at most.
-const WAITING_MAX: usize = 65_536;
+pub(super) const WAITING_MAX: usize = if cfg!(test) { 8192 } else { 65_536 };
 
 /// A link of the chain, and where it came from.
 #[derive(Clone, Copy, Debug)]

@@ -119,6 +119,23 @@ async fn what_the_feed_read_is_linked_and_where_it_has_a_gap_the_log_is_walked()
     assert_eq!(vouched(&log).await, 11);
 }
 
+#[tokio::test]
+async fn leaves_that_are_too_many_to_wait_are_walked() {
+    let nats = NatsServer::start().await.unwrap();
+    let log = connect(&nats).await;
+    let (leaves, mut incoming) = leaves::leaves();
+    let mut fed = log.subscribe(Position::START);
+    let mut signing = Signing::new(log.clone(), signer()).unwrap();
+    take_notes(&log, "first", 1).await;
+    signing.advance().await.unwrap();
+    incoming.want_behind(signing.chain.position);
+    take_thousands(&log, leaves::WAITING_MAX / 1000 + 2).await;
+    feed(&log, &mut fed, &leaves).await;
+    assert_eq!(linked(&mut signing, &mut incoming).await, Position::new(1 + leaves::WAITING_MAX as u64));
+    signing.advance().await.unwrap();
+    assert_eq!(vouched(&log).await, log.last_position().await.unwrap().get() - 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_missing_of_what_the_feed_read_while_the_first_checkpoint_was_made() {
     let nats = NatsServer::start().await.unwrap();
