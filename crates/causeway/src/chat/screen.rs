@@ -263,7 +263,9 @@ impl Screen {
 
     fn summary(&self, end: &ProcessingCompleted) -> String {
         let calls = if end.steps == 1 { "1 model call".to_owned() } else { format!("{} model calls", end.steps) };
-        let mut text = format!("{}, {calls}, {}", clean(&self.model), duration(end.duration_ms));
+        // Of a turn that had begun before it is not known.
+        let model = if self.model.is_empty() { String::new() } else { format!("{}, ", clean(&self.model)) };
+        let mut text = format!("{model}{calls}, {}", duration(end.duration_ms));
         if end.usage != Default::default() {
             text.push_str(&format!(", {} tokens in, {} out", end.usage.input_tokens, end.usage.output_tokens));
         }
@@ -405,6 +407,8 @@ mod tests {
         for streamed in ["It is 42.", "42.", "It"] {
             assert_eq!(shown([delta(2, DeltaKind::Text, streamed), answer.clone()]), "It is 42.\n", "{streamed}");
         }
+        let end = event("AIProcessingCompleted", &json!({ "turn": "t", "steps": 2, "duration_ms": 41 }));
+        assert_eq!(shown([end]), "<Dim|2 model calls, 41 ms\n\n>");
     }
 
     #[test]
