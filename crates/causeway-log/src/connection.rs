@@ -59,23 +59,51 @@ impl Log {
     pub async fn connect(config: &Config) -> Result<Self, LogError> {
         let log = Self::reach(config).await?;
         let (patience, mut told) = (Patience::lasting(ELECTION_LIMIT), false);
-        for wanted in [log.events_config(), log.dead_letters_config()] {
-            while let Err(error) = log.ensure_stream(&wanted).await {
-                if !error.is_transient() {
-                    return Err(error);
-                }
-                if !std::mem::replace(&mut told, true) {
-                    tracing::info!(%error, "the log cannot be opened yet");
-                }
-                patience.pause_or(error).await?;
+        while let Err(error) = log.prepare().await {
+            if !error.is_transient() {
+                return Err(error);
             }
+            if !std::mem::replace(&mut told, true) {
+                tracing::info!(%error, "the log cannot be opened yet");
+            }
+            patience.pause_or(error).await?;
         }
         Ok(log)
+    }
+
+    async fn prepare(&self) -> Result<(), LogError> {
+        self.refuse_half_restored().await?;
+        self.ensure_stream(&self.events_config()).await?;
+        self.ensure_stream(&self.dead_letters_config()).await
+    }
+
+    /// What was restored only in part looks like a log, and is none.
+    async fn refuse_half_restored(&self) -> Result<(), LogError> {
+        match self.restoring().await? {
+            None => Ok(()),
+            Some(made) => {
+                let what = format!(
+                    "a restore of the backup of {made} broke off or is under way: do it again with `causeway log restore`"
+                );
+                Err(LogError::Mismatch { what })
+            }
+        }
+    }
+
+    /// What [`Self::begin_restore`] noted, until [`Self::end_restore`].
+    pub async fn restoring(&self) -> Result<Option<String>, LogError> {
+        let name = self.inner.names.restore_stream();
+        match self.jetstream().get_stream(&name).await {
+            Ok(stream) => Ok(Some(stream.cached_info().config.description.clone().unwrap_or_default())),
+            Err(error) if not_found(&error) || not_enabled(&error) => Ok(None),
+            Err(error) => Err(LogError::unavailable(format!("stream {name}: {error}"))),
+        }
     }
 
     /// Connects to a log that is there already; creates nothing.
     pub async fn open(config: &Config) -> Result<Self, LogError> {
         let log = Self::reach(config).await?;
+        log.refuse_half_restored().await?;
         let wanted = log.events_config();
         match log.jetstream().get_stream(&wanted.name).await {
             Ok(_) => Ok(log),

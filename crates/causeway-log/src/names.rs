@@ -35,6 +35,11 @@ impl Names {
         format!("{}_DLQ", self.namespace)
     }
 
+    /// Stands while streams are restored. No subject of ours leads to it.
+    pub(crate) fn restore_stream(&self) -> String {
+        format!("{}_RESTORE", self.namespace)
+    }
+
     /// The object store of the gateways' copies of their read models.
     pub(crate) fn read_models_bucket(&self) -> String {
         format!("{}_read-models", self.namespace)

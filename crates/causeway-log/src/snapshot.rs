@@ -127,6 +127,23 @@ impl Log {
         Ok(Snapshot { log: self.clone(), stream: stream.to_owned(), chunks, description, received: 0 })
     }
 
+    /// Notes that streams are restored from the backup that was made then: until [`Self::end_restore`] nobody takes them for the log.
+    pub async fn begin_restore(&self, made: &str) -> Result<(), LogError> {
+        let name = self.inner.names.restore_stream();
+        let note = json!({ "name": name, "description": made, "storage": "file", "max_msgs": 1, "num_replicas": self.inner.config.replicas });
+        self.api(&format!("$JS.API.STREAM.CREATE.{name}"), &note).await.map(drop)
+    }
+
+    /// All of them are there.
+    pub async fn end_restore(&self) -> Result<(), LogError> {
+        self.delete_stream(&self.inner.names.restore_stream()).await
+    }
+
+    /// Deletes what a restore that broke off has left of a stream.
+    pub async fn delete_stream(&self, name: &str) -> Result<(), LogError> {
+        self.api(&format!("$JS.API.STREAM.DELETE.{name}"), &json!({})).await.map(drop)
+    }
+
     /// Builds a stream of this name, which must not exist, from the chunks of a snapshot and its description.
     pub async fn restore<E: From<LogError>>(
         &self,

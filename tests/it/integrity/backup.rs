@@ -69,6 +69,48 @@ async fn a_backup_comes_back_whole_and_overwrites_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_restored_in_part_is_not_taken_for_the_log_and_is_restored_anew() {
+    let causeway = filled(25).await;
+    let folder = causeway.home().join("backup");
+    log(&["backup", text(&folder), "--nats", &causeway.ready().nats]).await.ok();
+    let manifest: Value = serde_json::from_str(&fs::read_to_string(folder.join("manifest.json")).unwrap()).unwrap();
+    let event = causeway.api().fetch("/events/3").await.unwrap();
+    // As a restore leaves it that was killed: the note, and the beginning of a stream.
+    let nats = causeway_testkit::NatsServer::start().await.unwrap();
+    let js = async_nats::jetstream::new(nats.client().await.unwrap());
+    let stream = async |name: &str, subjects: &[&str], description: &str| {
+        let subjects = subjects.iter().map(|&subject| subject.to_owned()).collect();
+        let description = Some(description.to_owned());
+        let config = async_nats::jetstream::stream::Config { name: name.to_owned(), subjects, description, ..Default::default() };
+        js.create_stream(config).await.unwrap();
+    };
+    stream("causeway_EVENTS", &["causeway.ev.>"], "").await;
+    js.publish("causeway.ev.a.custom", "half".into()).await.unwrap().await.unwrap();
+    stream("causeway_RESTORE", &[], manifest["made"].as_str().unwrap()).await;
+    for arguments in [["info"], ["verify"]] {
+        let refused = log(&[&arguments[..], &["--nats", &nats.url()]].concat()).await;
+        assert!(
+            refused.0.stderr.contains("broke off or is under way: do it again with `causeway log restore`"),
+            "{:?}",
+            refused.0
+        );
+    }
+    let gateway = Setup::command(&["event-store", "--nats", &nats.url(), "--listen", "127.0.0.1:0"]).run().await.unwrap();
+    assert!(gateway.stderr.contains("broke off or is under way"), "{gateway:?}");
+    log(&["restore", text(&folder), "--nats", &nats.url()]).await.ok();
+    let gateway = Setup::event_store(&nats.url()).start().await.unwrap();
+    assert_eq!(gateway.api().fetch("/events/3").await.unwrap(), event);
+    // Of another backup nobody knows what may be deleted.
+    let other = causeway_testkit::NatsServer::start().await.unwrap();
+    let js = async_nats::jetstream::new(other.client().await.unwrap());
+    let description = Some("another".to_owned());
+    let note = async_nats::jetstream::stream::Config { name: "causeway_RESTORE".to_owned(), description, ..Default::default() };
+    js.create_stream(note).await.unwrap();
+    let refused = log(&["restore", text(&folder), "--nats", &other.url()]).await;
+    assert!(refused.0.stderr.contains("a restore of another backup, of another, broke off here"), "{:?}", refused.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_is_made_while_somebody_appends_is_the_log_as_it_was_at_a_moment() {
     let causeway = filled(20).await;
     let nats = causeway.ready().nats.clone();

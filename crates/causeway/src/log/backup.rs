@@ -122,6 +122,10 @@ pub(super) async fn restore(common: &Common, args: &RestoreArgs, out: &Output) -
         }
         .into());
     }
+    let broke_off = log.restoring().await?;
+    if let Some(made) = broke_off.as_deref().filter(|made| *made != manifest.made) {
+        bail!("a restore of another backup, of {made}, broke off here: nothing was restored of this one, of {}", manifest.made);
+    }
     // Nothing is written before it is known that everything can be.
     let (mut missing, mut others) = (Vec::new(), Vec::new());
     for saved in &manifest.streams {
@@ -129,6 +133,11 @@ pub(super) async fn restore(common: &Common, args: &RestoreArgs, out: &Output) -
         match log.holds_snapshot(name, &saved.description).await? {
             None => missing.push(saved),
             Some(true) => {}
+            // Nobody but that restore has made it.
+            Some(false) if broke_off.is_some() => {
+                log.delete_stream(name).await?;
+                missing.push(saved);
+            }
             Some(false) => others.push(name),
         }
     }
@@ -143,10 +152,12 @@ pub(super) async fn restore(common: &Common, args: &RestoreArgs, out: &Output) -
         }
         .into());
     }
-    if missing.is_empty() {
+    if missing.is_empty() && broke_off.is_none() {
         bail!("everything of the backup is there already: nothing is overwritten, and nothing was restored");
     }
-    // A restore that broke off goes on here.
+    if broke_off.is_none() {
+        log.begin_restore(&manifest.made).await?;
+    }
     for saved in missing {
         let name = &saved.facts.name;
         give_back(&log, &args.folder, saved, args.replicas, out).await.with_context(|| format!("cannot restore {name}"))?;
@@ -157,6 +168,7 @@ pub(super) async fn restore(common: &Common, args: &RestoreArgs, out: &Output) -
             bail!("{name} was restored with {messages} messages from {first} to {last}, which is not what was backed up");
         }
     }
+    log.end_restore().await?;
     target.leave().await?;
     told(&manifest, "restored", out)?;
     if let Some(folder) = args.target.data.as_deref().filter(|folder| !out.json && !keys::is_there(folder)) {
