@@ -60,7 +60,10 @@ impl Log {
                     attempt = Attempt::AfterSilence;
                     patience.pause_or(LogError::Unknown).await?;
                 }
-                Answer::Unavailable(_) if attempt == Attempt::AfterSilence => patience.pause_or(LogError::Unknown).await?,
+                // A server looks at its limits before it looks whether it has the message already.
+                Answer::Unavailable(_) | Answer::Refused { .. } if attempt == Attempt::AfterSilence => {
+                    patience.pause_or(LogError::Unknown).await?;
+                }
                 Answer::Unavailable(reason) => return Err(LogError::Unavailable { reason }),
                 Answer::DuplicateInBatch | Answer::Incomplete => {
                     return Err(LogError::Refused { code: 0, reason: "a single publish was answered as a batch".into() });
