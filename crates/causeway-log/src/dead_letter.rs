@@ -85,7 +85,8 @@ impl Log {
         attempt: Option<u64>,
     ) -> Result<(), LogError> {
         let processor = group.as_processor();
-        let id = format!("{processor}:{}:{}", event.id, attempt.unwrap_or_default());
+        // A group that was started anew is another one, of which the server must not take this for a repetition.
+        let id = format!("{PREFIX}{}:{}:{}", group.key(), event.id, attempt.unwrap_or_default());
         self.write_letter(&processor, event, reason, deliveries, &id).await
     }
 

@@ -231,7 +231,7 @@ impl GroupName {
     }
 
     /// The name with its generation, which is no name that a client could give.
-    fn key(&self) -> Cow<'_, str> {
+    pub(crate) fn key(&self) -> Cow<'_, str> {
         match self.generation {
             0 => Cow::Borrowed(&self.name),
             generation => format!("{}{GENERATION}{generation}", self.name).into(),

@@ -158,6 +158,12 @@ async fn a_letter_is_listed_until_it_is_sent_back() {
     log.end_replay(replays[0].number).await.unwrap();
     log.end_replay(999).await.unwrap();
     assert_eq!(log.replays(&name(), 0, 10).await.unwrap(), (vec![], false));
+    // Another group of that name gives up on it too.
+    assert!(log.delete_group(&name()).await.unwrap());
+    let (anew, _) = log.open_group(&group("")).await.unwrap();
+    let event = log.get(Position::new(1)).await.unwrap().unwrap().event;
+    log.park_of_group(&anew, &event, "no", 1, None).await.unwrap();
+    assert_eq!(log.count_letters(&anew).await.unwrap(), 2);
 }
 
 /// A group that gave up on so many events.

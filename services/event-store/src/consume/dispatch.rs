@@ -69,6 +69,9 @@ pub(super) enum Taken {
     Stale,
 }
 
+/// What is left to those after us of an event: how often it was delivered, and until when it rests.
+pub(super) type Note = (Position, u32, Option<Instant>);
+
 /// An event for a member.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Assignment {
@@ -102,8 +105,8 @@ pub(super) struct Dispatch {
     delayed: BTreeSet<(Instant, AggregateId)>,
     /// What members say that they have and that did not come in so far: somebody dispatched it before us.
     claims: HashMap<Position, (String, u32)>,
-    /// How often those before us delivered what did not come in so far.
-    past: HashMap<Position, u32>,
+    /// How often those before us delivered what did not come in so far, and until when it rests.
+    past: HashMap<Position, (u32, Option<Instant>)>,
     settlements: Vec<Settlement>,
     settled: HashSet<Position>,
     settled_order: VecDeque<Position>,
@@ -160,9 +163,9 @@ impl Dispatch {
         }
     }
 
-    /// What those before us left: how often they delivered what they had.
-    pub(super) fn remember(&mut self, past: impl IntoIterator<Item = (Position, u32)>) {
-        self.past.extend(past);
+    /// What those before us left: how often they delivered what they had, and until when it rests.
+    pub(super) fn remember(&mut self, past: impl IntoIterator<Item = Note>) {
+        self.past.extend(past.into_iter().map(|(position, deliveries, until)| (position, (deliveries, until))));
     }
 
     /// Everything up to here is dealt with: what is not here will not come.
@@ -175,11 +178,14 @@ impl Dispatch {
         !self.past.is_empty()
     }
 
-    /// How often what is here was delivered, for those after us.
-    pub(super) fn deliveries(&self) -> impl Iterator<Item = (Position, u32)> + '_ {
+    /// How often what is here was delivered, and until when it rests, for those after us.
+    pub(super) fn notes(&self) -> impl Iterator<Item = Note> + '_ {
         let all = self.lines.values().flat_map(|line| line.work.iter());
-        let here = all.map(|(position, work)| (*position, work.deliveries)).filter(|(_, deliveries)| *deliveries > 0);
-        here.chain(self.past.iter().map(|(position, deliveries)| (*position, *deliveries)))
+        let here = all.filter(|(_, work)| work.deliveries > 0).map(|(position, work)| {
+            let until = if let State::Delayed(until) = work.state { Some(until) } else { None };
+            (*position, work.deliveries, until)
+        });
+        here.chain(self.past.iter().map(|(position, (deliveries, until))| (*position, *deliveries, *until)))
     }
 
     /// How many deliveries are with members.
@@ -197,8 +203,9 @@ impl Dispatch {
         }
         self.lines_of.insert(position, aggregate.clone());
         let line = self.lines.entry(aggregate.clone()).or_default();
-        let deliveries = self.past.remove(&position).unwrap_or_default();
-        line.work.insert(position, Work { origin, deliveries, given: false, state: State::Free });
+        let (deliveries, until) = self.past.remove(&position).unwrap_or_default();
+        let state = until.filter(|until| now < *until).map_or(State::Free, State::Delayed);
+        line.work.insert(position, Work { origin, deliveries, given: false, state });
         match self.claims.remove(&position) {
             Some((member, claimed)) => self.adopt(position, &member, claimed.max(deliveries), now),
             None => self.queue(aggregate),
@@ -229,22 +236,24 @@ impl Dispatch {
         }
         let held: HashSet<Position> = held.iter().map(|(position, _)| *position).collect();
         for position in with.into_iter().filter(|position| !held.contains(position)) {
-            if let Some(work) = self.work(position)
-                && let State::With { since, .. } = work.state
-                && since + LOST_AFTER <= now
+            if let Some(State::With { since, .. }) = self.work(position).map(|work| &work.state)
+                && *since + LOST_AFTER <= now
             {
-                (work.deliveries, work.given) = (work.deliveries.saturating_sub(1), false);
-                self.set(position, State::Free);
+                self.never_given(position);
             }
         }
     }
 
-    /// A member is gone.
-    pub(super) fn leave(&mut self, member: &str, reason: &str) {
+    /// A member is gone. If it said so, what it was not `given` was no delivery.
+    pub(super) fn leave(&mut self, member: &str, given: Option<&[(Position, u32)]>, reason: &str) {
         self.claims.retain(|_, (claimant, _)| claimant != member);
         let with = self.members.get(member).map(|member| member.with.clone()).unwrap_or_default();
         for position in with {
-            self.fail(position, reason, State::Free);
+            let deliveries = self.work(position).map_or(0, |work| work.deliveries);
+            match given.is_none_or(|given| given.contains(&(position, deliveries))) {
+                true => self.fail(position, reason, State::Free),
+                false => self.never_given(position),
+            }
         }
         self.members.remove(member);
     }
@@ -301,7 +310,7 @@ impl Dispatch {
     pub(super) fn tick(&mut self, now: Instant) {
         let silent = self.members.iter().filter(|(_, member)| member.heard_at + MEMBER_SILENCE <= now);
         for member in silent.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
-            self.leave(&member, "its member vanished");
+            self.leave(&member, None, "its member vanished");
         }
         let with: Vec<Position> = self.members.values().flat_map(|member| member.with.iter().copied()).collect();
         let reason = format!("was not answered within {:?}", self.rules.ack_wait);
@@ -341,7 +350,14 @@ impl Dispatch {
                 }
                 State::With { .. } | State::Settling => continue,
             }
-            let (position, deliveries) = (*position, work.deliveries + 1);
+            let (position, deliveries) = (*position, work.deliveries);
+            // Whoever saw its last delivery come to nothing is gone as well, maybe of it. One that is sent back begins anew.
+            if deliveries >= self.rules.deliveries_max && work.origin == Origin::Log {
+                let reason = format!("gave up after {deliveries} deliveries: the last one ended with its dispatcher");
+                self.settle(position, Some(Park { reason, deliveries }));
+                continue;
+            }
+            let deliveries = deliveries + 1;
             self.adopt(position, &id, deliveries, now);
             self.turn += 1;
             if let Some(member) = self.members.get_mut(&id) {
@@ -389,6 +405,14 @@ impl Dispatch {
         if let Some(work) = self.work(position) {
             (work.deliveries, work.given) = (deliveries, true);
             self.set(position, State::With { member: member.to_owned(), since: now, until });
+        }
+    }
+
+    /// A delivery did not come to the member.
+    fn never_given(&mut self, position: Position) {
+        if let Some(work) = self.work(position) {
+            (work.deliveries, work.given) = (work.deliveries.saturating_sub(1), false);
+            self.set(position, State::Free);
         }
     }
 

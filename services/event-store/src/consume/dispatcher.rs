@@ -24,13 +24,13 @@ use causeway_log::{Claim, GroupName, GroupPull, GroupState, Hold, Lease, Log, Lo
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::replays::Replays;
 use super::census::{Census, Here, Outcome};
 use super::dispatch::{Arrival, Dispatch, Origin, Rules, Settlement, Taken};
-use super::notes;
+use super::notes::{self, Now};
 use super::words::{self, Reply, Status, ToDispatcher, ToMember};
 use crate::read_model::Filter;
 
@@ -42,6 +42,8 @@ const KEEP: Duration = Duration::from_secs(3);
 const REPLAYS: Duration = Duration::from_secs(10);
 /// Pause before something is tried again that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// How long whoever stops waits for what is being struck off.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// After so many attempts to strike an event off, and so many again, the operator is told.
 const ATTEMPTS_WARN: u64 = 40;
 /// How often the server is asked what it waits for, when all of that is here; otherwise it is after [`RETRY_PAUSE`].
@@ -143,11 +145,11 @@ impl Term {
             has_recovered: false,
             replays: Replays::default(),
         };
-        term.dispatch.remember(notes::read(&lease.notes));
+        term.dispatch.remember(notes::read(&lease.notes, Now::read()));
         term.renew(lease, stop);
         let mail = tokio::select! {
             mail = open_mail(office) => mail,
-            () = stop.cancelled() => return End::Stopped(term.close().await),
+            () = stop.cancelled() => return End::Stopped(term.close(None).await),
         };
         // They are called now, and not before somebody listened.
         term.census = Census::new(Instant::now());
@@ -156,10 +158,12 @@ impl Term {
         let mut pull = office.log.pull_group(&office.group);
         match term.work_until(mail, &mut pull, stop).await {
             None => {
+                let lease = term.settle_what_was_begun().await;
                 term.give_back(pull).await;
-                End::Stopped(term.close().await)
+                End::Stopped(term.close(lease).await)
             }
             Some(End::Lost(lease)) => {
+                term.settle_what_was_begun().await;
                 term.give_back(pull).await;
                 End::Lost(lease)
             }
@@ -262,7 +266,11 @@ impl Term {
                 let held: Vec<_> = held.into_iter().map(|(position, n)| (Position::new(position), n)).collect();
                 self.dispatch.announce(&member, room, &held, now);
             }
-            Some(ToDispatcher::Leave { member }) => self.dispatch.leave(&member, "its member's stream ended"),
+            Some(ToDispatcher::Leave { member, given }) => {
+                let given =
+                    given.map(|given| given.into_iter().map(|(position, n)| (Position::new(position), n)).collect::<Vec<_>>());
+                self.dispatch.leave(&member, given.as_deref(), "its member's stream ended");
+            }
             Some(ToDispatcher::Answer { member, position, deliveries, answer }) => {
                 let position = Position::new(position);
                 match self.dispatch.answer(&member, position, deliveries, answer, now) {
@@ -284,15 +292,8 @@ impl Term {
     async fn done(&mut self, done: Done, stop: &CancellationToken) -> Option<End> {
         match done {
             Done::Settled(position, origin) => {
-                self.settling.remove(&position);
-                if self.holds.remove(&position).is_some() {
-                    self.counting.gone += 1;
-                }
-                self.dispatch.settled(position);
+                self.settled(position).await;
                 self.go_on_with_replays(position, origin);
-                if let Some(post) = self.waiting.remove(&position) {
-                    post.answer(words::write(&Reply::Done)).await;
-                }
             }
             Done::Renewed(lease, asked_at, Ok(Claim::Kept)) => {
                 self.renewed_at = asked_at;
@@ -319,6 +320,17 @@ impl Term {
             }
         }
         None
+    }
+
+    async fn settled(&mut self, position: Position) {
+        self.settling.remove(&position);
+        if self.holds.remove(&position).is_some() {
+            self.counting.gone += 1;
+        }
+        self.dispatch.settled(position);
+        if let Some(post) = self.waiting.remove(&position) {
+            post.answer(words::write(&Reply::Done)).await;
+        }
     }
 
     /// Asks what the server waits for.
@@ -357,7 +369,7 @@ impl Term {
     }
 
     fn renew(&mut self, mut lease: Lease, stop: &CancellationToken) {
-        lease.notes = notes::write(self.dispatch.deliveries());
+        lease.notes = notes::write(self.dispatch.notes(), Now::read());
         self.work.push(renewal(lease, self.renewed_at, stop.clone()));
     }
 
@@ -376,20 +388,44 @@ impl Term {
         for pulled in pull.close().await {
             self.arrive(pulled).await;
         }
-        for hold in self.holds.values() {
+        // What is parked or dealt with already may not be struck off yet; at once it would be delivered again.
+        for (_, hold) in self.holds.iter().filter(|(position, _)| !self.settling.contains(position)) {
             hold.give_back().await;
         }
         self.office.log.flush().await;
     }
 
+    /// Strikes off what was begun to be, for a moment; the lease, if it came meanwhile.
+    async fn settle_what_was_begun(&mut self) -> Option<Box<Lease>> {
+        let mut lease = None;
+        let settle = async {
+            while !self.settling.is_empty() {
+                match self.work.next().await {
+                    Some(Done::Settled(position, _)) => self.settled(position).await,
+                    Some(Done::Renewed(renewed, ..)) => lease = Some(renewed),
+                    Some(Done::Replays(_) | Done::State(_)) => {}
+                    None => return,
+                }
+            }
+        };
+        if timeout(SETTLE_MAX, settle).await.is_err() {
+            tracing::debug!(group = %self.office.group, "not all was struck off; what was not comes again");
+        }
+        lease
+    }
+
     /// The lease, to be released.
-    async fn close(mut self) -> Lease {
+    async fn close(mut self, mut lease: Option<Box<Lease>>) -> Lease {
         loop {
-            // There is always one renewal under way, and it does not wait once we are to stop.
-            if let Some(Done::Renewed(mut lease, ..)) = self.work.next().await {
-                lease.notes = notes::write(self.dispatch.deliveries());
+            if let Some(mut lease) = lease {
+                lease.notes = notes::write(self.dispatch.notes(), Now::read());
                 return *lease;
             }
+            // There is always one renewal under way, and it does not wait once we are to stop.
+            lease = match self.work.next().await {
+                Some(Done::Renewed(lease, ..)) => Some(lease),
+                _ => None,
+            };
         }
     }
 

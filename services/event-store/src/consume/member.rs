@@ -85,6 +85,8 @@ struct Desk {
 struct Held {
     deliveries: u32,
     until: Instant,
+    /// It was sent to the client.
+    given: bool,
     /// A mark of progress is being said.
     marking: bool,
     /// The client has dealt with it; the dispatcher may not know.
@@ -121,7 +123,8 @@ impl Member {
         };
         let ended = desk.work_until(mail, said, &told).await;
         desk.finish().await;
-        let leave = ToDispatcher::Leave { member: desk.member.id.clone() };
+        let given = desk.held.iter().filter(|(_, held)| held.given).map(|(position, held)| (position.get(), held.deliveries));
+        let leave = ToDispatcher::Leave { member: desk.member.id.clone(), given: Some(given.collect()) };
         desk.tell(&leave).await;
         if let Err(problem) = ended {
             last_word.send(Err(problem));
@@ -159,6 +162,9 @@ impl Desk {
                 }
                 Ok(permit) = told.reserve(), if !self.unread.is_empty() => {
                     if let Some((_, id, event)) = self.unread.pop_front() {
+                        if let Some(held) = self.held.get_mut(&id.position) {
+                            held.given = true;
+                        }
                         permit.send(Ok(Told::Delivery { id, event, deliveries: id.deliveries }));
                         beat_at = Instant::now() + heartbeat;
                     }
@@ -167,13 +173,14 @@ impl Desk {
                     beat_at = Instant::now() + heartbeat;
                     self.ask_pending();
                 }
-                _ = announce.tick() => self.announce().await,
+                _ = announce.tick() => self.announce(self.member.in_flight_max).await,
             }
         }
     }
 
-    /// Lets the dispatcher understand what it was told.
+    /// Lets the dispatcher understand what it was told. It gives no more.
     async fn finish(&mut self) {
+        self.announce(0).await;
         let finish = async {
             while self.held.values().any(|held| held.answered) {
                 match self.work.next().await {
@@ -216,10 +223,10 @@ impl Desk {
                 let id = DeliveryId { position: Position::new(position), deliveries };
                 let until = Instant::now() + self.member.ack_wait;
                 self.unread.retain(|(_, unread, _)| unread.position != id.position);
-                self.held.insert(id.position, Held { deliveries, until, marking: false, answered: false });
+                self.held.insert(id.position, Held { deliveries, until, given: false, marking: false, answered: false });
                 self.assigned.push_back(id);
             }
-            Some(ToMember::Call) => self.announce().await,
+            Some(ToMember::Call) => self.announce(self.member.in_flight_max).await,
             Some(ToMember::Deleted) => {
                 return Err(Problem::new(Kind::NotFound, format!("the group {} was deleted", self.member.group)));
             }
@@ -281,8 +288,8 @@ impl Desk {
         self.held.get(&id.position).is_some_and(|held| held.deliveries == id.deliveries)
     }
 
-    /// Says what is here, after what ran out is put away.
-    async fn announce(&mut self) {
+    /// Says what is here, after what ran out is put away, and for how much there is room.
+    async fn announce(&mut self, room: usize) {
         let now = Instant::now();
         self.held.retain(|_, held| held.answered || now < held.until);
         let held = &self.held;
@@ -290,7 +297,7 @@ impl Desk {
         let is_slow = self.unread.front().is_some_and(|(since, ..)| now.duration_since(*since) > UNREAD_MAX);
         let announce = ToDispatcher::Announce {
             member: self.member.id.clone(),
-            room: if is_slow { 0 } else { self.member.in_flight_max },
+            room: if is_slow { 0 } else { room },
             held: self.held.iter().map(|(position, held)| (position.get(), held.deliveries)).collect(),
         };
         self.tell(&announce).await;

@@ -10,8 +10,13 @@ use serde::{Deserialize, Serialize};
 pub(super) enum ToDispatcher {
     /// I am here, work on so much at once, and have these (position, deliveries).
     Announce { member: String, room: usize, held: Vec<(u64, u32)> },
-    /// I am going.
-    Leave { member: String },
+    /// I am going. Of what was delivered to me, my client was given these (position, deliveries); from members before this was said: nothing
+    /// is known of it.
+    Leave {
+        member: String,
+        #[serde(default)]
+        given: Option<Vec<(u64, u32)>>,
+    },
     /// Of a delivery. To be answered with a [`Reply`].
     Answer { member: String, position: u64, deliveries: u32, answer: Answer },
     /// There is something to be delivered again.

@@ -38,6 +38,13 @@ impl World {
         all.map(|next| (next.member, next.position.get(), next.deliveries)).collect()
     }
 
+    /// What is left to the next dispatcher, by position.
+    fn notes(&self) -> Vec<Note> {
+        let mut notes: Vec<Note> = self.dispatch.notes().collect();
+        notes.sort();
+        notes
+    }
+
     fn positions(&mut self) -> Vec<u64> {
         self.given().into_iter().map(|(_, position, _)| position).collect()
     }
@@ -116,7 +123,7 @@ fn what_is_not_answered_in_time_or_left_behind_is_given_to_others_and_parked_in_
     world.pass(Duration::from_secs(2));
     assert_eq!(world.given(), [("m".into(), 1, 2)]);
     assert_eq!(world.answer("m", 1, 1, Answer::Ack), Taken::Stale, "that delivery is over");
-    world.dispatch.leave("m", "it left");
+    world.dispatch.leave("m", None, "it left");
     world.dispatch.announce("n", 1, &[], world.now);
     assert_eq!(world.given(), [("n".into(), 1, 3)]);
     world.pass(MEMBER_SILENCE);
@@ -170,19 +177,66 @@ fn deliveries_are_counted_across_dispatchers() {
     let mut before = world(&[("m", 5)]);
     before.arrive(&[(1, "a"), (2, "b"), (3, "b")]);
     before.given();
-    before.dispatch.leave("m", "it left");
-    let left: BTreeMap<_, _> = before.dispatch.deliveries().collect();
-    assert_eq!(left, BTreeMap::from([(at(1), 1), (at(2), 1)]));
+    before.dispatch.leave("m", None, "it left");
+    let left: Vec<_> = before.notes();
+    assert_eq!(left, [(at(1), 1, None), (at(2), 1, None)]);
     let mut world = world(&[("m", 5)]);
     world.dispatch.remember(left);
     world.arrive(&[(1, "a")]);
     assert_eq!(world.given(), [("m".into(), 1, 2)]);
-    assert_eq!(world.dispatch.deliveries().collect::<BTreeMap<_, _>>(), BTreeMap::from([(at(1), 2), (at(2), 1)]));
+    assert_eq!(world.notes(), [(at(1), 2, None), (at(2), 1, None)]);
     world.dispatch.forget(at(1));
     assert!(world.dispatch.remembers(), "the second may still come");
     world.dispatch.forget(at(2));
     assert!(!world.dispatch.remembers());
-    assert_eq!(world.dispatch.deliveries().collect::<Vec<_>>(), [(at(1), 2)], "what is here is here");
+    assert_eq!(world.notes(), [(at(1), 2, None)], "what is here is here");
+}
+
+#[test]
+fn what_was_delivered_often_enough_is_parked_by_the_next_dispatcher() {
+    let mut world = world(&[("m", 5)]);
+    world.dispatch.remember([(at(1), 3, None), (at(2), 3, None), (at(4), 3, None)]);
+    // Somebody still has the second.
+    world.dispatch.announce("m", 5, &[(at(2), 3)], world.now);
+    world.arrive(&[(1, "a"), (2, "b"), (3, "a")]);
+    assert!(world.given().is_empty());
+    let parked = world.settle_all();
+    let reason = "gave up after 3 deliveries: the last one ended with its dispatcher".to_owned();
+    assert_eq!(parked, [Settlement { position: at(1), origin: Origin::Log, park: Some(Park { reason, deliveries: 3 }) }]);
+    assert_eq!(world.positions(), [3], "the next of its aggregate");
+    assert_eq!(world.answer("m", 2, 3, Answer::Ack), Taken::Settling);
+    // An operator wants it once more.
+    world.dispatch.arrive(at(4), &"c".parse().unwrap(), Origin::Replay(9), world.now);
+    assert_eq!(world.positions(), [4]);
+}
+
+#[test]
+fn what_rests_goes_on_resting_under_the_next_dispatcher() {
+    let mut before = world(&[("m", 5)]);
+    before.arrive(&[(1, "a"), (2, "a")]);
+    before.given();
+    before.answer("m", 1, 1, nak(Duration::from_secs(60)));
+    let mut world = World { dispatch: Dispatch::new(RULES), now: before.now };
+    world.dispatch.announce("m", 5, &[], world.now);
+    world.dispatch.remember(before.notes());
+    world.arrive(&[(2, "a"), (1, "a")]);
+    assert!(world.given().is_empty());
+    world.now += Duration::from_secs(59);
+    world.dispatch.announce("m", 5, &[], world.now);
+    world.pass(Duration::ZERO);
+    assert!(world.given().is_empty());
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.given(), [("m".into(), 1, 2)]);
+}
+
+#[test]
+fn what_a_member_that_leaves_was_not_given_is_not_counted() {
+    let mut world = world(&[("m", 2)]);
+    world.arrive(&[(1, "a"), (2, "b")]);
+    assert_eq!(world.positions(), [1, 2]);
+    world.dispatch.leave("m", Some(&[(at(1), 1)]), "it left");
+    world.dispatch.announce("n", 2, &[], world.now);
+    assert_eq!(world.given(), [("n".into(), 1, 2), ("n".into(), 2, 1)]);
 }
 
 #[test]
@@ -274,7 +328,7 @@ proptest! {
                     }
                 }
                 Step::Answer(..) => {}
-                Step::Leave(member) => world.dispatch.leave(&format!("m{member}"), "it left"),
+                Step::Leave(member) => world.dispatch.leave(&format!("m{member}"), None, "it left"),
                 Step::Settle => {
                     for settlement in world.settle_all() {
                         prop_assert!(arrived.remove(&settlement.position.get()).is_some(), "settled once");
