@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use causeway_e2e::{Causeway, Setup, types};
 use causeway_testkit::{wait_until, workspace_root};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// How long a watching command may take to print what there is.
@@ -337,6 +337,20 @@ async fn why_something_happened_and_what_it_led_to_are_told() {
     assert!(effects.contains("ToolCompleted") && !effects.contains("MessageReceived"), "{effects}");
     let flowchart = house.run(&["trace", receipt["id"].as_str().unwrap(), "--format", "mermaid"]).await;
     assert!(flowchart.starts_with("flowchart TD\n") && flowchart.contains("-->"), "{flowchart}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_for_programs_is_one_line_each_however_data_was_written() {
+    let house = House::start().await;
+    let data = house.0.home().join("order.json");
+    fs::write(&data, "{\n  \"n\": [1,\r\n 2],\n  \"text\": \"a\\nb\"\n}\n").unwrap();
+    house.run(&["events", "append", "NoteTaken", "a", "--data", &format!("@{}", data.display())]).await;
+    house.run(&["events", "append", "NoteTaken", "a", "--data", "{}"]).await;
+    let read = house.json(&["events", "read", "--aggregate", "a"]).await;
+    assert_eq!(
+        read.iter().map(|event| event["data"].clone()).collect::<Vec<_>>(),
+        [json!({"n": [1, 2], "text": "a\nb"}), json!({})]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -168,6 +168,8 @@ pub struct Audit {
     first_checkpoint: FirstCheckpoint,
     heads: BTreeMap<Position, Vec<Hash>>,
     leaves: BTreeMap<Position, Hash>,
+    /// Where nothing stood in what somebody kept, if that was not passed.
+    kept_gaps: Vec<(Position, Position)>,
     /// Whether somebody kept the head that it began behind.
     start_is_kept: bool,
     seen: Position,
@@ -213,6 +215,7 @@ impl Audit {
             first_checkpoint: trust.first_checkpoint,
             heads,
             leaves: BTreeMap::new(),
+            kept_gaps: Vec::new(),
             start_is_kept: false,
             seen: Position::START,
             truth: Chain::START,
@@ -267,6 +270,11 @@ impl Audit {
     /// A leaf that somebody kept, of a position that has not been seen yet: of an export, read in step with this.
     pub fn keep(&mut self, position: Position, leaf: Hash) {
         self.leaves.insert(position, leaf);
+    }
+
+    /// Nothing stood from `first` to `last` in what somebody kept, of which nothing has been seen yet.
+    pub fn keep_gap(&mut self, first: Position, last: Position) {
+        self.kept_gaps.push((first, last));
     }
 
     /// What was kept is not whole: it says nothing of what stands behind this position.

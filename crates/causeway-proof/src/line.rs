@@ -183,7 +183,7 @@ impl Mark {
     }
 
     fn chain(&self) -> Result<Chain, LineError> {
-        let entries = self.entries.parse().map_err(|_| LineError("entries is no number".to_owned()))?;
+        let entries = position(&self.entries, "entries")?.get();
         Ok(Chain { log: self.log, position: position(&self.position, "position")?, entries, hash: self.hash })
     }
 }
@@ -272,6 +272,10 @@ impl Raw {
             Some(json) => serde_json::from_str(json).map_err(|error| invalid("labels", &error))?,
             None => Labels::new(),
         };
+        // One that is named twice would be another one for another reader.
+        if self.labels.is_some_and(|json| serde_json::to_string(&labels).is_ok_and(|written| written != json)) {
+            return Err(invalid("labels", &"are not as an export writes them"));
+        }
         let payload = match (self.data, self.data_base64, self.datadigest) {
             (Some(json), None, None) => Payload::Bytes(Bytes::from(String::from(Box::<str>::from(json)))),
             (None, Some(text), None) => Payload::Bytes(base64(&text, "data_base64")?),
@@ -305,7 +309,12 @@ impl Raw {
             aggregate_id: needed(self.subject, "subject")?,
             metadata,
             key: self.idempotencykey,
-            expected: self.expectedposition.map(|text| position(&text, "expectedposition")).transpose()?,
+            // Whatever a publisher said.
+            expected: self
+                .expectedposition
+                .map(|text| text.parse())
+                .transpose()
+                .map_err(|error| invalid("expectedposition", &error))?,
             payload,
         })
     }
@@ -322,7 +331,11 @@ fn on_one_line(bytes: &[u8]) -> Option<Box<RawValue>> {
 }
 
 fn position(text: &str, name: &str) -> Result<Position, LineError> {
-    text.parse().map_err(|error: Invalid| LineError(format!("{name}: {error}")))
+    let position: Position = text.parse().map_err(|error: Invalid| LineError(format!("{name}: {error}")))?;
+    match i64::try_from(position.get()) {
+        Ok(_) => Ok(position),
+        Err(_) => Err(LineError(format!("{name}: no log has so many"))),
+    }
 }
 
 fn base64(text: &str, name: &str) -> Result<Bytes, LineError> {

@@ -90,7 +90,8 @@ impl Output {
 
     /// A result for a program: one line of JSON.
     pub(crate) fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
-        let text = serde_json::to_string(value)?;
+        // What is passed on as it was written may have line breaks: between its tokens, since inside of strings they are escaped.
+        let text = serde_json::to_string(value)?.replace(['\n', '\r'], " ");
         Ok(self.line(&text)?)
     }
 

@@ -106,14 +106,22 @@ pub(crate) async fn trace(gateway: &Gateway, request: Request) -> Result<Trace, 
 
 /// A whole chain, named by its id or by one of its events.
 async fn chain(gateway: &Gateway, id: &str, at: Position, last: Position) -> Result<Chain, Problem> {
-    if id.starts_with("evt_") {
-        return whole(gateway, &event(gateway, id).await?.metadata.correlation_id, at).await;
-    }
+    let no_event = match id.starts_with("evt_") {
+        true => match event(gateway, id).await {
+            Ok(event) => return whole(gateway, &event.metadata.correlation_id, at).await,
+            // A chain may be called so all the same.
+            Err(problem) => Some(problem),
+        },
+        false => None,
+    };
     let correlation = id.parse().map_err(|invalid| Problem::from(invalid).at("/id"))?;
     let found = whole(gateway, &correlation, at).await?;
     // A chain that began only later has no events at that moment, and is there all the same.
     if !found.links.is_empty() || at < last && exists(gateway, &correlation).await? {
         return Ok(found);
+    }
+    if let Some(problem) = no_event {
+        return Err(problem);
     }
     // A number is also the position of an event.
     match id.parse::<Cursor>() {

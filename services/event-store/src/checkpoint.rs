@@ -181,9 +181,13 @@ impl Signing {
     /// Chains what is new and signs it, unless there is nothing but checkpoints.
     async fn advance(&mut self) -> Result<(), LogError> {
         if !self.still_stands().await? {
-            let position = self.chain.position;
-            match position <= self.vouched {
-                true => tracing::error!(%position, "the log is not what was signed; `causeway log verify` says more"),
+            let (position, signed) = (self.chain.position, self.vouched);
+            match signed > Position::START {
+                true => tracing::error!(
+                    %position, %signed,
+                    "the log is another one, or lost its end; what was signed may be gone. From now on what stands there is signed: \
+                     compare it with what was kept of the one before (docs/integrity.md)"
+                ),
                 false => tracing::warn!(%position, "the log lost what it had; nothing of that was signed"),
             }
             self.tip = None;

@@ -44,8 +44,9 @@ async fn the_verifier_of_the_documentation_comes_to_the_same() {
         if output.status.success() { Ok(stdout) } else { Err(stderr) }
     };
     let ours = log(&["verify", "--json", "--from-export", text(&file), "--public-key", text(&key)]).await.json();
-    let expected = format!("verified, vouched for up to position {}\n{}\n", ours["vouched"], ours["head"].as_str().unwrap());
-    assert_eq!(run(&file, &key).await, Ok(expected.clone()));
+    let expected_of_all =
+        format!("verified, vouched for up to position {}\n{}\n", ours["vouched"], ours["head"].as_str().unwrap());
+    assert_eq!(run(&file, &key).await, Ok(expected_of_all.clone()));
     // It takes data that was taken out, and nothing that was altered, by whatever hand.
     let other = causeway.home().join("other.ndjson");
     let of = async |change: &dyn Fn(&str) -> String| {
@@ -55,11 +56,32 @@ async fn the_verifier_of_the_documentation_comes_to_the_same() {
         run(&other, &key).await
     };
     let digest = format!("\"datadigest\":\"{}\"", sha256("{\"n\":9}"));
-    assert_eq!(of(&|lines| lines.replace("\"data\":{\"n\":9}", &digest)).await, Ok(expected));
+    assert_eq!(of(&|lines| lines.replace("\"data\":{\"n\":9}", &digest)).await, Ok(expected_of_all.clone()));
     let altered = of(&|lines| lines.replace("\"data\":{\"n\":9}", "\"data\":{\"n\":8}")).await.unwrap_err();
     assert!(altered.contains("is not what the export was made of"), "{altered}");
     let altered = of(&|lines| lines.replace("OrderPlaced:1", "Refund:1")).await.unwrap_err();
     assert!(altered.contains("is not what the export was made of"), "{altered}");
+    // One line is one thing, for whatever reader.
+    let digest = format!("\"datadigest\":\"{}\",\"data\":{{\"n\":8}}", sha256("{\"n\":9}"));
+    let forged: [&dyn Fn(&str) -> String; 5] = [
+        &|lines| lines.replace("\"data\":{\"n\":9}", &digest),
+        &|lines| lines.replace("{\"n\":9},\"hash\":", "{\"n\":9},\"unknown\":1,\"hash\":"),
+        &|lines| {
+            let (before, line) = lines.split_once("{\"n\":9},").unwrap();
+            let (hash, rest) = line.split_once("}\n").unwrap();
+            format!("{before}{{\"n\":9}},{hash}, \"data\" : {{\"n\":8}}}}\n{rest}")
+        },
+        &|lines| format!("{{\"id\":\"evt_01h455vb4pex5vskg000000006\",\"type\":\"NoteTaken\",\"data\":1}}\n{lines}"),
+        &|lines| lines.trim_end().to_owned(),
+    ];
+    for change in forged {
+        let refused = of(change).await.unwrap_err();
+        assert!(refused.contains("is none of an export"), "{refused}");
+    }
+    // A part from the middle holds as well.
+    let part = causeway.home().join("part.ndjson");
+    log(&["export", "--nats", &nats, "--after", "10", "--file", text(&part)]).await.ok();
+    assert_eq!(run(&part, &key).await, Ok(expected_of_all.clone()));
     let cut = of(&|lines| lines.lines().take(9).map(|line| format!("{line}\n")).collect()).await.unwrap_err();
     assert!(cut.contains("is not whole"), "{cut}");
     let forged = run(&file, &foreign_key(causeway.home())).await.unwrap();

@@ -23,6 +23,11 @@ impl Audit {
             let what = format!("what stands at position {position} is not what was kept");
             self.problem(Fault::Altered, position, position, what);
         }
+        self.kept_gaps.retain(|(_, last)| position <= *last);
+        if self.kept_gaps.iter().any(|(first, _)| *first <= position) {
+            let what = format!("something stands at position {position}, where nothing stood in what was kept");
+            self.problem(Fault::Altered, position, position, what);
+        }
         self.truth.link(position, &leaf);
         self.expected.link(position, &leaf);
         self.stated.link(position, &leaf);
@@ -252,7 +257,9 @@ impl Audit {
     pub(super) fn end(&mut self, chain: &Chain) {
         self.ended = true;
         let position = self.seen.next();
-        if self.stated.head() != chain.head() {
+        // What was set right has the right hash, and not the right count.
+        let same_count = !self.unbroken || self.stated.entries == chain.entries;
+        if self.stated.head() != chain.head() || !same_count {
             let what = match chain.position == self.stated.position {
                 true => format!("the lines up to position {} are not those that the export was made of", chain.position),
                 false => {

@@ -454,3 +454,26 @@ proptest! {
         prop_assert!(summary.problems > 0 , "{findings:?}");
     }
 }
+
+#[test]
+fn what_stands_where_nothing_stood_in_what_was_kept_is_named() {
+    let mut audit = Audit::new(Chain::START, Trust::default());
+    let log: Vec<Entry> = (1..=6).map(|position| note(position, "a", "1")).collect();
+    audit.keep_gap(Position::new(2), Position::new(2));
+    audit.keep_gap(Position::new(4), Position::new(5));
+    log.iter().filter(|entry| entry.position != Position::new(2)).for_each(|entry| audit.entry(entry));
+    let (findings, _) = audit.finish();
+    assert_eq!(problems(&findings), [(Fault::Altered, 4, 4), (Fault::Altered, 5, 5), (Fault::Missing, 2, 2)]);
+}
+
+#[test]
+fn an_end_that_counts_other_entries_is_another_end() {
+    let mut chain = Chain::START;
+    let mut audit = Audit::new(Chain::START, trust());
+    for entry in log() {
+        chain.push(&entry);
+        audit.line(&Line::Entry { entry: entry.into(), hash: Some(chain.hash) });
+    }
+    audit.line(&Line::End(Chain { entries: 3, ..chain }));
+    assert_eq!(problems(&audit.finish().0), [(Fault::CutOff, 13, 13)]);
+}

@@ -13,7 +13,7 @@ fn text() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn every_entry_reads_back_from_its_line_with_the_same_leaf(
-        position in 1_u64.., id: u128, cause: Option<u128>, micros in 0_i64..4_000_000_000_000_000, aggregate in text(),
+        position in 1..=i64::MAX as u64, id: u128, cause: Option<u128>, micros in 0_i64..4_000_000_000_000_000, aggregate in text(),
         source in text(), correlation in text(), key in proptest::option::of(text()), expected: Option<u64>,
         version in proptest::option::of(1_u32..), labels in proptest::collection::btree_map(text(), "\\PC{0,9}", 0..4),
         content in "\\PC{0,40}", space in "[ \\n\\t]{0,2}", sampled in proptest::option::of(any::<bool>()), digest: bool,
@@ -90,6 +90,8 @@ fn what_is_no_line_is_refused() {
         ("2026-", "today-"),
         ("\"1.0\"", "\"2.0\""),
         ("application/json", "text/plain"),
+        ("\"position\":\"1\"", "\"position\":\"18446744073709551615\""),
+        (",\"data\":1", ",\"labels\":\"{\\\"a\\\":\\\"x\\\",\\\"a\\\":\\\"y\\\"}\",\"data\":1"),
     ] {
         let bad = good.replace(from, to);
         assert_ne!(good, bad);

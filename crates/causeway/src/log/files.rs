@@ -1,17 +1,19 @@
 //! Exports as files: read line by line, and written so that a half one is never mistaken for a whole one.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write};
+use std::fs::{File, Permissions};
+use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use causeway_proof::{Line, LineError};
+use tempfile::NamedTempFile;
 
 use super::about;
 use crate::failure::Hinted;
 
-/// The longest line: the largest message that NATS takes by default, in base64, with room for its envelope.
-const LINE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The longest line: the largest message that any NATS takes, 64 MiB, in base64, with room for its envelope.
+const LINE_BYTES_MAX: u64 = 96 * 1024 * 1024;
 
 /// The lines of an export.
 pub(super) struct Lines {
@@ -54,46 +56,61 @@ impl Lines {
 }
 
 /// Where an export goes.
-pub(super) struct Sink {
-    to: BufWriter<Box<dyn Write>>,
-    /// The file while it is not whole, and its name when it is.
-    names: Option<(PathBuf, PathBuf)>,
+pub(super) enum Sink {
+    Stdout(BufWriter<io::Stdout>),
+    /// While it is not whole it has another name, and goes if nothing comes of it.
+    File(BufWriter<NamedTempFile>, PathBuf),
 }
 
 impl Sink {
     /// To this file, which must not be there yet; `-` is standard output.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         if path.as_os_str() == "-" {
-            return Ok(Self { to: BufWriter::new(Box::new(io::stdout())), names: None });
+            return Ok(Self::Stdout(BufWriter::new(io::stdout())));
         }
         if path.exists() {
-            // What was kept is what one can compare with later.
-            return Err(Hinted {
-                what: format!("{} exists: nothing is overwritten", path.display()),
-                hint: "give another name, or remove it first".to_owned(),
-            }
-            .into());
+            return Err(exists(path));
         }
-        let mut part = path.as_os_str().to_owned();
-        part.push(".part");
-        let part = PathBuf::from(part);
-        let file = File::create(&part).map_err(about(&part))?;
-        Ok(Self { to: BufWriter::with_capacity(1 << 20, Box::new(file)), names: Some((part, path.to_owned())) })
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".");
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // Like any new file, for whom the umask lets.
+        let permissions = Permissions::from_mode(0o666);
+        let part = tempfile::Builder::new().prefix(&name).suffix(".part").permissions(permissions).tempfile_in(folder);
+        Ok(Self::File(BufWriter::with_capacity(1 << 20, part.map_err(about(path))?), path.to_owned()))
     }
 
     pub(super) fn line(&mut self, line: &Line) -> anyhow::Result<()> {
         let mut text = line.write();
         text.push('\n');
         // Unwrapped, so that a reader who has gone is told from a failure.
-        Ok(self.to.write_all(text.as_bytes())?)
+        Ok(match self {
+            Self::Stdout(to) => to.write_all(text.as_bytes())?,
+            Self::File(to, _) => to.write_all(text.as_bytes())?,
+        })
     }
 
     /// Nothing more comes.
-    pub(super) fn finish(mut self) -> anyhow::Result<()> {
-        self.to.flush()?;
-        let Some((part, path)) = self.names else { return Ok(()) };
-        drop(self.to);
-        File::open(&part).and_then(|file| file.sync_all()).map_err(about(&part))?;
-        std::fs::rename(&part, &path).with_context(|| format!("cannot rename {} to {}", part.display(), path.display()))
+    pub(super) fn finish(self) -> anyhow::Result<()> {
+        let (to, path) = match self {
+            Self::Stdout(mut to) => return Ok(to.flush()?),
+            Self::File(to, path) => (to, path),
+        };
+        let part = to.into_inner().map_err(io::IntoInnerError::into_error).map_err(about(&path))?;
+        part.as_file().sync_all().map_err(about(&path))?;
+        match part.persist_noclobber(&path) {
+            Ok(_) => Ok(()),
+            Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => Err(exists(&path)),
+            Err(failed) => Err(about(&path)(failed.error)),
+        }
     }
+}
+
+/// What was kept is what one can compare with later.
+fn exists(path: &Path) -> anyhow::Error {
+    Hinted {
+        what: format!("{} exists: nothing is overwritten", path.display()),
+        hint: "give another name, or remove it first".to_owned(),
+    }
+    .into()
 }

@@ -14,7 +14,7 @@ use super::target::{NoLog, Target};
 use super::{keys, progress, progress_bytes};
 use crate::cli::Common;
 use crate::config::{self, Section};
-use crate::output::{Look, Output, clean};
+use crate::output::{Look, Output, one_line};
 
 /// The most findings of one answer in JSON; all of them are counted.
 const FINDINGS_MAX: usize = 1000;
@@ -61,7 +61,7 @@ pub(super) async fn run(common: &Common, args: &VerifyArgs, out: &Output) -> any
 /// By the server's own clock and files: nothing that stands on the log says so.
 async fn is_young(log: &Log) -> anyhow::Result<bool> {
     let since = log.info().await?.first_time.map(|first| Timestamp::now().as_second() - first.as_second());
-    Ok(since.is_some_and(|seconds| seconds < YOUNG_SECONDS))
+    Ok(since.is_some_and(|seconds| (0..YOUNG_SECONDS).contains(&seconds)))
 }
 
 /// Audits everything that stands on the log at this moment.
@@ -133,6 +133,8 @@ pub(super) struct Kept {
     path: PathBuf,
     /// The leaf that was read and not told yet.
     ahead: Option<(Position, Hash)>,
+    /// And the gaps.
+    gaps: Vec<(Position, Position)>,
     /// What it begins behind, and up to where it says what stands there.
     start: Position,
     up_to: Position,
@@ -147,7 +149,7 @@ impl Kept {
         let lines = path.map(Lines::open).transpose()?;
         let path = path.map(Path::to_owned).unwrap_or_default();
         let (start, up_to) = (Position::START, Position::START);
-        let mut kept = Self { lines, path, ahead: None, start, up_to, chain: Chain::START, end: None };
+        let mut kept = Self { lines, path, ahead: None, gaps: Vec::new(), start, up_to, chain: Chain::START, end: None };
         kept.read()?;
         Ok(kept)
     }
@@ -158,6 +160,7 @@ impl Kept {
             audit.keep(at, leaf);
             self.read()?;
         }
+        self.gaps.drain(..).for_each(|(first, last)| audit.keep_gap(first, last));
         Ok(())
     }
 
@@ -194,7 +197,7 @@ impl Kept {
             self.up_to = behind.max(reach(&line));
             match line {
                 Line::Start(chain) => (self.start, self.chain) = (chain.position, chain),
-                Line::Gap { .. } => {}
+                Line::Gap { first, last } => self.gaps.push((first, last)),
                 Line::End(chain) => self.end = Some(chain.hash),
                 Line::Entry { entry, .. } => {
                     if entry.position <= behind {
@@ -247,7 +250,7 @@ impl<'o> Told<'o> {
                     Severity::Warning => (Look::Accent, "warning"),
                 };
                 // The text may quote what anybody wrote.
-                let text = format!("{}  {}", self.out.paint(look, word), clean(&finding.what));
+                let text = format!("{}  {}", self.out.paint(look, word), one_line(&finding.what, None));
                 self.bar.suspend(|| self.out.line(&text))?;
             } else if self.findings.len() < FINDINGS_MAX {
                 self.findings.push(serde_json::json!({

@@ -1,9 +1,12 @@
 //! Which type of answer a client takes.
 
+use std::cmp::Reverse;
+
 use axum::http::{HeaderMap, header};
 use causeway_proto::{Kind, Problem};
 
-/// The first of `offered` that the client's `Accept` names or covers, most wanted first. Without the header, the first.
+/// The one of `offered` that the client's `Accept` wants most; of several the one whose range it names first, else the first. Of an offer
+/// the most specific range that covers it counts (RFC 9110, 12.5.1). Without the header, the first.
 pub(super) fn negotiate(headers: &HeaderMap, offered: &[&'static str]) -> Result<&'static str, Problem> {
     let mut accepted: Vec<(f32, &str)> = headers
         .get_all(header::ACCEPT)
@@ -15,11 +18,18 @@ pub(super) fn negotiate(headers: &HeaderMap, offered: &[&'static str]) -> Result
     if accepted.is_empty() {
         accepted.push((1.0, "*/*"));
     }
-    // Stable: of two that are wanted alike, the one named first.
-    accepted.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let wanted = accepted.iter().filter(|(quality, _)| *quality > 0.0);
-    let found = wanted.flat_map(|(_, range)| offered.iter().filter(|offer| covers(range, offer))).next();
-    found.copied().ok_or_else(|| {
+    let wanted = |offer: &str| {
+        let covering = accepted
+            .iter()
+            .enumerate()
+            .filter_map(|(place, (quality, range))| covers(range, offer).map(|specific| (specific, Reverse(place), *quality)));
+        let (_, place, quality) = covering.max_by_key(|(specific, place, _)| (*specific, *place))?;
+        (quality > 0.0).then_some((quality, place))
+    };
+    // The last of those that are wanted alike is found: so from behind.
+    let offers = offered.iter().rev().filter_map(|offer| Some((wanted(offer)?, *offer)));
+    let found = offers.max_by(|((one, at), _), ((other, behind), _)| one.total_cmp(other).then(at.cmp(behind)));
+    found.map(|(_, offer)| offer).ok_or_else(|| {
         Problem::new(Kind::NotAcceptable, format!("only {} can be written here", offered.join(" or "))).at("Accept")
     })
 }
@@ -28,13 +38,18 @@ pub(super) fn negotiate(headers: &HeaderMap, offered: &[&'static str]) -> Result
 fn range(text: &str) -> (f32, &str) {
     let mut parts = text.split(';').map(str::trim);
     let range = parts.next().unwrap_or_default();
-    let quality = parts.find_map(|parameter| parameter.strip_prefix("q=")?.parse().ok());
+    let quality = parts.find_map(|parameter| parameter.strip_prefix("q=").or(parameter.strip_prefix("Q="))?.parse().ok());
     (quality.unwrap_or(1.0), range)
 }
 
-fn covers(range: &str, offer: &str) -> bool {
-    let whole_type = range.strip_suffix("/*").and_then(|kind| offer.strip_prefix(kind)).is_some_and(|rest| rest.starts_with('/'));
-    range == "*/*" || whole_type || range.eq_ignore_ascii_case(offer)
+/// How specifically a range covers an offer, if it does.
+fn covers(range: &str, offer: &str) -> Option<u8> {
+    let ((kind, subtype), (of, _)) = (range.split_once('/')?, offer.split_once('/')?);
+    match (kind, subtype) {
+        ("*", "*") => Some(0),
+        (kind, "*") => kind.eq_ignore_ascii_case(of).then_some(1),
+        _ => range.eq_ignore_ascii_case(offer).then_some(2),
+    }
 }
 
 #[cfg(test)]
@@ -52,6 +67,12 @@ mod tests {
             ("application/json;q=0.1, application/x-ndjson", Some(OFFERED[1])),
             ("text/html", None),
             ("application/json;q=0", None),
+            ("application/json;q=0, */*", Some(OFFERED[1])),
+            ("*/*, application/json;q=0.1", Some(OFFERED[1])),
+            ("application/x-ndjson;Q=0, application/json", Some(OFFERED[0])),
+            ("application/x-ndjson, application/json", Some(OFFERED[1])),
+            ("APPLICATION/*", Some(OFFERED[0])),
+            ("*", None),
             ("", None),
         ] {
             let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);

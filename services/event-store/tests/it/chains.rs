@@ -141,6 +141,18 @@ async fn a_chain_takes_so_many_events_says_that_there_are_more_and_knows_their_e
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chain_may_be_called_as_an_event_is() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    for name in ["evt_import_2026", "evt_01k9x3m5v8e7rs2q4n6p8t0w1y"] {
+        let note = json!({"type": "NoteTaken", "aggregate_id": "a", "data": 1, "metadata": {"correlation_id": name}});
+        let receipt = gateway.post(&note).await.created();
+        let tree = gateway.get(&format!("/chains/{name}")).await.ok();
+        assert_eq!(positions(&tree), [receipt["position"].as_u64().unwrap()], "{name}");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_traced_is_refused_by_its_name() {
     let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     Family::of(&gateway).await;

@@ -322,6 +322,45 @@ async fn a_group_keeps_its_place_and_is_what_its_first_start_said() {
     gateway.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_comes_for_one_event_takes_no_other_with_it() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    for n in 1..=12 {
+        gateway.note(&format!("a{n}"), n).await;
+    }
+    let once = || v1::ConsumeStart { in_flight_max: 1, deliveries_max: 1, ..start("g") };
+    // Somebody who is busy all the time, so that the group goes on while the others come and go.
+    let mut busy = Member::of(&gateway, once()).await;
+    let mut seen = BTreeSet::from([number(&busy.next().await)]);
+    for _ in 2..=12 {
+        let mut member = Member::of(&gateway, once()).await;
+        let delivery = member.next().await;
+        assert_eq!(delivery.deliveries, 1);
+        assert!(seen.insert(number(&delivery)), "{delivery:?}");
+        member.ack(&delivery).await;
+        member.leave().await;
+    }
+    assert_eq!(seen, (1..=12).collect());
+    assert_eq!(parked(&mut gateway.grpc().await, "g").await, []);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delay_outlives_whoever_dispatched() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    gateway.note("a", 1).await;
+    let mut member = Member::of(&gateway, start("g")).await;
+    let delivery = member.next().await;
+    let begun = tokio::time::Instant::now();
+    member.say(Say::Nak(v1::ConsumeNak { delivery_id: delivery.delivery_id, delay: seconds(8.0), reason: "busy".into() })).await;
+    // The only member goes, and with it the only dispatcher.
+    member.leave().await;
+    let mut member = Member::of(&gateway, start("g")).await;
+    assert_eq!(member.next().await.deliveries, 2);
+    assert!(begun.elapsed() > Duration::from_secs(7), "{:?}", begun.elapsed());
+    gateway.stop().await;
+}
+
 async fn second_gateway(nats: &NatsServer, dir: &std::path::Path) -> Gateway {
     let read_model = ReadModelConfig { path: dir.join("second.sqlite"), ..ReadModelConfig::default() };
     Gateway::start_with(nats, Config { read_model, heartbeat: Duration::from_millis(200), ..Config::default() }).await

@@ -210,3 +210,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_version_that_changes_nothing_leaves_data_as_it_was_written() {
+    let test = json!([{"op": "test", "path": "/z", "value": 2}, {"op": "remove", "path": "/z"}]);
+    let registered = given([registered(1, json!({}), json!([])), registered(2, json!({"type": "object"}), test)]);
+    let written = r#"{"id":12345678901234567890123, "price":12.50,"z":1,"a":0.1000000000000000055511151231257827}"#;
+    let old = Event { data: Data::from_json(written.as_bytes()).unwrap(), ..event("OrderPlaced", 9, Some(1), json!({})) };
+    let shown = registered.0.upcast(&old).unwrap();
+    assert_eq!((shown.data.as_str(), shown.metadata.schema_version), (written, Some(2)));
+}
