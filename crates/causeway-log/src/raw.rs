@@ -18,7 +18,7 @@ use crate::{Log, LogError};
 
 /// How many messages are looked at at a time for those that broke a consumer ...
 const LOOKS_MAX: usize = 64;
-/// ... and how many after one break: what breaks it lies further on, it breaks once more and comes nearer.
+/// ... and how many after one break, at either end: if what breaks it lies between them, it breaks once more and comes nearer.
 const LOOKS_OF_A_BREAK_MAX: u64 = 4096;
 /// Of how many messages it is told that they cannot be read.
 const TOLD_MAX: usize = 1024;
@@ -77,7 +77,9 @@ impl Log {
         }
         let first = at("ack_floor").max(looked_up_to.get()) + 1;
         let last = delivered.min(first.saturating_add(LOOKS_OF_A_BREAK_MAX));
-        let mut looks = stream::iter(first..=last).map(|seq| self.look(seq)).buffered(LOOKS_MAX);
+        // What broke it was mostly given just now. If not it lies further back, behind what one event keeps unacknowledged, and is come to.
+        let newest = delivered.saturating_sub(LOOKS_OF_A_BREAK_MAX).max(last) + 1..=delivered;
+        let mut looks = stream::iter(newest.chain(first..=last)).map(|seq| self.look(seq)).buffered(LOOKS_MAX);
         while let Some((seq, raw)) = looks.next().await {
             if raw?.is_some_and(|raw| raw.readable().is_err()) {
                 // Deliveries, place, its number in the consumer, time, what is left. The server knows the number of what it waits
@@ -86,7 +88,9 @@ impl Log {
                 let answered = client.request(format!("$JS.ACK.{stream}.{durable}.1.{seq}.0.0.0"), "+ACK".into());
                 answered.await.map_err(LogError::unavailable)?;
             }
-            *looked_up_to = Position::new(seq);
+            if seq <= last {
+                *looked_up_to = Position::new(seq);
+            }
         }
         Ok(())
     }

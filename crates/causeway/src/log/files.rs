@@ -84,10 +84,11 @@ impl Sink {
         let mut text = line.write();
         text.push('\n');
         // Unwrapped, so that a reader who has gone is told from a failure.
-        Ok(match self {
-            Self::Stdout(to) => to.write_all(text.as_bytes())?,
-            Self::File(to, _) => to.write_all(text.as_bytes())?,
-        })
+        let to: &mut dyn io::Write = match self {
+            Self::Stdout(to) => to,
+            Self::File(to, _) => to,
+        };
+        Ok(to.write_all(text.as_bytes())?)
     }
 
     /// Nothing more comes.
