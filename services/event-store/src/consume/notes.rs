@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use causeway_event::Position;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::dispatch::Note;
 
@@ -25,15 +26,19 @@ impl Now {
     }
 }
 
-/// Those that were delivered most often, if there are too many: position, deliveries, and in milliseconds since 1970 until when it rests.
+/// Position, deliveries, and in milliseconds since 1970 until when it rests, which gateways before this one leave out.
+#[derive(Serialize, Deserialize)]
+struct Noted(u64, u32, #[serde(default, skip_serializing_if = "Option::is_none")] Option<i64>);
+
+/// Those that were delivered most often, if there are too many.
 pub(super) fn write(notes: impl Iterator<Item = Note>, now: Now) -> String {
     let unix_ms = |until: Instant| {
         let rest = until.saturating_duration_since(now.instant).as_millis();
         now.unix_ms.saturating_add(i64::try_from(rest).unwrap_or(i64::MAX))
     };
-    let mut notes: Vec<(u64, u32, Option<i64>)> =
-        notes.map(|(position, deliveries, until)| (position.get(), deliveries, until.map(unix_ms))).collect();
-    notes.sort_unstable_by_key(|(position, deliveries, _)| (Reverse(*deliveries), *position));
+    let mut notes: Vec<Noted> =
+        notes.map(|(position, deliveries, until)| Noted(position.get(), deliveries, until.map(unix_ms))).collect();
+    notes.sort_unstable_by_key(|Noted(position, deliveries, _)| (Reverse(*deliveries), *position));
     notes.truncate(NOTES_MAX);
     serde_json::to_string(&notes).unwrap_or_default()
 }
@@ -44,11 +49,9 @@ pub(super) fn read(notes: &str, now: Now) -> Vec<Note> {
         let rest = u64::try_from(unix_ms.saturating_sub(now.unix_ms)).unwrap_or_default();
         now.instant.checked_add(Duration::from_millis(rest))
     };
-    let notes: Vec<(u64, u32, Option<i64>)> = serde_json::from_str(notes).unwrap_or_default();
-    notes
-        .into_iter()
-        .map(|(position, deliveries, unix_ms)| (Position::new(position), deliveries, unix_ms.and_then(until)))
-        .collect()
+    let notes: Vec<Noted> = serde_json::from_str(notes).unwrap_or_default();
+    let note = |Noted(position, deliveries, unix_ms)| (Position::new(position), deliveries, unix_ms.and_then(until));
+    notes.into_iter().map(note).collect()
 }
 
 #[cfg(test)]
@@ -83,8 +86,10 @@ mod tests {
     fn notes_that_cannot_be_read_say_nothing() {
         let now = Now::read();
         assert_eq!(read(&write([(Position::new(7), 2, None)].into_iter(), now), now), [(Position::new(7), 2, None)]);
-        for text in ["", "{\"later\": 1}", "[[7, 2]]"] {
+        for text in ["", "{\"later\": 1}"] {
             assert_eq!(read(text, now), [], "{text}");
         }
+        // Without a rest they are as they were before there was one.
+        assert_eq!(write([(Position::new(7), 2, None)].into_iter(), now), "[[7,2]]");
     }
 }
