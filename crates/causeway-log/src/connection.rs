@@ -14,7 +14,7 @@ use crate::append::{Group, Patience, Publisher, Way};
 use crate::config::Login;
 use crate::link::Link;
 use crate::names::Names;
-use crate::{Config, LogError};
+use crate::{Config, LogError, Restoring};
 
 /// The oldest server that has everything the log needs: major, minor, patch. Atomic batches came with 2.12.0, which takes no message ids
 /// in them; 2.12.1 stands still for good when a batched direct get meets an append (nats-server#7458).
@@ -81,9 +81,11 @@ impl Log {
     async fn refuse_half_restored(&self) -> Result<(), LogError> {
         match self.restoring().await? {
             None => Ok(()),
-            Some(made) => {
+            Some(Restoring { made, .. }) => {
+                let note = self.inner.names.restore_stream();
                 let what = format!(
-                    "a restore of the backup of {made} broke off or is under way: do it again with `causeway log restore`"
+                    "a restore of the backup of {made} broke off or is under way: do it again with `causeway log restore`; \
+                     to give it up, delete what it made and the stream {note}"
                 );
                 Err(LogError::Mismatch { what })
             }
@@ -91,12 +93,17 @@ impl Log {
     }
 
     /// What [`Self::begin_restore`] noted, until [`Self::end_restore`].
-    pub async fn restoring(&self) -> Result<Option<String>, LogError> {
+    pub async fn restoring(&self) -> Result<Option<Restoring>, LogError> {
         let name = self.inner.names.restore_stream();
         match self.jetstream().get_stream(&name).await {
-            Ok(stream) => Ok(Some(stream.cached_info().config.description.clone().unwrap_or_default())),
+            Ok(stream) => {
+                let description = stream.cached_info().config.description.as_deref().unwrap_or_default();
+                Ok(Some(serde_json::from_str(description).unwrap_or_default()))
+            }
             Err(error) if not_found(&error) || not_enabled(&error) => Ok(None),
-            Err(error) => Err(LogError::unavailable(format!("stream {name}: {error}"))),
+            Err(error) => {
+                Err(LogError::unavailable(format!("stream {name}, for which this user must be allowed to ask: {error}")))
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 use tokio::sync::watch;
 
 use crate::message::{self, Place, Record};
+use crate::raw::Looked;
 use crate::{Log, LogError};
 
 const EXPIRES: Duration = Duration::from_secs(30);
@@ -37,7 +38,7 @@ pub struct Consumer {
     /// The end of the log when the consumer was opened.
     opened_at: Position,
     /// Up to here it was looked for what had broken it.
-    looked_up_to: Position,
+    looked: Looked,
 }
 
 /// Whether anybody can have had an event before us.
@@ -70,7 +71,7 @@ impl Log {
             connections: self.inner.reading.connections.clone(),
             current: None,
             opened_at: Position::START,
-            looked_up_to: Position::START,
+            looked: Looked::default(),
         };
         consumer.current = Some(consumer.open().await?);
         Ok(consumer)
@@ -142,7 +143,7 @@ impl Consumer {
     async fn reopen(&mut self) {
         // What was outstanding comes again after a while; what broke the connection must not.
         let durable = self.log.inner.names.consumer(self.config.processor);
-        let opened = match self.log.put_aside(&durable, &mut self.looked_up_to).await {
+        let opened = match self.log.put_aside(&durable, &mut self.looked).await {
             // It may have been deleted, and is made again.
             Ok(()) | Err(LogError::Refused { .. }) => self.open().await,
             Err(error) => Err(error),

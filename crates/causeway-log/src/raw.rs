@@ -23,6 +23,13 @@ const LOOKS_OF_A_BREAK_MAX: u64 = 4096;
 /// Of how many messages it is told that they cannot be read.
 const TOLD_MAX: usize = 1024;
 
+/// How far a consumer was looked through for what no client can read: from its floor on, and at its end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Looked {
+    up_to: u64,
+    newest: u64,
+}
+
 /// A message of the stream, with its headers as they came.
 pub(crate) struct Raw {
     pub(crate) subject: String,
@@ -55,13 +62,13 @@ impl Log {
     }
 
     /// Acknowledges what a durable consumer was given and the client cannot read: it would break every connection that it comes over
-    /// again. `looked_up_to` is where an earlier break left off, and is moved on.
-    pub(crate) async fn put_aside(&self, durable: &str, looked_up_to: &mut Position) -> Result<(), LogError> {
+    /// again. Goes on where earlier breaks left off.
+    pub(crate) async fn put_aside(&self, durable: &str, looked: &mut Looked) -> Result<(), LogError> {
         let stream = self.inner.names.events_stream();
         let info = match self.api(&format!("$JS.API.CONSUMER.INFO.{stream}.{durable}"), &json!({})).await {
             // It was deleted; one that is made in its place begins anew.
             Err(error @ LogError::Refused { .. }) => {
-                *looked_up_to = Position::START;
+                *looked = Looked::default();
                 return Err(error);
             }
             info => info?,
@@ -72,13 +79,13 @@ impl Log {
         }
         let at = |of: &str| info[of]["stream_seq"].as_u64().unwrap_or_default();
         let delivered = at("delivered");
-        if delivered < looked_up_to.get() {
-            *looked_up_to = Position::START;
+        if delivered < looked.up_to || delivered < looked.newest {
+            *looked = Looked::default();
         }
-        let first = at("ack_floor").max(looked_up_to.get()) + 1;
+        let first = at("ack_floor").max(looked.up_to) + 1;
         let last = delivered.min(first.saturating_add(LOOKS_OF_A_BREAK_MAX));
         // What broke it was mostly given just now. If not it lies further back, behind what one event keeps unacknowledged, and is come to.
-        let newest = delivered.saturating_sub(LOOKS_OF_A_BREAK_MAX).max(last) + 1..=delivered;
+        let newest = delivered.saturating_sub(LOOKS_OF_A_BREAK_MAX).max(last).max(looked.newest) + 1..=delivered;
         let mut looks = stream::iter(newest.chain(first..=last)).map(|seq| self.look(seq)).buffered(LOOKS_MAX);
         while let Some((seq, raw)) = looks.next().await {
             if raw?.is_some_and(|raw| raw.readable().is_err()) {
@@ -88,8 +95,9 @@ impl Log {
                 let answered = client.request(format!("$JS.ACK.{stream}.{durable}.1.{seq}.0.0.0"), "+ACK".into());
                 answered.await.map_err(LogError::unavailable)?;
             }
-            if seq <= last {
-                *looked_up_to = Position::new(seq);
+            match seq <= last {
+                true => looked.up_to = seq,
+                false => looked.newest = seq,
             }
         }
         Ok(())

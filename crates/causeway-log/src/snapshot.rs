@@ -38,6 +38,15 @@ pub struct StreamFacts {
     pub consumers: usize,
 }
 
+/// What is being restored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Restoring {
+    /// When the backup was made.
+    pub made: String,
+    /// The streams that were not there when it began: what there is of them, it has made.
+    pub streams: Vec<String>,
+}
+
 impl StreamFacts {
     pub(crate) fn of(info: &stream::Info) -> Self {
         Self {
@@ -127,10 +136,12 @@ impl Log {
         Ok(Snapshot { log: self.clone(), stream: stream.to_owned(), chunks, description, received: 0 })
     }
 
-    /// Notes that streams are restored from the backup that was made then: until [`Self::end_restore`] nobody takes them for the log.
-    pub async fn begin_restore(&self, made: &str) -> Result<(), LogError> {
+    /// Notes what is being restored: until [`Self::end_restore`] nobody takes it for the log.
+    pub async fn begin_restore(&self, what: &Restoring, replicas: usize) -> Result<(), LogError> {
         let name = self.inner.names.restore_stream();
-        let note = json!({ "name": name, "description": made, "storage": "file", "max_msgs": 1, "num_replicas": self.inner.config.replicas });
+        let description = json!(what).to_string();
+        let note =
+            json!({ "name": name, "description": description, "storage": "file", "max_msgs": 1, "num_replicas": replicas });
         self.api(&format!("$JS.API.STREAM.CREATE.{name}"), &note).await.map(drop)
     }
 

@@ -11,8 +11,8 @@ use causeway_event::{Invalid, Position};
 
 use crate::hash::Hash;
 
-/// How many there are at most. With them a checkpoint is well within the size of an event.
-const MARKS_MAX: usize = if cfg!(test) { 8 } else { 65_536 };
+/// How many there are at most: 44 KB, which every NATS takes.
+const MARKS_MAX: usize = if cfg!(test) { 8 } else { 16_384 };
 
 /// The marks of entries at consecutive positions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -86,7 +86,12 @@ async fn what_was_restored_in_part_is_not_taken_for_the_log_and_is_restored_anew
     };
     stream("causeway_EVENTS", &["causeway.ev.>"], "").await;
     js.publish("causeway.ev.a.custom", "half".into()).await.unwrap().await.unwrap();
-    stream("causeway_RESTORE", &[], manifest["made"].as_str().unwrap()).await;
+    let note = |streams: &[&str]| json!({ "made": manifest["made"], "streams": streams }).to_string();
+    stream("causeway_RESTORE", &[], &note(&["causeway_DLQ"])).await;
+    let refused = log(&["restore", text(&folder), "--nats", &nats.url()]).await;
+    assert!(refused.0.stderr.contains("causeway_EVENTS exist already"), "it was there before: {:?}", refused.0);
+    js.delete_stream("causeway_RESTORE").await.unwrap();
+    stream("causeway_RESTORE", &[], &note(&["causeway_EVENTS", "causeway_DLQ"])).await;
     for arguments in [["info"], ["verify"]] {
         let refused = log(&[&arguments[..], &["--nats", &nats.url()]].concat()).await;
         assert!(
@@ -103,7 +108,7 @@ async fn what_was_restored_in_part_is_not_taken_for_the_log_and_is_restored_anew
     // Of another backup nobody knows what may be deleted.
     let other = causeway_testkit::NatsServer::start().await.unwrap();
     let js = async_nats::jetstream::new(other.client().await.unwrap());
-    let description = Some("another".to_owned());
+    let description = Some(json!({ "made": "another", "streams": [] }).to_string());
     let note = async_nats::jetstream::stream::Config { name: "causeway_RESTORE".to_owned(), description, ..Default::default() };
     js.create_stream(note).await.unwrap();
     let refused = log(&["restore", text(&folder), "--nats", &other.url()]).await;

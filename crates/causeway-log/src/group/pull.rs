@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::GroupName;
 use crate::message::{self, Place, Record};
+use crate::raw::Looked;
 use crate::{Log, LogError};
 
 /// Events of one request at most.
@@ -42,9 +43,9 @@ pub struct GroupPull {
     /// The connection broke, perhaps at something that would break it again.
     broke: bool,
     /// Up to here it was looked for that.
-    looked_up_to: Position,
+    looked: Looked,
     /// The looking.
-    putting_aside: Option<AbortOnDropHandle<(Position, Result<(), LogError>)>>,
+    putting_aside: Option<AbortOnDropHandle<(Looked, Result<(), LogError>)>>,
 }
 
 struct Inbox {
@@ -96,7 +97,7 @@ impl Log {
             inbox: None,
             asked: None,
             broke: false,
-            looked_up_to: Position::START,
+            looked: Looked::default(),
             putting_aside: None,
         }
     }
@@ -180,17 +181,17 @@ impl GroupPull {
         let inner = &self.log.inner;
         if self.broke {
             // It goes on from one call to the next: each may be too short for it.
-            let (log, consumer, mut looked_up_to) = (self.log.clone(), self.group.consumer(&self.log), self.looked_up_to);
+            let (log, consumer, mut looked) = (self.log.clone(), self.group.consumer(&self.log), self.looked);
             let putting = self.putting_aside.get_or_insert_with(|| {
                 AbortOnDropHandle::new(tokio::spawn(async move {
-                    let done = log.put_aside(&consumer, &mut looked_up_to).await;
-                    (looked_up_to, done)
+                    let done = log.put_aside(&consumer, &mut looked).await;
+                    (looked, done)
                 }))
             });
             let put = putting.await;
             self.putting_aside = None;
-            let (looked_up_to, done) = put.map_err(LogError::unavailable)?;
-            self.looked_up_to = looked_up_to;
+            let (looked, done) = put.map_err(LogError::unavailable)?;
+            self.looked = looked;
             done?;
             self.broke = false;
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use causeway_event::format_timestamp;
-use causeway_log::{Log, StreamFacts};
+use causeway_log::{Log, Restoring, StreamFacts};
 use causeway_proof::to_hex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -123,19 +123,24 @@ pub(super) async fn restore(common: &Common, args: &RestoreArgs, out: &Output) -
         .into());
     }
     let broke_off = log.restoring().await?;
-    if let Some(made) = broke_off.as_deref().filter(|made| *made != manifest.made) {
-        bail!("a restore of another backup, of {made}, broke off here: nothing was restored of this one, of {}", manifest.made);
+    if let Some(other) = broke_off.as_ref().filter(|other| other.made != manifest.made) {
+        bail!(
+            "a restore of another backup, of {}, broke off here: nothing was restored of this one, of {}; finish that one, or delete \
+             what it made and the stream {}_RESTORE",
+            other.made,
+            manifest.made,
+            manifest.namespace
+        );
     }
     // Nothing is written before it is known that everything can be.
-    let (mut missing, mut others) = (Vec::new(), Vec::new());
+    let (mut missing, mut others, mut half) = (Vec::new(), Vec::new(), Vec::new());
     for saved in &manifest.streams {
         let name = saved.facts.name.as_str();
         match log.holds_snapshot(name, &saved.description).await? {
             None => missing.push(saved),
             Some(true) => {}
-            // Nobody but that restore has made it.
-            Some(false) if broke_off.is_some() => {
-                log.delete_stream(name).await?;
+            Some(false) if made_by(broke_off.as_ref(), saved, &log).await? => {
+                half.push(name);
                 missing.push(saved);
             }
             Some(false) => others.push(name),
@@ -156,7 +161,12 @@ pub(super) async fn restore(common: &Common, args: &RestoreArgs, out: &Output) -
         bail!("everything of the backup is there already: nothing is overwritten, and nothing was restored");
     }
     if broke_off.is_none() {
-        log.begin_restore(&manifest.made).await?;
+        let streams = missing.iter().map(|saved| saved.facts.name.clone()).collect();
+        let restoring = Restoring { made: manifest.made.clone(), streams };
+        log.begin_restore(&restoring, args.replicas.unwrap_or(target.config.replicas)).await?;
+    }
+    for name in half {
+        log.delete_stream(name).await?;
     }
     for saved in missing {
         let name = &saved.facts.name;
@@ -178,6 +188,15 @@ pub(super) async fn restore(common: &Common, args: &RestoreArgs, out: &Output) -
         ));
     }
     Ok(())
+}
+
+/// Whether what there is of a stream is what a restore that broke off has made of it, and nobody has written to it since.
+async fn made_by(broke_off: Option<&Restoring>, saved: &Saved, log: &Log) -> anyhow::Result<bool> {
+    let StreamFacts { name, last, .. } = &saved.facts;
+    if !broke_off.is_some_and(|restoring| restoring.streams.contains(name)) {
+        return Ok(false);
+    }
+    Ok(log.stream_facts(name).await?.is_none_or(|found| found.last < *last))
 }
 
 /// The manifest, once every file is known to be what it says.

@@ -102,6 +102,8 @@ impl Sink {
         match part.persist_noclobber(&path) {
             Ok(_) => Ok(()),
             Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => Err(exists(&path)),
+            // A file system that knows neither way of replacing nothing.
+            Err(failed) if !path.exists() => failed.file.persist(&path).map(drop).map_err(|failed| about(&path)(failed.error)),
             Err(failed) => Err(about(&path)(failed.error)),
         }
     }

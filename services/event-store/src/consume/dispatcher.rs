@@ -270,6 +270,7 @@ impl Term {
                 let given =
                     given.map(|given| given.into_iter().map(|(position, n)| (Position::new(position), n)).collect::<Vec<_>>());
                 self.dispatch.leave(&member, given.as_deref(), "its member's stream ended");
+                post.answer(words::write(&Reply::Done)).await;
             }
             Some(ToDispatcher::Answer { member, position, deliveries, answer }) => {
                 let position = Position::new(position);

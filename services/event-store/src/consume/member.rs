@@ -29,6 +29,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// What a client answered before it left is said to the end, for as long as this.
 const FINISH_MAX: Duration = Duration::from_secs(3);
+/// And for so long, that it leaves.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 /// Answers that are being said at once; a client whose further ones are not read waits. Twice what a member may work on at once: of
 /// each delivery one mark and the answer.
 const SAYING_MAX: usize = 2048;
@@ -125,7 +127,11 @@ impl Member {
         desk.finish().await;
         let given = desk.held.iter().filter(|(_, held)| held.given).map(|(position, held)| (position.get(), held.deliveries));
         let leave = ToDispatcher::Leave { member: desk.member.id.clone(), given: Some(given.collect()) };
-        desk.tell(&leave).await;
+        // It must be heard before a dispatcher that has no other members goes.
+        let (log, group) = (&desk.member.gateway.log, &desk.member.group);
+        if !matches!(timeout(LEAVE_MAX, log.ask_dispatcher(group, words::write(&leave))).await, Ok(Ok(_))) {
+            tracing::debug!(%group, "nobody heard that a member left");
+        }
         if let Err(problem) = ended {
             last_word.send(Err(problem));
         }

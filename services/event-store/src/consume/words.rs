@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub(super) enum ToDispatcher {
     /// I am here, work on so much at once, and have these (position, deliveries).
     Announce { member: String, room: usize, held: Vec<(u64, u32)> },
-    /// I am going. Of what was delivered to me, my client was given these (position, deliveries); from members before this was said: nothing
+    /// I am going, to be answered with [`Reply::Done`]. Of what was delivered to me, my client was given these (position, deliveries); from members before this was said: nothing
     /// is known of it.
     Leave {
         member: String,

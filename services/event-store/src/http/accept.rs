@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use axum::http::{HeaderMap, header};
 use causeway_proto::{Kind, Problem};
 
-/// The one of `offered` that the client's `Accept` wants most; of several the one whose range it names first, else the first. Of an offer
+/// The one of `offered` that the client's `Accept` wants most; of several the one that it names most specifically, then first, else the first. Of an offer
 /// the most specific range that covers it counts (RFC 9110, 12.5.1). Without the header, the first.
 pub(super) fn negotiate(headers: &HeaderMap, offered: &[&'static str]) -> Result<&'static str, Problem> {
     let mut accepted: Vec<(f32, &str)> = headers
@@ -23,8 +23,8 @@ pub(super) fn negotiate(headers: &HeaderMap, offered: &[&'static str]) -> Result
             .iter()
             .enumerate()
             .filter_map(|(place, (quality, range))| covers(range, offer).map(|specific| (specific, Reverse(place), *quality)));
-        let (_, place, quality) = covering.max_by_key(|(specific, place, _)| (*specific, *place))?;
-        (quality > 0.0).then_some((quality, place))
+        let (specific, place, quality) = covering.max_by_key(|(specific, place, _)| (*specific, *place))?;
+        (quality > 0.0).then_some((quality, (specific, place)))
     };
     // The last of those that are wanted alike is found: so from behind.
     let offers = offered.iter().rev().filter_map(|offer| Some((wanted(offer)?, *offer)));
@@ -72,6 +72,8 @@ mod tests {
             ("application/x-ndjson;Q=0, application/json", Some(OFFERED[0])),
             ("application/x-ndjson, application/json", Some(OFFERED[1])),
             ("APPLICATION/*", Some(OFFERED[0])),
+            ("*/*, application/json", Some(OFFERED[0])),
+            ("*/*, application/x-ndjson", Some(OFFERED[1])),
             ("*", None),
             ("", None),
         ] {

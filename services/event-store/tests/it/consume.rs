@@ -328,20 +328,52 @@ async fn whoever_comes_for_one_event_takes_no_other_with_it() {
     for n in 1..=12 {
         gateway.note(&format!("a{n}"), n).await;
     }
-    let once = || v1::ConsumeStart { in_flight_max: 1, deliveries_max: 1, ..start("g") };
-    // Somebody who is busy all the time, so that the group goes on while the others come and go.
-    let mut busy = Member::of(&gateway, once()).await;
-    let mut seen = BTreeSet::from([number(&busy.next().await)]);
-    for _ in 2..=12 {
-        let mut member = Member::of(&gateway, once()).await;
-        let delivery = member.next().await;
-        assert_eq!(delivery.deliveries, 1);
-        assert!(seen.insert(number(&delivery)), "{delivery:?}");
-        member.ack(&delivery).await;
-        member.leave().await;
+    let once = |group: &str| v1::ConsumeStart { in_flight_max: 1, deliveries_max: 1, ..start(group) };
+    let come_and_go = async |group: &str, mut seen: BTreeSet<u64>| {
+        while seen.len() < 12 {
+            let mut member = Member::of(&gateway, once(group)).await;
+            let delivery = member.next().await;
+            assert_eq!(delivery.deliveries, 1);
+            assert!(seen.insert(number(&delivery)), "{delivery:?}");
+            member.ack(&delivery).await;
+            member.leave().await;
+        }
+        assert_eq!(parked(&mut gateway.grpc().await, group).await, []);
+    };
+    // Somebody who is busy all the time, so that the group goes on while the others come and go; and nobody.
+    let mut busy = Member::of(&gateway, once("g")).await;
+    let first = number(&busy.next().await);
+    come_and_go("g", BTreeSet::from([first])).await;
+    come_and_go("alone", BTreeSet::new()).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_behind_a_client_that_leaves_was_not_delivered() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    for n in 1..=40 {
+        gateway.note(&format!("a{n}"), n).await;
     }
-    assert_eq!(seen, (1..=12).collect());
-    assert_eq!(parked(&mut gateway.grpc().await, "g").await, []);
+    let many = || v1::ConsumeStart { in_flight_max: 40, deliveries_max: 1, ..start("g") };
+    let mut member = Member::of(&gateway, many()).await;
+    let first = member.next().await;
+    member.ack(&first).await;
+    // Time for all of them to be assigned, of which a client that does not read takes some.
+    sleep(Duration::from_millis(500)).await;
+    drop(member);
+    let mut member = Member::of(&gateway, many()).await;
+    let mut client = gateway.grpc().await;
+    let mut seen = BTreeSet::from([number(&first)]);
+    let all = async {
+        while seen.len() + parked(&mut client, "g").await.len() < 40 {
+            if let Ok(delivery) = timeout(Duration::from_millis(500), member.next()).await {
+                assert_eq!(delivery.deliveries, 1);
+                seen.insert(number(&delivery));
+                member.ack(&delivery).await;
+            }
+        }
+    };
+    timeout(TAKEOVER, all).await.expect("each is delivered, or was and is parked");
     gateway.stop().await;
 }
 
