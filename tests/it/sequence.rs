@@ -1,6 +1,7 @@
 //! What follows a message, as the README shows it and as every kind of reader sees it.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use causeway_e2e::{Api, Seen, Setup, check_causation, count, of_type, python, types};
 use causeway_testkit::workspace_root;
@@ -87,18 +88,22 @@ async fn tokens_are_seen_live_by_whoever_asks_for_the_session() {
     let mut sse = api.stream("aggregate_id=s", None).await.unwrap();
     sse.until(|seen| seen.kind == "caught_up").await.unwrap();
     api.say("s", "Hello").await.unwrap();
-    let seen = sse.until(|seen| seen.kind == "AIProcessingCompleted").await.unwrap();
+    let mut seen = sse.until(|seen| seen.kind == "AIProcessingCompleted").await.unwrap();
     let answered = seen.iter().position(|seen| seen.kind == "MessageGenerated").unwrap();
-    let pieces: Vec<&Seen> = seen[..answered].iter().filter(|seen| seen.kind == "delta").collect();
-    assert!(
-        1 < pieces.len(),
-        "several pieces come before the whole message: {:?}",
-        seen.iter().map(|s| &s.kind).collect::<Vec<_>>()
-    );
-    let spoken: String =
-        pieces.iter().filter(|seen| seen.data["kind"] == "text").filter_map(|seen| seen.data["text"].as_str()).collect();
-    let answer = seen[answered].data["data"]["content"].as_str().unwrap();
-    assert!(spoken.ends_with(answer), "{spoken:?} against {answer:?}");
+    let before = seen[..answered].iter().filter(|seen| seen.kind == "delta").count();
+    let kinds = || seen.iter().map(|seen| &seen.kind).collect::<Vec<_>>();
+    assert!(1 < before, "several pieces come before the whole message: {:?}", kinds());
+    let answer = seen[answered].data["data"]["content"].as_str().unwrap().to_owned();
+    let text = |seen: &Seen| {
+        (seen.kind == "delta" && seen.data["kind"] == "text").then(|| seen.data["text"].as_str().unwrap().to_owned())
+    };
+    // The last ones take another way than the message, and may come behind it.
+    let all = async {
+        while !seen.iter().filter_map(text).collect::<String>().ends_with(&answer) {
+            seen.extend(sse.next().await.unwrap());
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all).await.expect("every piece of the answer, in order");
 }
 
 #[tokio::test(flavor = "multi_thread")]
