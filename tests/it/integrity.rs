@@ -354,7 +354,6 @@ async fn an_export_overwrites_nothing_and_one_that_was_kept_says_how_far_it_reac
     assert_eq!(again.0.status.code(), Some(1));
     assert!(again.0.stderr.contains("nothing is overwritten") && again.0.stderr.contains("another name"), "{:?}", again.0);
     assert_eq!(fs::read_to_string(file("whole.ndjson")).unwrap(), whole);
-    assert!(!file("whole.ndjson.part").exists());
 
     let against = async |kept: &str| {
         let done = log(&["verify", "--json", "--nats", &nats, "--against", text(&file(kept))]).await;
@@ -389,6 +388,11 @@ async fn an_export_overwrites_nothing_and_one_that_was_kept_says_how_far_it_reac
     fs::write(file("thinned.ndjson"), thinned).unwrap();
     let (json, _) = against("thinned.ndjson").await;
     assert!(!reach(&json).2 && warned(&json, "are not those that it was made of"), "{json}");
+    // Where it says that nothing stood, something was put in.
+    let gap = |(at, line)| if at == 9 { r#"{"gap":{"first":"10","last":"10"}}"#.to_owned() + "\n" } else { format!("{line}\n") };
+    fs::write(file("gap.ndjson"), whole.lines().enumerate().map(gap).collect::<String>()).unwrap();
+    let put_in = log(&["verify", "--json", "--nats", &nats, "--against", text(&file("gap.ndjson"))]).await;
+    assert_eq!(put_in.problems(), [("altered".to_owned(), 10, 10)], "{:?}", put_in.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

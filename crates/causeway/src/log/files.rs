@@ -117,3 +117,41 @@ fn exists(path: &Path) -> anyhow::Error {
     }
     .into()
 }
+
+#[cfg(test)]
+mod tests {
+    use causeway_event::{Invalid, Position};
+    use causeway_proof::{Content, Entry, Foreign};
+
+    use super::*;
+
+    fn line(bytes: usize) -> Line {
+        let foreign = Foreign {
+            subject: "ev.a.custom".to_owned(),
+            headers: vec![],
+            payload: vec![7; bytes].into(),
+            reason: Invalid::new("", "ce-specversion: is missing"),
+        };
+        Line::Entry { entry: Box::new(Entry { position: Position::new(1), content: Content::Foreign(foreign) }), hash: None }
+    }
+
+    #[test]
+    fn two_that_write_the_same_export_do_not_spoil_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.ndjson");
+        let [mut one, mut other, mut third] = [(); 3].map(|()| Sink::open(&path).unwrap());
+        // A line may be as large as any NATS takes.
+        one.line(&line(8 << 20)).unwrap();
+        other.line(&line(1)).unwrap();
+        third.line(&line(1)).unwrap();
+        drop(third);
+        one.finish().unwrap();
+        let refused = other.finish().unwrap_err().to_string();
+        assert!(refused.ends_with("log.ndjson exists: nothing is overwritten"), "{refused}");
+        let mut lines = Lines::open(&path).unwrap();
+        assert_eq!(lines.next().unwrap(), Some(Ok(line(8 << 20))));
+        assert_eq!(lines.next().unwrap(), None);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left of the others");
+        assert!(Sink::open(&path).is_err());
+    }
+}

@@ -374,6 +374,11 @@ async fn what_waits_behind_a_client_that_leaves_was_not_delivered() {
         }
     };
     timeout(TAKEOVER, all).await.expect("each is delivered, or was and is parked");
+    let numbers = parked(&mut client, "g").await.into_iter().map(|parked| {
+        let event = parked.event.unwrap();
+        serde_json::from_slice::<serde_json::Value>(&event.data).unwrap()["number"].as_u64().unwrap()
+    });
+    assert!(numbers.into_iter().all(|number| !seen.contains(&number)), "none both");
     gateway.stop().await;
 }
 
