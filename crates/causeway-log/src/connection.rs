@@ -92,21 +92,6 @@ impl Log {
         }
     }
 
-    /// What [`Self::begin_restore`] noted, until [`Self::end_restore`].
-    pub async fn restoring(&self) -> Result<Option<Restoring>, LogError> {
-        let name = self.inner.names.restore_stream();
-        match self.jetstream().get_stream(&name).await {
-            Ok(stream) => {
-                let description = stream.cached_info().config.description.as_deref().unwrap_or_default();
-                Ok(Some(serde_json::from_str(description).unwrap_or_default()))
-            }
-            Err(error) if not_found(&error) || not_enabled(&error) => Ok(None),
-            Err(error) => {
-                Err(LogError::unavailable(format!("stream {name}, for which this user must be allowed to ask: {error}")))
-            }
-        }
-    }
-
     /// Connects to a log that is there already; creates nothing.
     pub async fn open(config: &Config) -> Result<Self, LogError> {
         let log = Self::reach(config).await?;
@@ -308,13 +293,13 @@ fn unlimited() -> stream::Config {
     }
 }
 
-fn not_found(error: &jetstream::context::GetStreamError) -> bool {
+pub(crate) fn not_found(error: &jetstream::context::GetStreamError) -> bool {
     use jetstream::{ErrorCode, context::GetStreamErrorKind};
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 /// Said by the leader of a cluster, once it has one: waiting does not change it.
-fn not_enabled(error: &jetstream::context::GetStreamError) -> bool {
+pub(crate) fn not_enabled(error: &jetstream::context::GetStreamError) -> bool {
     use jetstream::{ErrorCode, context::GetStreamErrorKind};
     const NOT_ENABLED: [ErrorCode; 2] = [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT];
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if NOT_ENABLED.contains(&error.error_code()))

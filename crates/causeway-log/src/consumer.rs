@@ -37,7 +37,7 @@ pub struct Consumer {
     current: Option<pull::Stream>,
     /// The end of the log when the consumer was opened.
     opened_at: Position,
-    /// Up to here it was looked for what had broken it.
+    /// How far it was looked for what had broken it.
     looked: Looked,
 }
 

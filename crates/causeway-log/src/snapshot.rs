@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
+use crate::connection::{not_enabled, not_found};
 use crate::{Log, LogError};
 
 /// Bytes of one message of a snapshot.
@@ -145,7 +146,22 @@ impl Log {
         self.api(&format!("$JS.API.STREAM.CREATE.{name}"), &note).await.map(drop)
     }
 
-    /// All of them are there.
+    /// What [`Self::begin_restore`] noted, until [`Self::end_restore`].
+    pub async fn restoring(&self) -> Result<Option<Restoring>, LogError> {
+        let name = self.inner.names.restore_stream();
+        match self.jetstream().get_stream(&name).await {
+            Ok(stream) => {
+                let description = stream.cached_info().config.description.as_deref().unwrap_or_default();
+                Ok(Some(serde_json::from_str(description).unwrap_or_default()))
+            }
+            Err(error) if not_found(&error) || not_enabled(&error) => Ok(None),
+            Err(error) => {
+                Err(LogError::unavailable(format!("stream {name}, for which this user must be allowed to ask: {error}")))
+            }
+        }
+    }
+
+    /// All of it is there.
     pub async fn end_restore(&self) -> Result<(), LogError> {
         self.delete_stream(&self.inner.names.restore_stream()).await
     }

@@ -42,7 +42,7 @@ pub struct GroupPull {
     asked: Option<Asked>,
     /// The connection broke, perhaps at something that would break it again.
     broke: bool,
-    /// Up to here it was looked for that.
+    /// How far it was looked for that.
     looked: Looked,
     /// The looking.
     putting_aside: Option<AbortOnDropHandle<(Looked, Result<(), LogError>)>>,
