@@ -186,3 +186,6 @@ fn after_sending(error: LogError) -> LogError {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;

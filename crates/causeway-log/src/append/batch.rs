@@ -48,12 +48,18 @@ impl Log {
         }
         let sent = self.send_batch(&prepared).await;
         let log = self.clone();
-        Ok(async move { log.settle_batch(&prepared, sent, earliest).await }.boxed())
+        Ok(async move { log.settle_batch(&prepared, sent, Attempt::First, earliest).await }.boxed())
     }
 
-    async fn settle_batch(&self, prepared: &Prepared, mut sent: Sent, earliest: Position) -> Result<Appended, LogError> {
+    /// From the first answer to one that is sure.
+    pub(super) async fn settle_batch(
+        &self,
+        prepared: &Prepared,
+        mut sent: Sent,
+        mut attempt: Attempt,
+        earliest: Position,
+    ) -> Result<Appended, LogError> {
         let patience = Patience::of(self);
-        let mut attempt = Attempt::First;
         loop {
             match sent.await {
                 Answer::Stored { last, .. } => return Ok(done(prepared, last)),

@@ -110,38 +110,3 @@ pub(super) fn done(message: &Message, position: Position) -> Appended {
     let receipt = Receipt { id: message.id, position, correlation_id: message.correlation.clone() };
     Appended { receipts: vec![receipt], duplicate: false }
 }
-
-#[cfg(test)]
-mod tests {
-    use causeway_event::{Data, Labels, Lineage, NewEvent};
-    use causeway_testkit::NatsServer;
-    use futures::future;
-
-    use super::*;
-    use crate::append::{Append, prepare};
-
-    #[tokio::test]
-    async fn a_refusal_behind_an_attempt_that_went_unanswered_says_nothing_of_that_attempt() {
-        let nats = NatsServer::start().await.unwrap();
-        let log = Log::connect(&crate::Config { url: nats.url().as_str().into(), ..crate::Config::default() }).await.unwrap();
-        let event = NewEvent {
-            event_type: "NoteTaken".parse().unwrap(),
-            aggregate_id: "a".parse().unwrap(),
-            data: Data::from_json(b"1").unwrap(),
-            source: "test".parse().unwrap(),
-            lineage: Lineage::Root { correlation: None },
-            labels: Labels::new(),
-            schema_version: None,
-            traceparent: None,
-        };
-        let prepared = prepare::prepare(&log.inner.names, Append { events: vec![event], ..Append::default() }).unwrap();
-        let stored = log.inner.publisher.send(&prepared.messages[0]).await.await;
-        assert_eq!(stored, Answer::Stored { last: Position::new(1), duplicate: false });
-        // As a server says it whose account became full by this very message.
-        let refused = || future::ready(Answer::Refused { code: 10002, reason: "resource limits exceeded".into() }).boxed();
-        let settled = log.settle_single(&prepared, refused(), Attempt::AfterSilence).await.unwrap();
-        assert_eq!((settled.receipts[0].position, settled.duplicate), (Position::new(1), false));
-        let first = log.settle_single(&prepared, refused(), Attempt::First).await.unwrap_err();
-        assert!(matches!(first, LogError::Refused { code: 10002, .. }), "{first:?}");
-    }
-}
