@@ -117,6 +117,23 @@ async fn only_so_many_states_are_made_at_once_and_who_finds_no_place_is_told_so(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_state_in_memory_needs_a_place_only_for_what_is_more_than_a_page() {
+    let world = World::start().await;
+    let events = async |world: &World| json(&world.look(None).await.unwrap().state)["events"].as_u64().unwrap();
+    world.count(10, None).await;
+    assert_eq!(events(&world).await, 10);
+    let inside = join_all((0..FOLDS_MAX).map(|_| world.gateway.views.folds.enter())).await;
+    world.count(1000, None).await;
+    assert_eq!(events(&world).await, 1010, "a page more, with all places taken");
+    world.count(1500, None).await;
+    let mut asked = std::pin::pin!(events(&world));
+    assert!(tokio::time::timeout(Duration::from_millis(500), &mut asked).await.is_err(), "those inside are not done");
+    drop(inside);
+    assert_eq!(asked.await, 2510);
+    assert_eq!(join_all((0..FOLDS_MAX).map(|_| world.gateway.views.folds.enter())).await.iter().flatten().count(), FOLDS_MAX);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_long_history_that_is_folded_leaves_snapshots_on_the_way() {
     const EVENTS: usize = 4500;
     let world = World::start().await;
