@@ -1,6 +1,7 @@
 //! Who gets a reader, for how long, and what whoever waits is told.
 
 use super::*;
+use crate::follow::Doing;
 use crate::read_model::{Reader, Turn};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,6 +85,32 @@ async fn whoever_waits_is_told_what_the_model_does_instead() {
     wait_until("the check to end", LIMIT, async || store.fresh().await.ok()).await;
     assert_eq!(store.doing(), None);
     Running { store, shutdown, feed }.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_is_told_which_index_is_being_made() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(40_000);
+    let running = Running::start(&log, &folder, 1000).await;
+    let mut told = Vec::new();
+    wait_until("the model to be there", LIMIT, async || {
+        told.extend(running.store.doing());
+        (running.store.position() == log.last()).then_some(())
+    })
+    .await;
+    told.dedup();
+    assert!(!told.is_empty() && told.is_sorted_by_key(made), "{told:?}");
+    let last = told.last().unwrap().to_string();
+    assert!(last.starts_with("its indexes are being made, ") && last.ends_with("are there"), "{last}");
+    assert_eq!(running.store.doing(), None);
+    running.stop().await;
+}
+
+fn made(doing: &Doing) -> usize {
+    match doing {
+        Doing::Indexing(made) => *made,
+        Doing::Checking => unreachable!("a new file needs no check"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
