@@ -180,3 +180,46 @@ fn headers(bytes: &[u8]) -> Result<HeaderMap, &'static str> {
     }
     Ok(headers)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use causeway_testkit::{NatsServer, wait_until};
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_breaks_a_consumer_far_behind_its_floor_is_found_at_the_first_look() {
+        let nats = NatsServer::start().await.unwrap();
+        let log = Log::connect(&crate::Config { url: nats.url().as_str().into(), ..crate::Config::default() }).await.unwrap();
+        // Nothing is acknowledged of all that is given, as if the first event rested; the last message is what no client can read.
+        let unreadable = 2 * LOOKS_OF_A_BREAK_MAX + 100;
+        let (stream, durable) = (log.inner.names.events_stream(), "slow");
+        let config = json!({ "durable_name": durable, "ack_policy": "explicit", "max_ack_pending": unreadable });
+        let create = json!({ "stream_name": stream, "config": config });
+        log.api(&format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}"), &create).await.unwrap();
+        let mut said = b"CONNECT {\"headers\":true,\"verbose\":false}\r\nSUB in 1\r\n".to_vec();
+        for _ in 1..unreadable {
+            said.extend_from_slice(b"PUB causeway.ev.a.custom 1\r\n1\r\n");
+        }
+        said.extend_from_slice(b"HPUB causeway.ev.a.custom 22 23\r\nNATS/1.0\r\nno colon\r\n\r\nx\r\n");
+        let next = json!({ "batch": unreadable }).to_string();
+        said.extend(format!("PUB $JS.API.CONSUMER.MSG.NEXT.{stream}.{durable} in {}\r\n{next}\r\n", next.len()).as_bytes());
+        let (mut heard, mut says) = TcpStream::connect(nats.url().trim_start_matches("nats://")).await.unwrap().into_split();
+        let listening = tokio::spawn(async move { tokio::io::copy(&mut heard, &mut tokio::io::sink()).await });
+        says.write_all(&said).await.unwrap();
+        let state = async || log.api(&format!("$JS.API.CONSUMER.INFO.{stream}.{durable}"), &json!({})).await.unwrap();
+        let pending = async || state().await["num_ack_pending"].as_u64().unwrap();
+        wait_until("all to be given", LIMIT, async || (pending().await == unreadable).then_some(())).await;
+        let mut looked = Looked::default();
+        log.put_aside(durable, &mut looked).await.unwrap();
+        assert_eq!(pending().await, unreadable - 1, "that one and no other was acknowledged");
+        assert!(looked.up_to < unreadable - LOOKS_OF_A_BREAK_MAX && looked.newest == unreadable, "{looked:?}");
+        listening.abort();
+    }
+}
