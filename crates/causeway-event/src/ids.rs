@@ -245,10 +245,10 @@ impl Position {
         self.0
     }
 
-    /// The place right behind this one.
+    /// The place right behind this one; the last one that a number can say has none and stays.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 
     /// The place right before this one; the start has none and stays.

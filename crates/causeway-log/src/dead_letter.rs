@@ -8,17 +8,16 @@ use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{
-    DeleteMessageError, DeleteMessageErrorKind, LastRawMessageErrorKind, RawMessageError, Stream,
-};
+use async_nats::jetstream::stream::{DeleteMessageError, DeleteMessageErrorKind, Stream};
 use bytes::Bytes;
 use causeway_event::{AggregateId, Event, Invalid, Position};
 use futures::TryStreamExt as _;
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use crate::group::{GroupName, PREFIX};
 use crate::names::Names;
+use crate::raw::Raw;
 use crate::{Log, LogError};
 
 const POSITION: &str = "Causeway-Position";
@@ -126,10 +125,9 @@ impl Log {
     /// Sends these letters back to their group; says how many there were. [`LogError::Unknown`] if it broke off when some of them
     /// may have been moved: the same again does the rest.
     pub async fn replay_letters(&self, group: &GroupName, numbers: &[u64]) -> Result<u32, LogError> {
-        let stream = self.letters_stream().await?;
         let mut replayed = 0;
         for number in numbers {
-            let message = found(stream.get_raw_message(*number).await).map_err(|error| broke_off(replayed, error))?;
+            let message = self.raw_letter(&json!({ "seq": number })).await.map_err(|error| broke_off(replayed, error))?;
             let Some(message) = message else { continue };
             if Names::processor_of(&message.subject) == Some(&group.as_processor()) {
                 replayed += self.send_back(group, &message).await?;
@@ -141,18 +139,17 @@ impl Log {
     /// Sends back all letters of the group up to this number, the oldest first, until `time` is over. How many there were, and
     /// whether there are more. Breaks off as [`Log::replay_letters`] does.
     pub async fn replay_all(&self, group: &GroupName, up_to: u64, time: Duration) -> Result<(u32, bool), LogError> {
-        let stream = self.letters_stream().await?;
         let subject = self.inner.names.dead_letters_of(&group.as_processor());
         let (begun, mut replayed, mut next) = (Instant::now(), 0, 1);
         loop {
-            let message = found(stream.get_first_raw_message_by_subject(&subject, next).await);
-            let message = message.map_err(|error| broke_off(replayed, error))?.filter(|message| message.sequence <= up_to);
+            let message = self.raw_letter(&json!({ "seq": next, "next_by_subj": subject })).await;
+            let message = message.map_err(|error| broke_off(replayed, error))?.filter(|message| number(message) <= up_to);
             let Some(message) = message else { return Ok((replayed, false)) };
             // At least one, so that asking again and again comes to an end.
             if next > 1 && time < begun.elapsed() {
                 return Ok((replayed, true));
             }
-            next = message.sequence + 1;
+            next = number(&message) + 1;
             replayed += self.send_back(group, &message).await?;
         }
     }
@@ -174,9 +171,8 @@ impl Log {
     }
 
     /// Moves a letter of the group; 0 if it cannot be read. Nothing less than its end is certain.
-    async fn send_back(&self, group: &GroupName, message: &StreamMessage) -> Result<u32, LogError> {
-        let Some(letter) = letter(message) else { return Ok(0) };
-        let mut headers = message.headers.clone();
+    async fn send_back(&self, group: &GroupName, message: &Raw) -> Result<u32, LogError> {
+        let (Some(letter), Ok(mut headers)) = (letter(message), message.readable()) else { return Ok(0) };
         headers.insert("Nats-Msg-Id", format!("replay:{}", letter.number));
         let subject = self.inner.names.replay(group.as_str(), &letter.event.aggregate_id);
         let moved = async {
@@ -216,21 +212,26 @@ impl Log {
         subject: &str,
         after: u64,
         limit: usize,
-        read: impl Fn(&StreamMessage) -> Option<T>,
+        read: impl Fn(&Raw) -> Option<T>,
     ) -> Result<(Vec<T>, bool), LogError> {
-        let stream = self.letters_stream().await?;
-        let (mut letters, mut next) = (Vec::new(), after + 1);
-        while let Some(message) = found(stream.get_first_raw_message_by_subject(subject, next).await)? {
+        let (mut letters, mut next) = (Vec::new(), after.saturating_add(1));
+        while let Some(message) = self.raw_letter(&json!({ "seq": next, "next_by_subj": subject })).await? {
             if letters.len() == limit {
                 return Ok((letters, true));
             }
-            next = message.sequence + 1;
+            next = number(&message) + 1;
             match read(&message) {
                 Some(letter) => letters.push(letter),
-                None => tracing::warn!(number = message.sequence, "what lies among the dead letters is none; it is left out"),
+                None => tracing::warn!(number = number(&message), "what lies among the dead letters is none; it is left out"),
             }
         }
         Ok((letters, false))
+    }
+
+    /// Whoever has access to the stream can have put something there that the client library breaks at.
+    async fn raw_letter(&self, request: &Value) -> Result<Option<Raw>, LogError> {
+        self.require_connection()?;
+        self.raw_of(&self.inner.names.dead_letters_stream(), request).await
     }
 
     async fn letters_stream(&self) -> Result<Stream<()>, LogError> {
@@ -239,22 +240,28 @@ impl Log {
     }
 }
 
-fn letter(message: &StreamMessage) -> Option<Letter> {
-    let header = |name: &str| message.headers.get(name).map(async_nats::HeaderValue::as_str);
+/// Where it stands in its stream.
+fn number(message: &Raw) -> u64 {
+    message.position.get()
+}
+
+fn letter(message: &Raw) -> Option<Letter> {
+    let headers = message.readable().ok()?;
+    let header = |name: &str| headers.get(name).map(async_nats::HeaderValue::as_str);
     let by = Names::processor_of(&message.subject)?;
     Some(Letter {
-        number: message.sequence,
+        number: number(message),
         by: by.strip_prefix(PREFIX).unwrap_or(by).to_owned(),
         event: serde_json::from_slice(&message.payload).ok()?,
         reason: header(REASON).unwrap_or_default().to_owned(),
-        parked_at: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).ok()?,
+        parked_at: Timestamp::from_nanosecond(message.time_ns).ok()?,
         deliveries: header(DELIVERIES).and_then(|text| text.parse().ok()).unwrap_or_default(),
     })
 }
 
-fn replay(message: &StreamMessage) -> Option<Replay> {
+fn replay(message: &Raw) -> Option<Replay> {
     let event: Event = serde_json::from_slice(&message.payload).ok()?;
-    Some(Replay { number: message.sequence, position: event.position, aggregate_id: event.aggregate_id })
+    Some(Replay { number: number(message), position: event.position, aggregate_id: event.aggregate_id })
 }
 
 /// What it means that something failed when so many letters were, or may have been, moved before.
@@ -281,13 +288,5 @@ fn is_deleted(result: Result<bool, DeleteMessageError>) -> Result<(), LogError> 
             code => Err(LogError::Refused { code: code.0, reason: format!("to delete a dead letter: {refused}") }),
         },
         DeleteMessageErrorKind::Request | DeleteMessageErrorKind::TimedOut => Err(LogError::unavailable(error)),
-    }
-}
-
-fn found(result: Result<StreamMessage, RawMessageError>) -> Result<Option<StreamMessage>, LogError> {
-    match result {
-        Ok(message) => Ok(Some(message)),
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(LogError::unavailable(error)),
     }
 }

@@ -6,7 +6,7 @@ use causeway_event::{AggregateId, Category, Event, EventId, Position};
 use serde_json::json;
 
 use crate::append::Receipt;
-use crate::message::{Record, Stored};
+use crate::message::{Record, Stored, imported};
 use crate::raw::Raw;
 use crate::{Log, LogError};
 
@@ -65,9 +65,34 @@ impl Log {
                 begins_append: raw.header("Nats-Msg-Id").is_some(),
                 batch: raw.header("Nats-Batch-Id"),
                 is_last: raw.header("Nats-Batch-Commit").is_some(),
+                is_imported: raw.header(imported::TIME).is_some(),
             })),
             // The message id is taken, by something that is not Causeway's.
             Record::Unreadable { .. } => Err(LogError::AlreadyAppended),
+        }
+    }
+
+    /// Whether the append that began at `first` was one of `count` events: whatever is behind it may be somebody else's. An event that
+    /// was imported does not say, and of it this does not say no.
+    pub async fn is_append_of(&self, first: Position, count: usize) -> Result<bool, LogError> {
+        let head = self.placed_at(first).await?;
+        let head = head.ok_or_else(|| LogError::unavailable(format!("its leader does not have position {first} yet")))?;
+        if head.is_imported {
+            return Ok(true);
+        }
+        let end = Position::new(first.get().saturating_add(count as u64));
+        let goes_on = |placed: &Placed| head.batch.is_some() && placed.batch == head.batch && !placed.begins_append;
+        if count > 1 && !self.placed_or_foreign(end.previous()).await?.is_some_and(|last| goes_on(&last)) {
+            return Ok(false);
+        }
+        Ok(!self.placed_or_foreign(end).await?.is_some_and(|next| goes_on(&next)))
+    }
+
+    /// The same as [`Self::placed_at`]; none also for what is not of ours.
+    async fn placed_or_foreign(&self, position: Position) -> Result<Option<Placed>, LogError> {
+        match self.placed_at(position).await {
+            Err(LogError::AlreadyAppended) => Ok(None),
+            placed => placed,
         }
     }
 
@@ -85,4 +110,6 @@ pub(crate) struct Placed {
     pub(crate) batch: Option<String>,
     /// It is the last of that.
     pub(crate) is_last: bool,
+    /// It was put here by an import, and does not say with which others it was appended.
+    is_imported: bool,
 }

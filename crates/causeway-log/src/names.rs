@@ -67,11 +67,11 @@ impl Names {
     /// Whether a stream of this name, for these subjects, is one of this namespace.
     pub(crate) fn has_stream(&self, name: &str, subjects: &[String]) -> bool {
         let (ns, dotted) = (format!("{}_", self.namespace), format!("{}.", self.namespace));
-        let bucket = name.strip_prefix("KV_").or_else(|| name.strip_prefix("OBJ_"));
-        match bucket {
-            Some(bucket) => bucket.starts_with(&ns),
-            // A namespace may begin as another one does; its subjects do not.
-            None => name.starts_with(&ns) && subjects.iter().all(|subject| subject.starts_with(&dotted)),
+        // A namespace may begin as another one does: its buckets are told by their whole name, its streams by their subjects.
+        match (name.strip_prefix("KV_"), name.strip_prefix("OBJ_")) {
+            (Some(bucket), _) => bucket == self.leases(),
+            (_, Some(bucket)) => bucket == self.read_models_bucket(),
+            (None, None) => name.starts_with(&ns) && subjects.iter().all(|subject| subject.starts_with(&dotted)),
         }
     }
 
@@ -209,6 +209,18 @@ mod tests {
         let aggregate = "telegram:4.2 *>é".parse().unwrap();
         assert_eq!(names.event(&aggregate, Category::Input), "causeway.ev.telegram%3A4%2E2%20%2A%3E%C3%A9.input");
         assert!(Names::new("a.b").is_err());
+    }
+
+    #[test]
+    fn what_another_namespace_has_is_not_ours_however_alike_their_names_are() {
+        let names = Names::new("shop").unwrap();
+        let has = |name: &str, subjects: &[&str]| {
+            names.has_stream(name, &subjects.iter().map(|&subject| subject.to_owned()).collect::<Vec<_>>())
+        };
+        assert!(has("shop_EVENTS", &["shop.ev.>"]) && has("KV_shop_GROUPS", &["$KV.shop_GROUPS.>"]));
+        assert!(has("OBJ_shop_read-models", &["$O.shop_read-models.C.>"]));
+        assert!(!has("shop_eu_EVENTS", &["shop_eu.ev.>"]) && !has("KV_shop_eu_GROUPS", &["$KV.shop_eu_GROUPS.>"]));
+        assert!(!has("OBJ_shop_eu_read-models", &["$O.shop_eu_read-models.C.>"]));
     }
 
     proptest! {

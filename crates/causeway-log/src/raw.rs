@@ -36,24 +36,32 @@ pub(crate) struct Raw {
     pub(crate) position: Position,
     pub(crate) headers: Vec<u8>,
     pub(crate) payload: Bytes,
-    time_ns: i128,
+    pub(crate) time_ns: i128,
 }
 
 impl Log {
     /// What the leader has for this request: `seq`, `seq` with `next_by_subj`, or `last_by_subj`.
     pub(crate) async fn raw(&self, request: &Value) -> Result<Option<Raw>, LogError> {
-        let subject = format!("$JS.API.STREAM.MSG.GET.{}", self.inner.names.events_stream());
-        let answer = match self.api(&subject, request).await {
-            Ok(answer) => answer,
-            Err(LogError::Refused { code: 10037, .. }) => return Ok(None),
-            Err(LogError::Refused { reason, .. }) => return Err(LogError::unavailable(reason)),
-            Err(error) => return Err(error),
-        };
-        let raw = Raw::read(&answer["message"]).ok_or_else(|| LogError::unavailable("a message of the log was cut short"))?;
-        if let Err(reason) = raw.readable() {
+        let raw = self.raw_of(&self.inner.names.events_stream(), request).await?;
+        if let Some(raw) = &raw
+            && let Err(reason) = raw.readable()
+        {
             self.tell(raw.position, reason);
         }
-        Ok(Some(raw))
+        Ok(raw)
+    }
+
+    /// What the leader of this stream has for such a request.
+    pub(crate) async fn raw_of(&self, stream: &str, request: &Value) -> Result<Option<Raw>, LogError> {
+        match self.api(&format!("$JS.API.STREAM.MSG.GET.{stream}"), request).await {
+            Ok(answer) => {
+                let raw = Raw::read(&answer["message"]);
+                raw.map(Some).ok_or_else(|| LogError::unavailable("a message was cut short"))
+            }
+            Err(LogError::Refused { code: 10037, .. }) => Ok(None),
+            Err(LogError::Refused { reason, .. }) => Err(LogError::unavailable(reason)),
+            Err(error) => Err(error),
+        }
     }
 
     /// The first message on `subject` behind a position.

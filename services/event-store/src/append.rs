@@ -25,7 +25,7 @@ use causeway_event::{
     AggregateId, Category, CorrelationId, Event, EventId, EventType, IdempotencyKey, Lineage, NewEvent, Source, TraceParent,
 };
 use causeway_log::{Append, Begun, EVENTS_MAX, Fence, LogError, Sequence};
-use causeway_proto::{Appended, Draft, Expected, Problem, Receipt};
+use causeway_proto::{Appended, Draft, Expected, Kind, Problem, Receipt};
 use futures::{FutureExt as _, future};
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
@@ -138,7 +138,15 @@ async fn finish(gateway: &Gateway, under_way: UnderWay) -> Result<Appended, Prob
         (Err(LogError::AlreadyAppended), Some(key)) => {
             keys::remembered(gateway, &shape, &key).boxed().await?.ok_or_else(|| problem::of_log(LogError::AlreadyAppended))
         }
-        (Err(error), _) => {
+        (Err(error), key) => {
+            // The key may be what made the fence stale. If that cannot be learned the conflict is true all the same.
+            if let (LogError::Conflict { .. }, Some(key)) = (&error, key) {
+                match keys::remembered(gateway, &shape, &key).boxed().await {
+                    Ok(Some(earlier)) => return Ok(earlier),
+                    Err(problem) if problem.kind == Kind::Invalid => return Err(problem),
+                    Ok(None) | Err(_) => {}
+                }
+            }
             span.record("otel.status_code", "ERROR");
             span.record("error", error.to_string());
             let problem = problem::of_log(error);
@@ -177,9 +185,13 @@ impl Shape {
                 .all(|((aggregate, event_type), event)| *aggregate == event.aggregate_id && *event_type == event.event_type);
         match same {
             true => Ok(()),
-            false => Err(Problem::invalid("/idempotency_key", "was used before, for an append of other events")),
+            false => Err(other_events()),
         }
     }
+}
+
+fn other_events() -> Problem {
+    Problem::invalid("/idempotency_key", "was used before, for an append of other events")
 }
 
 fn receipt(event: &Event) -> Receipt {

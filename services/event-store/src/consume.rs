@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use causeway_event::{Category, EventType};
-use causeway_log::{Group, GroupName, GroupState, Letter, LogError};
+use causeway_log::{Group, GroupName, GroupState, Letter, Log, LogError};
 use causeway_proto::{Kind, Problem};
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,7 @@ pub(crate) struct Report {
     /// None for what another version of Causeway started.
     pub(crate) terms: Option<Terms>,
     pub(crate) in_flight: u64,
+    pub(crate) pending: u64,
     pub(crate) parked: u64,
 }
 
@@ -163,18 +164,29 @@ pub(crate) async fn join(
 pub(crate) async fn list(gateway: &Gateway) -> Result<Vec<Report>, Problem> {
     let mut reports = Vec::new();
     for state in gateway.log.groups().await.map_err(of_log)? {
-        let status = gateway.log.ask_dispatcher(&state.name, words::write(&ToDispatcher::Status));
-        let status = tokio::time::timeout(STATUS_TIMEOUT, status).await;
-        let status: Option<Status> = status.ok().and_then(Result::ok).and_then(|answer| words::read(&answer));
+        let in_flight = in_flight(&gateway.log, &state.name).await;
         reports.push(Report {
             terms: serde_json::from_str(&state.terms).ok(),
-            // Without a dispatcher nobody works on anything.
-            in_flight: status.map_or(0, |status| status.in_flight),
+            in_flight,
+            pending: pending(&state, in_flight),
             parked: gateway.log.count_letters(&state.name).await.map_err(of_log)?,
             state,
         });
     }
     Ok(reports)
+}
+
+/// How many events members have, as the dispatcher says. Without one nobody works on anything.
+async fn in_flight(log: &Log, group: &GroupName) -> u64 {
+    let status = log.ask_dispatcher(group, words::write(&ToDispatcher::Status));
+    let status = tokio::time::timeout(STATUS_TIMEOUT, status).await;
+    let status: Option<Status> = status.ok().and_then(Result::ok).and_then(|answer| words::read(&answer));
+    status.map_or(0, |status| status.in_flight)
+}
+
+/// How many events wait: with the server, and of those that it gave away with the dispatcher.
+fn pending(state: &GroupState, in_flight: u64) -> u64 {
+    state.undelivered + state.unacknowledged.saturating_sub(in_flight)
 }
 
 /// Ends a group and its members' streams. No limit of time around it: what breaks off under way is not "nothing was changed".

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use causeway_event::Position;
 use causeway_log::{LogError, Record, Stored};
 use futures::StreamExt as _;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, OptionFuture};
 use futures::stream::BoxStream;
 use tokio::sync::{oneshot, watch};
 use tokio::time::MissedTickBehavior;
@@ -39,13 +39,14 @@ use crate::arrivals::Arrivals;
 use crate::read_model::{
     Arrived, Files, INDEXES, Loaded, ModelError, Pool, Pushed, ReadModelConfig, Snapshot, Tail, TailLimits, Turn,
 };
+use crate::types;
 
 /// Records taken from the log at once.
 const RECORDS_MAX: usize = 512;
 /// How often progress is told while the model is behind the log.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 2000 });
-/// Snapshots and wake-ups that may wait for the writer; further snapshots wait outside, further wake-ups are not needed.
-const COMMANDS_MAX: usize = 64;
+/// Snapshots that may wait for the writer; further ones are let go.
+const KEEPING_MAX: usize = 64;
 
 /// What the read model wants of the log.
 pub(crate) struct Source {
@@ -75,7 +76,12 @@ pub(crate) struct Shared {
     /// Which of its indexes the writer is making, counted from one; zero otherwise.
     indexing: AtomicUsize,
     haste: Haste,
+    /// Has a place for each snapshot that may wait, and for one wake-up.
     commands: SyncSender<Command>,
+    /// A wake-up waits for the writer: a second one would tell it nothing.
+    woken: AtomicBool,
+    /// How many snapshots wait.
+    keeping: AtomicUsize,
     lookups: Lookups,
 }
 
@@ -114,7 +120,7 @@ impl Shared {
     ) -> Result<(Arc<Self>, Work), ModelError> {
         let limits = TailLimits { events_max: config.ring_events_max, bytes_max: config.ring_bytes_max };
         let position = loaded.meta.position;
-        let (sender, commands) = sync_channel(COMMANDS_MAX);
+        let (sender, commands) = sync_channel(KEEPING_MAX + 1);
         let shared = Self {
             source,
             tail: Tail::new(position, limits),
@@ -128,6 +134,8 @@ impl Shared {
             indexing: AtomicUsize::new(0),
             haste: Haste::default(),
             commands: sender,
+            woken: AtomicBool::new(false),
+            keeping: AtomicUsize::new(0),
             lookups: Lookups::default(),
             config,
         };
@@ -140,10 +148,15 @@ impl Shared {
 
     /// Queues a snapshot that was folded from the database of this epoch, and waits until it is written.
     pub(crate) async fn keep(&self, of: u64, snapshot: Snapshot) -> Result<(), ModelError> {
-        let (done, written) = oneshot::channel();
+        let one_more = |keeping: usize| Some(keeping + 1).filter(|keeping| *keeping <= KEEPING_MAX);
         // A snapshot is a cache: with so many waiting, this one is not missed.
+        if self.keeping.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_err() {
+            return Ok(());
+        }
+        let (done, written) = oneshot::channel();
         match self.commands.try_send(Command::Keep { of, snapshot: Box::new(snapshot), done }) {
             Ok(()) => written.await.unwrap_or(Ok(())),
+            // The writer has ended.
             Err(_) => Ok(()),
         }
     }
@@ -155,7 +168,7 @@ impl Shared {
 
     /// Before anybody can read them, so that whoever can knows of them.
     fn note_registrations(&self, arrived: &[Arrived]) {
-        let registrations = arrived.iter().filter(|arrived| arrived.event.event_type.as_str() == "TypeRegistered");
+        let registrations = arrived.iter().filter(|arrived| types::is_registration(&arrived.event));
         if let Some(last) = registrations.max_by_key(|arrived| arrived.event.position) {
             self.registered.fetch_max(last.event.position.get(), Ordering::AcqRel);
         }
@@ -201,8 +214,10 @@ impl Shared {
     }
 
     fn wake(&self) {
-        // A full queue wakes the writer just as well.
-        let _ = self.commands.try_send(Command::Wake);
+        if !self.woken.swap(true, Ordering::SeqCst) {
+            // There is a place for it, or no writer any more.
+            let _ = self.commands.try_send(Command::Wake);
+        }
     }
 }
 
@@ -268,6 +283,8 @@ impl Drop for Closing {
 async fn feed(shared: &Shared) {
     let mut committed = shared.tail.committed();
     let mut progress = Progress::new(shared.tail.feed_from().1);
+    // Beside the records: a connection that hangs must not keep back what comes over another.
+    let mut looking = None;
     loop {
         let (epoch, after) = shared.tail.feed_from();
         let mut records = (shared.source.records)(after).ready_chunks(RECORDS_MAX);
@@ -290,7 +307,11 @@ async fn feed(shared: &Shared) {
                         break;
                     }
                 }
-                () = progress.due() => progress.tell(shared).await,
+                () = progress.due(), if looking.is_none() => looking = Some(Box::pin(look(shared))),
+                Some(seen) = OptionFuture::from(looking.as_mut()), if looking.is_some() => {
+                    looking = None;
+                    progress.tell(shared, seen);
+                }
             }
         }
     }
@@ -314,7 +335,21 @@ fn arrived(records: Vec<Record>) -> (Vec<Arrived>, Position) {
     (arrived, end)
 }
 
-/// Looks from time to time where the log is: tells how catching up goes, and notices a log that lost its end.
+/// How far the model was when it was asked how far the log is.
+struct Seen {
+    epoch: u64,
+    end: Position,
+    written: Position,
+    target: Result<Position, LogError>,
+}
+
+async fn look(shared: &Shared) -> Seen {
+    // Before the log is asked: what comes meanwhile makes it no shorter.
+    let ((epoch, end), written) = (shared.tail.feed_from(), shared.tail.written());
+    Seen { epoch, end, written, target: shared.last_position().await }
+}
+
+/// Learns from time to time where the log is: tells how catching up goes, and notices a log that lost its end.
 struct Progress {
     interval: tokio::time::Interval,
     told: Instant,
@@ -337,15 +372,14 @@ impl Progress {
         self.interval.tick().await;
     }
 
-    async fn tell(&mut self, shared: &Shared) {
-        let (epoch, end) = shared.tail.feed_from();
-        let position = shared.tail.written();
+    fn tell(&mut self, shared: &Shared, seen: Seen) {
+        let Seen { epoch, end, written: position, target } = seen;
         // At the first look it has only just begun.
         if let Some(doing) = shared.doing().filter(|_| self.target.is_some()) {
             tracing::info!(%position, %doing, "the read model does not answer yet");
         }
         // While the log is away there is no news; whoever needs it says so.
-        let Ok(target) = shared.last_position().await else { return };
+        let Ok(target) = target else { return };
         // A replica may have been asked that is a moment behind; not for the whole interval.
         if target < end && self.shorter {
             shared.begin_again(epoch, Some(target), &format!("it goes to {end}, the log only to {target}"));

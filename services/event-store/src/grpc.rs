@@ -137,6 +137,7 @@ impl EventStore for Grpc {
 }
 
 fn filter(filter: v1::Filter) -> Result<Filter, Problem> {
+    Filter::check_types(filter.types.len()).map_err(|invalid| invalid.within("/filter/types"))?;
     let types = filter.types.iter().enumerate().map(|(index, text)| parse(&format!("/filter/types/{index}"), text));
     Ok(Filter {
         types: types.collect::<Result<_, _>>()?,

@@ -76,9 +76,10 @@ pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: Canc
     // The read side outlives the server, so that requests under way can be answered.
     let end = CancellationToken::new();
     let _end_in_any_case = end.clone().drop_guard();
+    let stop = shutdown.child_token();
     let front = Front::new();
     let port = serve::with_cors(front.router(), &config.cors_origins)?;
-    let mut serving = pin!(serve::serve(port, listener, config.clone(), shutdown.clone()));
+    let mut serving = pin!(serve::serve(port, listener, config.clone(), stop.clone()));
     let (leaves, incoming) = checkpoint::leaves::leaves();
     let opening = async {
         let (store, feeding) = Store::open(log.clone(), &config.read_model, leaves, end.clone()).await?;
@@ -90,7 +91,7 @@ pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: Canc
     };
     let drain_timeout = config.drain_timeout;
     let (integrity, signed) = (config.integrity.clone(), log.clone());
-    let gateway = Arc::new(Gateway::new(log, store, types, config, shutdown));
+    let gateway = Arc::new(Gateway::new(log, store, types, config, stop.clone()));
     let (health, health_service) = tonic_health::server::health_reporter();
     front.open(serve::router(gateway.clone(), health_service)?);
 
@@ -128,6 +129,8 @@ pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: Canc
         served = &mut serving => served.map_err(Error::Serve),
         ended = tasks.join_next() => Err(ended.map_or_else(|| Error::Ended("all".into()), before_its_time)),
     };
+    // Members leave also when it was a task that ended.
+    stop.cancel();
     if tokio::time::timeout(drain_timeout, gateway.groups.closed()).await.is_err() {
         tracing::warn!("groups were not handed over in time; others take them over a little later");
     }

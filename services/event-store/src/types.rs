@@ -317,6 +317,11 @@ fn known(name: &str, category: Category, schema: Value) -> TypeInfo {
     TypeInfo { name: name.to_owned(), category, description, versions }
 }
 
+/// Whether the registry depends on it. Whoever has access to the stream can put an event of this type elsewhere: that is none.
+pub(crate) fn is_registration(event: &Event) -> bool {
+    event.event_type.as_str() == "TypeRegistered" && event.aggregate_id.as_str() == AGGREGATE
+}
+
 /// A registration as it comes over either wire.
 pub(crate) fn registration(
     name: &str,

@@ -54,7 +54,7 @@ impl Log {
     /// From the first answer to one that is sure.
     pub(super) async fn settle_batch(
         &self,
-        prepared: &Prepared,
+        prepared: &Arc<Prepared>,
         mut sent: Sent,
         mut attempt: Attempt,
         earliest: Position,
@@ -92,8 +92,11 @@ impl Log {
         }
     }
 
-    async fn send_batch(&self, prepared: &Prepared) -> Sent {
-        self.inner.publisher.send_batch(prepared.messages.iter()).await
+    /// Hands it over to its end, whether the caller waits or not.
+    async fn send_batch(&self, prepared: &Arc<Prepared>) -> Sent {
+        let (publisher, prepared) = (self.inner.publisher.clone(), prepared.clone());
+        let sending = tokio::spawn(async move { publisher.send_batch(prepared.messages.iter()).await });
+        sending.await.unwrap_or_else(|_| future::ready(Answer::Silence).boxed())
     }
 
     /// Fails with the conflict if a fence does not hold, unless the cause is this very batch. The conflict names every fence that

@@ -87,11 +87,18 @@ fn check(event: &NewEvent, index: usize) -> Result<(), LogError> {
             bytes_max: LABEL_BYTES_MAX,
         });
     }
+    if event.labels.len() > LABELS_MAX {
+        let reason = format!("has {} labels; at most {LABELS_MAX} are allowed", event.labels.len());
+        return Err(Invalid::new(format!("{field}/metadata/labels"), reason).into());
+    }
     event.check().map_err(|invalid| invalid.within(&field).into())
 }
 
-/// The most bytes of an event's labels: they are headers, of which the server takes 64 KiB, percent-encoded.
+/// The most bytes of an event's labels: they are a header, of which the server takes 64 KiB. A byte of them takes up to six there, as
+/// JSON or percent-encoded, ...
 const LABEL_BYTES_MAX: usize = 8 * 1024;
+/// ... and what stands around each label fourteen.
+const LABELS_MAX: usize = 256;
 
 /// A fence holds only on a subject that this very append publishes to.
 fn check_fences(events: &[NewEvent], fences: &[Fence]) -> Result<(), Invalid> {
@@ -168,6 +175,13 @@ mod tests {
         );
         let large = format!("\"{}\"", "x".repeat(DATA_BYTES_MAX));
         assert_eq!(refused(Append { events: vec![event("a", "NoteTaken", &large)], ..Append::default() }), "/events/0/data");
+        let labelled = |labels: Labels| NewEvent { labels, ..note() };
+        let many = (0..=LABELS_MAX).map(|number| (number.to_string(), String::new())).collect();
+        let long = Labels::from([("a".into(), "x".repeat(LABEL_BYTES_MAX))]);
+        for labels in [many, long] {
+            let append = Append { events: vec![labelled(labels)], ..Append::default() };
+            assert_eq!(refused(append), "/events/0/metadata/labels");
+        }
         let foreign = fence("b", Category::Custom, 0);
         assert_eq!(refused(Append { events: vec![note()], expected: vec![foreign], idempotency_key: None }), "/expected/0");
         let twice = vec![fence("a", Category::Custom, 0), fence("a", Category::Custom, 1)];

@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use futures::FutureExt as _;
 use futures::future::{self, BoxFuture};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use uuid::Uuid;
 
 pub(crate) use self::line::Way;
@@ -33,6 +33,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Publisher {
     line: watch::Receiver<Option<Arc<Line>>>,
+    /// The server keeps open only so many batches of a stream: of ours one is handed over at a time.
+    batches: Arc<Mutex<()>>,
 }
 
 impl Publisher {
@@ -41,7 +43,7 @@ impl Publisher {
         let (line, answers) = Line::open(&way).await?;
         let (lines, watched) = watch::channel(Some(line.clone()));
         tokio::spawn(keep(way, lines, line, answers));
-        Ok(Self { line: watched })
+        Ok(Self { line: watched, batches: Arc::default() })
     }
 
     /// Whether a message would be taken at this moment.
@@ -58,8 +60,10 @@ impl Publisher {
         }
     }
 
-    /// Hands an atomic batch over; the answer to its last message is the batch's.
+    /// Hands an atomic batch over; the answer to its last message is the batch's. Dropping this before it is done leaves the server
+    /// with a batch that never ends, which it keeps for ten seconds.
     pub(super) async fn send_batch<'m>(&self, messages: impl ExactSizeIterator<Item = &'m Message>) -> Sent {
+        let _turn = self.batches.lock().await;
         match self.line() {
             Ok(line) => resolve(batch(&line, messages).await),
             Err(answer) => future::ready(answer).boxed(),

@@ -15,7 +15,7 @@ async fn log() -> (NatsServer, Log) {
     (nats, log)
 }
 
-fn prepared(log: &Log, events: usize) -> Prepared {
+fn prepared(log: &Log, events: usize) -> Arc<Prepared> {
     let event = NewEvent {
         event_type: "NoteTaken".parse().unwrap(),
         aggregate_id: "a".parse().unwrap(),
@@ -26,7 +26,7 @@ fn prepared(log: &Log, events: usize) -> Prepared {
         schema_version: None,
         traceparent: None,
     };
-    prepare(&log.inner.names, Append { events: vec![event; events], ..Append::default() }).unwrap()
+    Arc::new(prepare(&log.inner.names, Append { events: vec![event; events], ..Append::default() }).unwrap())
 }
 
 /// As a server says it whose account became full by the very message that it did not answer.

@@ -86,8 +86,11 @@ fn event_store(config: &causeway_event_store::Config) -> Checked {
     some("event_store.limits.body_bytes_max", limits.body_bytes_max)?;
     some("event_store.limits.message_bytes_max", limits.message_bytes_max)?;
     some("event_store.limits.appends_max", limits.appends_max)?;
+    some("event_store.limits.stream_appends_max", limits.stream_appends_max)?;
     some("event_store.limits.streams_max", limits.streams_max)?;
     some("event_store.limits.connections_max", limits.connections_max)?;
+    lasting("event_store.read_model.copies.look_every", read_model.copies.look_every)?;
+    some("event_store.read_model.copies.every_events", usize::try_from(read_model.copies.every_events).unwrap_or(usize::MAX))?;
     some("event_store.read_model.readers", read_model.readers)?;
     some("event_store.read_model.ring_events_max", read_model.ring_events_max)?;
     some("event_store.read_model.ring_bytes_max", read_model.ring_bytes_max)?;

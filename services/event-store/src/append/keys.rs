@@ -9,7 +9,7 @@ use causeway_proto::{Appended, Kind, Problem};
 use futures::{StreamExt as _, TryStreamExt as _, future, stream};
 
 use super::receipts::LOOKUPS_MAX;
-use super::{Shape, receipt};
+use super::{Shape, other_events, receipt};
 use crate::gateway::Gateway;
 use crate::problem;
 
@@ -47,8 +47,10 @@ async fn find(gateway: &Gateway, shape: &Shape, key: &IdempotencyKey) -> Result<
 }
 
 async fn indexed(gateway: &Gateway, shape: &Shape, key: &IdempotencyKey) -> Result<Option<Appended>, Problem> {
-    let found = gateway.store.by_key(&shape.0[0].0, key, shape.0.len()).await?;
-    found.map(|events| answer_again(shape, &events)).transpose()
+    match gateway.store.by_key(&shape.0[0].0, key, shape.0.len()).await? {
+        Some(events) => first_answer(gateway, shape, &events).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Behind `after`, of the aggregate that the key belongs to.
@@ -60,7 +62,17 @@ async fn on_the_log(
 ) -> Result<Option<Appended>, Problem> {
     let Some(first) = gateway.log.keyed(&shape.0[0].0, after, key).await.map_err(problem::of_log)? else { return Ok(None) };
     let events = run(gateway, first, shape.0.len()).await.map_err(problem::of_log)?;
-    answer_again(shape, &events).map(Some)
+    first_answer(gateway, shape, &events).await.map(Some)
+}
+
+/// Of as many events as stand where the key was used. Those behind the first are the append's own only if it was of so many.
+async fn first_answer(gateway: &Gateway, shape: &Shape, events: &[Arc<Event>]) -> Result<Appended, Problem> {
+    let appended = answer_again(shape, events)?;
+    let Some(first) = appended.receipts.first() else { return Ok(appended) };
+    match gateway.log.is_append_of(first.position, appended.receipts.len()).await.map_err(problem::of_log)? {
+        true => Ok(appended),
+        false => Err(other_events()),
+    }
 }
 
 /// Up to `count` events from `first` on: an atomic append stands in one piece. Fewer where the log ends, or something else stands: then

@@ -52,13 +52,13 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// How large it is, about: only the events of a conflict can make it large.
+    /// How large it is, about: only the client's own name for it and the events of a conflict can make it large.
     fn bytes(&self) -> usize {
         let conflict = self.result.as_ref().err().and_then(|problem| problem.conflict.as_deref());
         let all = conflict
             .iter()
             .flat_map(|conflict| conflict.events.iter().chain(conflict.others.iter().flat_map(|other| &other.events)));
-        all.map(|event| event.data.as_bytes().len()).sum()
+        self.request_id.len() + all.map(|event| event.data.as_bytes().len()).sum::<usize>()
     }
 }
 

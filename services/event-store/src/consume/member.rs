@@ -82,6 +82,8 @@ struct Desk {
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     /// How much of the work is saying something to the dispatcher.
     saying: usize,
+    /// How many events wait, as it was last known.
+    pending: Option<u64>,
 }
 
 struct Held {
@@ -101,7 +103,8 @@ enum Done {
     Marked(DeliveryId),
     /// It was told what came of it.
     Answered(DeliveryId),
-    Pending(u64),
+    /// How many events wait, as far as that is known.
+    Pending(Option<u64>),
 }
 
 impl Member {
@@ -122,6 +125,7 @@ impl Member {
             unread: VecDeque::new(),
             work: FuturesUnordered::new(),
             saying: 0,
+            pending: None,
         };
         let ended = desk.work_until(mail, said, &told).await;
         desk.finish().await;
@@ -261,7 +265,10 @@ impl Desk {
             self.loading -= 1;
         }
         match done {
-            Done::Pending(pending) => return Ok(Some(pending)),
+            Done::Pending(pending) => {
+                self.pending = pending;
+                return Ok(pending);
+            }
             Done::Marked(id) => {
                 self.saying -= 1;
                 if let Some(held) = self.held.get_mut(&id.position).filter(|held| held.deliveries == id.deliveries) {
@@ -316,11 +323,13 @@ impl Desk {
     }
 
     fn ask_pending(&mut self) {
-        let (log, group) = (self.member.gateway.log.clone(), self.member.group.clone());
+        let (log, group, known) = (self.member.gateway.log.clone(), self.member.group.clone(), self.pending);
         let ask = async move {
-            // That the stream lives is worth saying even when the server does not say how much there is.
-            let state = log.group(&group).await.ok().flatten();
-            Done::Pending(state.map_or(0, |state| state.undelivered))
+            match log.group(&group).await {
+                Ok(Some(state)) => Done::Pending(Some(super::pending(&state, super::in_flight(&log, &group).await))),
+                // That the stream lives is worth saying even when the server does not say how much there is.
+                Ok(None) | Err(_) => Done::Pending(known),
+            }
         };
         self.work.push(ask.boxed());
     }

@@ -111,10 +111,15 @@ fn write(shared: &Shared, work: Work) -> Result<(), ModelError> {
             }
             Err(error) => {
                 tracing::error!(%error, "the read model cannot be written; reads go stale until it can");
-                Wait::APause
+                pause(shared, &mut writer, epoch, &commands);
+                Wait::No
             }
         };
-        if let Some(command) = next(&commands, wait) {
+        let command = match wait {
+            Wait::No => commands.try_recv().ok(),
+            Wait::ForACommand => commands.recv().ok(),
+        };
+        if let Some(command) = command {
             obey(shared, &mut writer, epoch, command);
         }
     }
@@ -126,15 +131,31 @@ fn write(shared: &Shared, work: Work) -> Result<(), ModelError> {
 fn obey(shared: &Shared, writer: &mut Writer, epoch: u64, command: Command) {
     match command {
         // Folded from a database that has been given up since: a cache, so it is not missed.
-        Command::Keep { of, done, .. } if of != epoch => _ = done.send(Ok(())),
+        Command::Keep { of, done, .. } if of != epoch => {
+            shared.keeping.fetch_sub(1, Ordering::SeqCst);
+            let _ = done.send(Ok(()));
+        }
         Command::Keep { snapshot, done, .. } => {
+            shared.keeping.fetch_sub(1, Ordering::SeqCst);
             let kept = writer.keep(&snapshot);
             if let Err(ModelError::Corrupt(reason)) = &kept {
                 shared.give_up(epoch, reason);
             }
             let _ = done.send(kept);
         }
-        Command::Wake => {}
+        // Before the tail is looked at: whoever puts something there from now on says so again.
+        Command::Wake => shared.woken.store(false, Ordering::SeqCst),
+    }
+}
+
+/// Waits before what the system refused is tried again, however often it is woken.
+fn pause(shared: &Shared, writer: &mut Writer, epoch: u64, commands: &Receiver<Command>) {
+    let until = Instant::now() + RETRY_PAUSE;
+    while !shared.closed.is_cancelled()
+        && Instant::now() < until
+        && let Ok(command) = commands.recv_timeout(until.saturating_duration_since(Instant::now()))
+    {
+        obey(shared, writer, epoch, command);
     }
 }
 
@@ -144,7 +165,7 @@ fn linger(shared: &Shared, commands: &Receiver<Command>) -> Option<Command> {
     let _lingering = shared.haste.linger();
     while (1..GATHERED_MAX).contains(&shared.tail.backlog()) && shared.haste.nobody_waits() && !shared.closed.is_cancelled() {
         match commands.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(Command::Wake) => {}
+            Ok(Command::Wake) => shared.woken.store(false, Ordering::SeqCst),
             Ok(command) => return Some(command),
             Err(_) => return None,
         }
@@ -156,15 +177,6 @@ fn linger(shared: &Shared, commands: &Receiver<Command>) -> Option<Command> {
 enum Wait {
     No,
     ForACommand,
-    APause,
-}
-
-fn next(commands: &Receiver<Command>, wait: Wait) -> Option<Command> {
-    match wait {
-        Wait::No => commands.try_recv().ok(),
-        Wait::ForACommand => commands.recv().ok(),
-        Wait::APause => commands.recv_timeout(RETRY_PAUSE).ok(),
-    }
 }
 
 /// Where a database at `position` gets its indexes, if it has none: at once, or when it has what the log has.

@@ -204,7 +204,7 @@ fn response(message: Response_) -> v1::ConsumeResponse {
 }
 
 fn group(report: Report) -> v1::Group {
-    let Report { state, terms, in_flight, parked } = report;
+    let Report { state, terms, in_flight, pending, parked } = report;
     v1::Group {
         name: state.name.to_string(),
         filter: terms.map(|terms| v1::Filter {
@@ -217,7 +217,7 @@ fn group(report: Report) -> v1::Group {
         }),
         acknowledged_position: state.acknowledged.get(),
         in_flight,
-        pending: state.undelivered + state.unacknowledged.saturating_sub(in_flight),
+        pending,
         parked,
     }
 }

@@ -89,8 +89,10 @@ impl Params {
     /// What all reads filter by.
     pub(super) fn take_filter(&mut self) -> Result<Filter, Problem> {
         let time = |time: Option<Time>| time.map(|Time(time)| time);
+        let types = self.take_all("type")?;
+        Filter::check_types(types.len()).map_err(|invalid| invalid.within("type"))?;
         Ok(Filter {
-            types: self.take_all("type")?,
+            types,
             category: self.take("category")?,
             aggregate_id: self.take("aggregate_id")?,
             correlation_id: self.take("correlation_id")?,

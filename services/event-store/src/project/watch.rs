@@ -6,6 +6,7 @@ use axum::body::Bytes;
 use causeway_event::Position;
 use causeway_proto::{Kind, Problem};
 use futures::{Stream, StreamExt as _};
+use tokio::time::{Instant, sleep_until};
 
 use super::held::{self, Key, Watching};
 use super::{Change, Subject};
@@ -52,23 +53,37 @@ pub(crate) async fn watch(
     let mut updates = gateway.store.subscribe(subscription).boxed();
     Ok(async_stream::stream! {
         let _place = place;
-        let mut seen = position;
+        let (mut seen, mut reached) = (position, position);
         yield Ok(Told::State { position, json });
+        // By a clock of its own: much of what the subscription says is nothing to a watcher.
+        let mut beat_at = Instant::now() + heartbeat;
         loop {
             let update = tokio::select! {
                 biased;
                 () = gateway.stop.cancelled() => Err(Problem::new(Kind::Unavailable, "the gateway is shutting down")),
+                () = sleep_until(beat_at) => Ok(None),
                 update = updates.next() => match update {
-                    Some(update) => update.map_err(Problem::from),
+                    Some(update) => update.map(Some).map_err(Problem::from),
                     None => return,
                 },
             };
             let told = match update {
-                Ok(update) => watched.tell(&gateway, update, &mut seen, request.states).await,
+                Ok(None) => {
+                    let lag = gateway.store.fed().get().saturating_sub(reached.get());
+                    Ok(Some(Told::Heartbeat { position: reached, lag }))
+                }
+                Ok(Some(update)) => {
+                    reached = reached.max(self::position(&update));
+                    watched.tell(&gateway, update, &mut seen, request.states).await
+                }
                 Err(problem) => Err(problem),
             };
+            reached = reached.max(seen);
             match told {
-                Ok(Some(told)) => yield Ok(told),
+                Ok(Some(told)) => {
+                    yield Ok(told);
+                    beat_at = Instant::now() + heartbeat;
+                }
                 Ok(None) => {}
                 Err(problem) => {
                     yield Err(problem);
@@ -112,11 +127,7 @@ impl Watched {
             *seen = position;
             return Ok(Some(Told::State { position, json }));
         }
-        let event = match update {
-            Update::Event(event) => event,
-            Update::Heartbeat { position, lag } => return Ok(Some(Told::Heartbeat { position: position.max(*seen), lag })),
-            Update::CaughtUp { .. } | Update::Checkpoint(_) => return Ok(None),
-        };
+        let Update::Event(event) = update else { return Ok(None) };
         if event.position <= *seen {
             return Ok(None);
         }

@@ -43,13 +43,16 @@ impl Reader {
         last: Position,
     ) -> Result<Aggregates, ModelError> {
         let mut page = Aggregates { aggregates: Vec::new(), more: false };
-        let after = after.map_or("", AggregateId::as_str);
-        // No id is empty, so nothing stands between the prefix itself and what is behind nothing.
-        let sql = "SELECT id, name FROM aggregates WHERE name >= ?1 AND name > ?2 ORDER BY name";
+        // One bound: of two the database would seek to the first and read from there to the other.
+        let (begins, from) = match after.map(AggregateId::as_str).filter(|after| prefix <= *after) {
+            Some(after) => (">", after),
+            None => (">=", prefix),
+        };
+        let sql = format!("SELECT id, name FROM aggregates WHERE name {begins} ?1 ORDER BY name");
         let mut found = Vec::new();
         {
-            let mut select = self.conn.prepare_cached(sql)?;
-            let mut rows = select.query(params![prefix, after])?;
+            let mut select = self.conn.prepare_cached(&sql)?;
+            let mut rows = select.query(params![from])?;
             while let Some(row) = rows.next()? {
                 let name = row.get_ref(1)?.as_str().map_err(ModelError::corrupt)?;
                 if !name.starts_with(prefix) {

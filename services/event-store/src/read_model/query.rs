@@ -8,6 +8,9 @@ use jiff::Timestamp;
 
 use super::{Descendants, PAGE_BYTES_MAX};
 
+/// The most types of one filter: each event is held against all of them.
+pub(crate) const TYPES_MAX: usize = 256;
+
 /// Which events are wanted. The default wants all; each field that is set narrows it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Filter {
@@ -83,6 +86,14 @@ pub(crate) struct Page {
 }
 
 impl Filter {
+    /// Why so many types are too many.
+    pub(crate) fn check_types(count: usize) -> Result<(), Invalid> {
+        match count <= TYPES_MAX {
+            true => Ok(()),
+            false => Err(Invalid::new("", format!("has {count} types; at most {TYPES_MAX} are allowed"))),
+        }
+    }
+
     /// Whether the event passes, as far as the event can tell: whether it is a descendant, [`Descendants`] knows.
     pub(crate) fn matches(&self, event: &Event) -> bool {
         (self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&event.event_type)))

@@ -73,6 +73,7 @@ impl Store {
             descent: None,
             ready: VecDeque::new(),
             page: None,
+            learning: None,
             head: Some(head),
             losses,
             heartbeat,
@@ -100,6 +101,8 @@ struct Subscriber {
     ready: VecDeque<Update>,
     /// A page under way: it is waited for across heartbeats, not begun again.
     page: Option<BoxFuture<'static, Result<Page, StoreError>>>,
+    /// The same of who the descendants are.
+    learning: Option<BoxFuture<'static, Result<Descendants, StoreError>>>,
     /// Where the log ended when the subscription began, until the cursor has been there and the subscriber was told.
     head: Option<Position>,
     losses: u64,
@@ -202,7 +205,13 @@ impl Subscriber {
 
     async fn learn_descent(&mut self) -> Result<(), StoreError> {
         let (Some(of), None) = (self.filter.descendants_of, &self.descent) else { return Ok(()) };
-        match self.store.descendants(of).await {
+        let learning = self.learning.get_or_insert_with(|| {
+            let store = self.store.clone();
+            Box::pin(async move { store.descendants(of).await })
+        });
+        let learned = learning.await;
+        self.learning = None;
+        match learned {
             Ok(found) => {
                 let found = Arc::new(found);
                 self.descent = Some(Descent { all: (*found).clone(), found });

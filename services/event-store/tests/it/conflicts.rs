@@ -159,3 +159,60 @@ async fn the_same_key_an_hour_and_a_restart_later_gives_the_first_answer() {
         gateway.stop().await;
     }
 }
+
+/// However long ago, and whatever others appended behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_comes_again_with_more_or_fewer_events_is_refused() {
+    let World { gateway, mut nats, dir: _dir } = World::start().await;
+    let keyed = async |key: &str, count: usize| {
+        let notes: Vec<_> = (0..count).map(|number| note("a", number)).collect();
+        gateway.send(gateway.request(Method::POST, "/events").header("Idempotency-Key", key).json(&notes)).await
+    };
+    for (key, count) in [("one", 1), ("two", 2), ("three", 3)] {
+        keyed(key, count).await.created();
+        // They look as if they were of the same append.
+        gateway.post(&note("a", 7)).await.created();
+        gateway.post(&json!([note("a", 8), note("a", 9)])).await.created();
+    }
+    for forgotten in [false, true] {
+        let last = gateway.last_position().await;
+        for (key, count) in [("one", 1), ("two", 2), ("three", 3)] {
+            for other in 1..=4 {
+                let answer = keyed(key, other).await;
+                match other == count {
+                    true => {
+                        let answer = answer.created();
+                        let receipts = answer.as_array().unwrap();
+                        assert!(receipts.len() == count && receipts.iter().all(|receipt| receipt["duplicate"] == true));
+                    }
+                    false => {
+                        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{key} with {other}, {forgotten}: {answer:?}");
+                        assert_eq!(answer.json()["field"], "Idempotency-Key");
+                    }
+                }
+            }
+        }
+        assert_eq!(gateway.last_position().await, last);
+        if !forgotten {
+            forget_ids(&mut nats).await;
+            gateway.is_ready().await;
+        }
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_was_used_is_answered_before_its_fence_is_looked_at() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let keyed = async |expected: u64| {
+        let body = json!({"events": [note("a", 1)], "expected": expected, "idempotency_key": "k"});
+        gateway.post(&body).await
+    };
+    let before = gateway.post(&note("a", 0)).await.created();
+    assert_eq!(keyed(0).await.status, StatusCode::CONFLICT);
+    let first = keyed(before["position"].as_u64().unwrap()).await.created();
+    // At once, while the read model may not have it.
+    let again = keyed(0).await.created();
+    assert_eq!((&again[0]["id"], &again[0]["duplicate"]), (&first[0]["id"], &json!(true)));
+    gateway.stop().await;
+}

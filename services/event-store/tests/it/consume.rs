@@ -164,6 +164,25 @@ async fn a_delivery_comes_again_after_a_nak_with_delay_after_the_wait_and_when_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_says_how_many_events_wait() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    for number in 0..5 {
+        gateway.note("a", number).await;
+    }
+    let mut member = Member::of(&gateway, start("g")).await;
+    let delivery = member.next().await;
+    let mut client = gateway.grpc().await;
+    wait_until("the heartbeat", LIMIT, async || match member.hear().await.unwrap().unwrap() {
+        Hear::Heartbeat(beat) => (beat.pending == 4).then_some(()),
+        other => panic!("{other:?}"),
+    })
+    .await;
+    assert_eq!(groups(&mut client).await[0].pending, 4);
+    member.ack(&delivery).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_what_was_parked_has_as_many_bytes_as_a_client_takes() {
     let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let words = "x".repeat(400 * 1024);

@@ -1,5 +1,7 @@
 //! The users' own types: registered once, checked on the way in, and read in their newest version by everybody.
 
+use causeway_event::{Data, Labels, Lineage, NewEvent};
+use causeway_log::Append;
 use causeway_proto::{Problem, v1};
 use causeway_testkit::wait_until;
 use reqwest::{Method, StatusCode};
@@ -279,5 +281,29 @@ async fn of_gateways_that_register_at_once_one_comes_first_and_all_agree() {
     let fresh = json!({"type": "Fresh", "aggregate_id": "a", "data": {"a": 1}, "metadata": {"schema_version": 1}});
     second.post(&fresh).await.created();
     second.stop().await;
+    gateway.stop().await;
+}
+
+/// Whoever has access to the stream can publish anything, also what looks like a registration where none can be.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_registered_elsewhere_is_no_registration_and_stops_no_reader() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let data = json!({"name": "OrderPlaced", "version": 1, "schema": {}, "upcast": [], "description": ""});
+    let event = NewEvent {
+        event_type: "TypeRegistered".parse().unwrap(),
+        aggregate_id: "x".parse().unwrap(),
+        data: Data::of(&data).unwrap(),
+        source: "somebody".parse().unwrap(),
+        lineage: Lineage::Root { correlation: None },
+        labels: Labels::new(),
+        schema_version: None,
+        traceparent: None,
+    };
+    gateway.log.append(Append { events: vec![event], ..Append::default() }).await.unwrap();
+    let page = gateway.get("/events").await.ok();
+    assert_eq!(page["events"][0]["type"], "TypeRegistered", "it is read like any other event");
+    assert_eq!(listed(&gateway).await, None);
+    register(&gateway, &version(1)).await.created();
+    assert!(listed(&gateway).await.is_some());
     gateway.stop().await;
 }

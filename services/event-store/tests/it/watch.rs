@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use causeway_event_store::{Config, ReadModelConfig};
 use causeway_proto::v1;
 use causeway_proto::v1::watch_response::Update;
+use causeway_testkit::NatsServer;
 use eventsource_stream::Event;
 use futures::Stream;
 use serde_json::{Value, json};
@@ -162,5 +164,35 @@ async fn a_state_that_a_new_version_of_a_type_changes_is_sent_whole() {
     gateway.post(&json!({"type": "Counted", "aggregate_id": "c", "data": {"count": 2}})).await.created();
     let change = told(&mut events).await;
     assert_eq!((change.event.as_str(), &data(&change)["event"]["data"]), ("change", &json!({"count": 2})));
+    gateway.stop().await;
+}
+
+/// By the clock, whatever the log does meanwhile: the subscription of a watcher has much to say that is nothing to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_hears_a_heartbeat_while_others_append() {
+    let (nats, dir) = (NatsServer::start().await.unwrap(), tempfile::tempdir().unwrap());
+    let config = Config {
+        read_model: ReadModelConfig { path: dir.path().join("read-model.sqlite"), ..ReadModelConfig::default() },
+        // Longer than until a subscription says how far it is.
+        heartbeat: Duration::from_secs(6),
+        ..Config::default()
+    };
+    let gateway = Gateway::start_with(&nats, config).await;
+    let mut events = open(&gateway, "/projections/conversation/a/watch", None).await;
+    assert_eq!(next(&mut events).await.event, "state");
+    let busy = async {
+        loop {
+            gateway.note("b", 1).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let beat = tokio::select! {
+        () = busy => unreachable!(),
+        beat = tokio::time::timeout(LIMIT, next(&mut events)) => beat.expect("a heartbeat in time"),
+    };
+    assert_eq!(beat.event, "heartbeat", "{beat:?}");
+    let last = gateway.last_position().await;
+    let position = data(&beat)["position"].as_u64().unwrap();
+    assert!(0 < position && position <= last && data(&beat)["lag"].as_u64().unwrap() <= last, "{beat:?}");
     gateway.stop().await;
 }
