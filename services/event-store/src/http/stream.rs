@@ -1,5 +1,5 @@
-//! Server-sent events. `id:` is the position, so that a browser that reconnects goes on behind what it saw last; deltas and
-//! heartbeats have none and move nothing. What is no event of the log has a name in lower case, which no type has.
+//! Server-sent events. `id:` is the position, so that a browser that reconnects goes on behind what it saw last; deltas have
+//! none and move nothing. What is no event of the log has a name in lower case, which no type has.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -105,7 +105,7 @@ fn frame(heard: &Heard) -> Result<String, Problem> {
         }
         Heard::Update(Update::Checkpoint(position)) => write(Some(*position), "checkpoint", &Checkpoint { position: *position }),
         Heard::Update(Update::Heartbeat { position, lag }) => {
-            write(None, "heartbeat", &Heartbeat { position: *position, lag: *lag })
+            write(Some(*position), "heartbeat", &Heartbeat { position: *position, lag: *lag })
         }
         Heard::Delta(delta) => write(None, "delta", delta),
     }
@@ -120,11 +120,8 @@ pub(super) fn write(id: Option<Position>, event: &str, data: &impl Serialize) ->
         _ = writeln!(frame, "id: {id}");
     }
     _ = writeln!(frame, "event: {event}");
-    // Line breaks between the tokens of `data` end a field here; a reader joins the pieces by line feeds again.
-    for line in json.split(['\n', '\r']) {
-        _ = writeln!(frame, "data: {line}");
-    }
-    frame.push('\n');
+    // Line breaks between the tokens of an event's data would end a field here, and not every reader puts the pieces together.
+    _ = write!(frame, "data: {}\n\n", json.replace(['\n', '\r'], " "));
     Ok(frame)
 }
 
@@ -147,9 +144,9 @@ mod tests {
         assert_eq!(frame(caught_up), "id: 7\nevent: caught_up\ndata: {\"position\":7,\"head\":8}\n\n");
         assert_eq!(frame(Update::Checkpoint(at)), "id: 7\nevent: checkpoint\ndata: {\"position\":7}\n\n");
         let heartbeat = Update::Heartbeat { position: at, lag: 1 };
-        assert_eq!(frame(heartbeat), "event: heartbeat\ndata: {\"position\":7,\"lag\":1}\n\n");
+        assert_eq!(frame(heartbeat), "id: 7\nevent: heartbeat\ndata: {\"position\":7,\"lag\":1}\n\n");
         let raw = causeway_event::Data::from_json(b"{\n}").unwrap();
-        assert_eq!(write(Some(Position::new(3)), "A", &raw).unwrap(), "id: 3\nevent: A\ndata: {\ndata: }\n\n");
+        assert_eq!(write(Some(Position::new(3)), "A", &raw).unwrap(), "id: 3\nevent: A\ndata: { }\n\n");
     }
 
     #[test]

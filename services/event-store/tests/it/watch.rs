@@ -6,8 +6,9 @@ use causeway_event_store::{Config, ReadModelConfig};
 use causeway_proto::v1;
 use causeway_proto::v1::watch_response::Update;
 use causeway_testkit::NatsServer;
-use eventsource_stream::Event;
-use futures::Stream;
+use eventsource_stream::{Event, Eventsource as _};
+use futures::{Stream, StreamExt as _};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{Gateway, LIMIT, World, message};
@@ -178,8 +179,10 @@ async fn who_watches_hears_a_heartbeat_while_others_append() {
         ..Config::default()
     };
     let gateway = Gateway::start_with(&nats, config).await;
-    let mut events = open(&gateway, "/projections/conversation/a/watch", None).await;
-    assert_eq!(next(&mut events).await.event, "state");
+    let response = gateway.request(Method::GET, "/projections/conversation/a/watch").send().await.unwrap();
+    let mut events = response.bytes_stream().eventsource();
+    let mut next = async || tokio::time::timeout(LIMIT, events.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(next().await.event, "state");
     let busy = async {
         loop {
             gateway.note("b", 1).await;
@@ -188,7 +191,7 @@ async fn who_watches_hears_a_heartbeat_while_others_append() {
     };
     let beat = tokio::select! {
         () = busy => unreachable!(),
-        beat = tokio::time::timeout(LIMIT, next(&mut events)) => beat.expect("a heartbeat in time"),
+        beat = next() => beat,
     };
     assert_eq!(beat.event, "heartbeat", "{beat:?}");
     let last = gateway.last_position().await;
