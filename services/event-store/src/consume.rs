@@ -272,6 +272,13 @@ fn categories(category: Option<Category>, types: &[String]) -> Vec<Category> {
     categories
 }
 
+/// Types are a set: in which order a client lists them says nothing.
+pub(crate) fn in_order(mut types: Vec<String>) -> Vec<String> {
+    types.sort_unstable();
+    types.dedup();
+    types
+}
+
 impl Terms {
     fn ack_wait(&self) -> Duration {
         Duration::from_millis(self.ack_wait_ms)
@@ -279,7 +286,8 @@ impl Terms {
 
     /// Whether a group of these terms is what the client wants.
     fn check(&self, found: &Self, group: &GroupName) -> Result<(), Problem> {
-        let same = Self { ack_wait_ms: self.ack_wait_ms, deliveries_max: self.deliveries_max, ..found.clone() };
+        let types = in_order(found.types.clone());
+        let same = Self { types, ack_wait_ms: self.ack_wait_ms, deliveries_max: self.deliveries_max, ..found.clone() };
         let differing = match () {
             () if same != *self => Some(("/start/filter", "another filter".to_owned())),
             () if self.ack_wait_ms != found.ack_wait_ms => Some(("/start/ack_wait", format!("{} ms", found.ack_wait_ms))),

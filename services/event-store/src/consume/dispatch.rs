@@ -5,8 +5,8 @@
 //! ```text
 //!  arrives ──> free ──> with a member ──ack, park──> settling ──> gone
 //!               ^  ^          │
-//!               │  └──────────┤ its stream ended, it did not answer in time, it never got it
-//!            delayed <──nak───┘        (delivered too often: settling, to be parked)
+//!               │  └──────────┤ it did not answer in time, it vanished, it gave back what it never got
+//!            delayed <────────┘ nak, its stream broke   (delivered too often: settling, to be parked)
 //! ```
 //!
 //! Of each line only the first event is worked on, and nothing else of the line while one is with a member or settling: so the
@@ -23,6 +23,9 @@ use super::words::Answer;
 pub(super) const MEMBER_SILENCE: Duration = Duration::from_secs(4);
 /// A member that does not know of a delivery after this long never got it.
 const LOST_AFTER: Duration = Duration::from_secs(3);
+/// A member counts the time of a delivery from when its client was given it, and says so when it ran out. This is for one that does
+/// not: so much later it is as if it had.
+const LATE: Duration = Duration::from_secs(2);
 /// The time that a member has to answer when it could not for a while.
 const GRACE: Duration = Duration::from_secs(2);
 /// A delivery that is to come again without a stated delay comes after this long, doubled with each further one ...
@@ -244,15 +247,31 @@ impl Dispatch {
         }
     }
 
-    /// A member is gone. If it said so, what it was not `given` was no delivery.
-    pub(super) fn leave(&mut self, member: &str, given: Option<&[(Position, u32)]>, reason: &str) {
+    /// A member says that its client has not taken these so far: their time has not begun.
+    pub(super) fn waiting(&mut self, member: &str, positions: &[Position], now: Instant) {
+        let later = self.until(now);
+        for position in positions {
+            if let Some(Work { state: State::With { member: with, until, .. }, .. }) = self.work(*position)
+                && with == member
+            {
+                *until = later;
+            }
+        }
+    }
+
+    /// A member is gone. If it said so, only what `broke` off with it was a delivery: a client that dies of an event does not get it
+    /// again and again at once.
+    pub(super) fn leave(&mut self, member: &str, broke: Option<&[(Position, u32)]>, reason: &str, now: Instant) {
         self.claims.retain(|_, (claimant, _)| claimant != member);
         let with = self.members.get(member).map(|member| member.with.clone()).unwrap_or_default();
         for position in with {
             let deliveries = self.work(position).map_or(0, |work| work.deliveries);
-            match given.is_none_or(|given| given.contains(&(position, deliveries))) {
-                true => self.fail(position, reason, State::Free),
-                false => self.never_given(position),
+            match broke {
+                None => self.fail(position, reason, State::Free),
+                Some(broke) if broke.contains(&(position, deliveries)) => {
+                    self.fail(position, reason, State::Delayed(now + backoff(deliveries)));
+                }
+                Some(_) => self.never_given(position),
             }
         }
         self.members.remove(member);
@@ -260,7 +279,7 @@ impl Dispatch {
 
     /// A member answers its delivery of this number.
     pub(super) fn answer(&mut self, member: &str, position: Position, deliveries: u32, answer: Answer, now: Instant) -> Taken {
-        let ack_wait = self.rules.ack_wait;
+        let later = self.until(now);
         let Some(work) = self.work(position) else {
             return if self.settled.contains(&position) { Taken::Done } else { Taken::Later };
         };
@@ -271,7 +290,7 @@ impl Dispatch {
         match &mut work.state {
             State::With { member: with, until, .. } if with == member && work.deliveries == deliveries => match answer {
                 Answer::Progress => {
-                    *until = now + ack_wait;
+                    *until = later;
                     Taken::Done
                 }
                 Answer::Nak { delay_ms, reason } => {
@@ -289,6 +308,11 @@ impl Dispatch {
                 }
             },
             State::Settling if answer != Answer::Progress => Taken::Settling,
+            // Done is done, whichever of its deliveries it was.
+            State::Free | State::Delayed(_) | State::With { .. } if answer == Answer::Ack => {
+                self.settle(position, None);
+                Taken::Settling
+            }
             State::Settling | State::Free | State::Delayed(_) | State::With { .. } => Taken::Stale,
         }
     }
@@ -310,7 +334,7 @@ impl Dispatch {
     pub(super) fn tick(&mut self, now: Instant) {
         let silent = self.members.iter().filter(|(_, member)| member.heard_at + MEMBER_SILENCE <= now);
         for member in silent.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
-            self.leave(&member, None, "its member vanished");
+            self.leave(&member, None, "its member vanished", now);
         }
         let with: Vec<Position> = self.members.values().flat_map(|member| member.with.iter().copied()).collect();
         let reason = format!("was not answered within {:?}", self.rules.ack_wait);
@@ -401,14 +425,19 @@ impl Dispatch {
 
     /// It is with a member from now on.
     fn adopt(&mut self, position: Position, member: &str, deliveries: u32, now: Instant) {
-        let until = now + self.rules.ack_wait;
+        let until = self.until(now);
         if let Some(work) = self.work(position) {
             (work.deliveries, work.given) = (deliveries, true);
             self.set(position, State::With { member: member.to_owned(), since: now, until });
         }
     }
 
-    /// A delivery did not come to the member.
+    /// When a delivery has run out whose time begins now at the latest.
+    fn until(&self, now: Instant) -> Instant {
+        now + self.rules.ack_wait + LATE
+    }
+
+    /// A delivery did not come to the member's client.
     fn never_given(&mut self, position: Position) {
         if let Some(work) = self.work(position) {
             (work.deliveries, work.given) = (work.deliveries.saturating_sub(1), false);

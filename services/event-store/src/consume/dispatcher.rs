@@ -262,14 +262,13 @@ impl Term {
     async fn hear(&mut self, post: Post) {
         let now = Instant::now();
         match words::read(&post.payload) {
-            Some(ToDispatcher::Announce { member, room, held }) => {
-                let held: Vec<_> = held.into_iter().map(|(position, n)| (Position::new(position), n)).collect();
-                self.dispatch.announce(&member, room, &held, now);
+            Some(ToDispatcher::Announce { member, room, held, waiting }) => {
+                self.dispatch.announce(&member, room, &deliveries(held), now);
+                let waiting: Vec<_> = waiting.into_iter().map(Position::new).collect();
+                self.dispatch.waiting(&member, &waiting, now);
             }
             Some(ToDispatcher::Leave { member, given }) => {
-                let given =
-                    given.map(|given| given.into_iter().map(|(position, n)| (Position::new(position), n)).collect::<Vec<_>>());
-                self.dispatch.leave(&member, given.as_deref(), "its member's stream ended");
+                self.dispatch.leave(&member, given.map(deliveries).as_deref(), "its member's stream ended", now);
                 post.answer(words::write(&Reply::Done)).await;
             }
             Some(ToDispatcher::Answer { member, position, deliveries, answer }) => {
@@ -435,6 +434,10 @@ impl Term {
             tracing::debug!(%error, group = %self.office.group, "the members of a group were not told");
         }
     }
+}
+
+fn deliveries(named: Vec<(u64, u32)>) -> Vec<(Position, u32)> {
+    named.into_iter().map(|(position, deliveries)| (Position::new(position), deliveries)).collect()
 }
 
 async fn open_mail(office: &Office) -> Mail {

@@ -23,6 +23,8 @@ use crate::store::StoreError;
 
 /// How often a member announces itself, at least.
 const ANNOUNCE: Duration = Duration::from_secs(1);
+/// How often it is looked whose time ran out.
+const RUN_OUT: Duration = Duration::from_millis(100);
 /// Pause before an answer is said again that was not understood.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// An answer that nobody understood for so long is given up: the event is delivered again.
@@ -39,6 +41,8 @@ const UNREAD_BYTES_MAX: usize = 4 << 20;
 const LOADING_MAX: usize = 8;
 /// A client that has not taken a delivery for this long gets no more for the moment.
 const UNREAD_MAX: Duration = Duration::from_secs(1);
+/// Of how many deliveries whose time ran out it is remembered that the client was given them: it may have done what they asked for.
+const LATE_MAX: usize = 4096;
 
 /// What a client says.
 #[derive(Clone, Debug)]
@@ -84,6 +88,19 @@ struct Desk {
     saying: usize,
     /// How many events wait, as it was last known.
     pending: Option<u64>,
+    /// What the client was given and has not answered in time.
+    late: VecDeque<DeliveryId>,
+    /// The client has taken nothing since what it did not take was given back.
+    is_stuck: bool,
+}
+
+/// How a client ended its stream.
+#[derive(PartialEq)]
+enum End {
+    /// It said that it has no more to say: what it did not answer it gives back.
+    Orderly,
+    /// It is gone, perhaps of what it was given.
+    Broke,
 }
 
 struct Held {
@@ -126,11 +143,14 @@ impl Member {
             work: FuturesUnordered::new(),
             saying: 0,
             pending: None,
+            late: VecDeque::new(),
+            is_stuck: false,
         };
         let ended = desk.work_until(mail, said, &told).await;
         desk.finish().await;
-        let given = desk.held.iter().filter(|(_, held)| held.given).map(|(position, held)| (position.get(), held.deliveries));
-        let leave = ToDispatcher::Leave { member: desk.member.id.clone(), given: Some(given.collect()) };
+        let broke = desk.held.iter().filter(|(_, held)| held.given && !matches!(ended, Ok(End::Orderly)));
+        let broke = broke.map(|(position, held)| (position.get(), held.deliveries)).collect();
+        let leave = ToDispatcher::Leave { member: desk.member.id.clone(), given: Some(broke) };
         // It must be heard before a dispatcher that has no other members goes.
         let (log, group) = (&desk.member.gateway.log, &desk.member.group);
         if !matches!(timeout(LEAVE_MAX, log.ask_dispatcher(group, words::write(&leave))).await, Ok(Ok(_))) {
@@ -149,20 +169,22 @@ impl Desk {
         mut mail: Mail,
         mut said: BoxStream<'static, Result<Said, Problem>>,
         told: &mpsc::Sender<Result<Told, Problem>>,
-    ) -> Result<(), Problem> {
+    ) -> Result<End, Problem> {
         let stop = self.member.gateway.stop.clone();
         let heartbeat = self.member.gateway.config.heartbeat;
         let mut beat_at = Instant::now() + heartbeat;
         let mut announce = interval(ANNOUNCE);
         announce.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut run_out = interval(RUN_OUT);
+        run_out.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.load_some();
             tokio::select! {
                 () = stop.cancelled() => return Err(Problem::new(Kind::Unavailable, "the gateway is shutting down")),
-                () = told.closed() => return Ok(()),
+                () = told.closed() => return Ok(End::Broke),
                 said = said.next(), if self.saying < SAYING_MAX => match said {
                     Some(said) => self.hear(said?),
-                    None => return Ok(()),
+                    None => return Ok(End::Orderly),
                 },
                 post = mail.next() => self.read(&post).await?,
                 Some(done) = self.work.next() => {
@@ -170,10 +192,11 @@ impl Desk {
                         _ = told.try_send(Ok(Told::Heartbeat { pending }));
                     }
                 }
-                Ok(permit) = told.reserve(), if !self.unread.is_empty() => {
+                Ok(permit) = told.reserve(), if self.is_stuck || !self.unread.is_empty() => {
+                    self.is_stuck = false;
                     if let Some((_, id, event)) = self.unread.pop_front() {
                         if let Some(held) = self.held.get_mut(&id.position) {
-                            held.given = true;
+                            (held.given, held.until) = (true, Instant::now() + self.member.ack_wait);
                         }
                         permit.send(Ok(Told::Delivery { id, event, deliveries: id.deliveries }));
                         beat_at = Instant::now() + heartbeat;
@@ -184,6 +207,7 @@ impl Desk {
                     self.ask_pending();
                 }
                 _ = announce.tick() => self.announce(self.member.in_flight_max).await,
+                _ = run_out.tick(), if !self.held.is_empty() => self.run_out(),
             }
         }
     }
@@ -192,12 +216,10 @@ impl Desk {
     async fn finish(&mut self) {
         self.announce(0).await;
         let finish = async {
-            while self.held.values().any(|held| held.answered) {
-                match self.work.next().await {
-                    Some(Done::Answered(id)) => self.forget(id),
-                    Some(_) => {}
-                    None => return,
-                }
+            while self.saying > 0
+                && let Some(done) = self.work.next().await
+            {
+                let _ = self.done(done);
             }
         };
         if timeout(FINISH_MAX, finish).await.is_err() {
@@ -208,8 +230,17 @@ impl Desk {
     /// The client said something.
     fn hear(&mut self, Said::Answer { id, answer }: Said) {
         let ack_wait = self.member.ack_wait;
-        // What it no longer has is delivered again, here or elsewhere.
         let Some(held) = self.held.get_mut(&id.position).filter(|held| held.deliveries == id.deliveries && !held.answered) else {
+            // Done is done. Anything else is said of the delivery that came after it.
+            if answer == Answer::Ack && self.late.contains(&id) {
+                self.late.retain(|late| *late != id);
+                // It need not be given to this client once more.
+                if self.held.get(&id.position).is_some_and(|held| !held.given) {
+                    self.unread.retain(|(_, unread, _)| unread.position != id.position);
+                    self.held.remove(&id.position);
+                }
+                return self.say(id, answer);
+            }
             return tracing::debug!(position = %id.position, "an answer came too late");
         };
         if answer == Answer::Progress {
@@ -221,9 +252,36 @@ impl Desk {
         } else {
             held.answered = true;
         }
+        self.say(id, answer);
+    }
+
+    fn say(&mut self, id: DeliveryId, answer: Answer) {
         self.saying += 1;
         let (log, group) = (self.member.gateway.log.clone(), self.member.group.clone());
         self.work.push(say(log, group, self.member.id.clone(), id, answer).boxed());
+    }
+
+    /// Puts away what ran out: what the client was given is said to have failed, what it did not take is given back.
+    fn run_out(&mut self) {
+        let now = Instant::now();
+        let out: Vec<_> = self.held.iter().filter(|(_, held)| !held.answered && held.until <= now).map(|(at, _)| *at).collect();
+        for position in out {
+            let Some(held) = self.held.get_mut(&position) else { continue };
+            let id = DeliveryId { position, deliveries: held.deliveries };
+            if held.given {
+                held.answered = true;
+                self.late.push_back(id);
+                let reason = format!("was not answered within {:?}", self.member.ack_wait);
+                self.say(id, Answer::Nak { delay_ms: Some(0), reason });
+            } else {
+                self.held.remove(&position);
+                self.unread.retain(|(_, unread, _)| unread.position != position);
+                self.is_stuck = true;
+            }
+        }
+        while self.late.len() > LATE_MAX {
+            self.late.pop_front();
+        }
     }
 
     /// The dispatcher said something.
@@ -233,7 +291,12 @@ impl Desk {
                 let id = DeliveryId { position: Position::new(position), deliveries };
                 let until = Instant::now() + self.member.ack_wait;
                 self.unread.retain(|(_, unread, _)| unread.position != id.position);
-                self.held.insert(id.position, Held { deliveries, until, given: false, marking: false, answered: false });
+                let new = Held { deliveries, until, given: false, marking: false, answered: false };
+                if let Some(held) = self.held.insert(id.position, new)
+                    && held.given
+                {
+                    self.late.push_back(DeliveryId { position: id.position, deliveries: held.deliveries });
+                }
                 self.assigned.push_back(id);
             }
             Some(ToMember::Call) => self.announce(self.member.in_flight_max).await,
@@ -301,17 +364,15 @@ impl Desk {
         self.held.get(&id.position).is_some_and(|held| held.deliveries == id.deliveries)
     }
 
-    /// Says what is here, after what ran out is put away, and for how much there is room.
+    /// Says what is here, and for how much there is room.
     async fn announce(&mut self, room: usize) {
         let now = Instant::now();
-        self.held.retain(|_, held| held.answered || now < held.until);
-        let held = &self.held;
-        self.unread.retain(|(_, id, _)| held.get(&id.position).is_some_and(|held| held.deliveries == id.deliveries));
         let is_slow = self.unread.front().is_some_and(|(since, ..)| now.duration_since(*since) > UNREAD_MAX);
         let announce = ToDispatcher::Announce {
             member: self.member.id.clone(),
-            room: if is_slow { 0 } else { room },
+            room: if is_slow || self.is_stuck { 0 } else { room },
             held: self.held.iter().map(|(position, held)| (position.get(), held.deliveries)).collect(),
+            waiting: self.held.iter().filter(|(_, held)| !held.given).map(|(position, _)| position.get()).collect(),
         };
         self.tell(&announce).await;
     }

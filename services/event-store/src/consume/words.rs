@@ -8,10 +8,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
 pub(super) enum ToDispatcher {
-    /// I am here, work on so much at once, and have these (position, deliveries).
-    Announce { member: String, room: usize, held: Vec<(u64, u32)> },
-    /// I am going, to be answered with [`Reply::Done`]. Of what was delivered to me, my client was given these (position, deliveries); from members before this was said: nothing
-    /// is known of it.
+    /// I am here, work on so much at once, and have these (position, deliveries). Of them these still wait for my client to take them.
+    Announce {
+        member: String,
+        room: usize,
+        held: Vec<(u64, u32)>,
+        #[serde(default)]
+        waiting: Vec<u64>,
+    },
+    /// I am going, to be answered with [`Reply::Done`]. Of what was delivered to me these (position, deliveries) broke off with my
+    /// client, and the others were given back; from members before this was said: nothing is known of it.
     Leave {
         member: String,
         #[serde(default)]

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answers, Grpc, filter, parse, parse_given};
-use crate::consume::{self, Answer, DeliveryId, Report, Said, Terms, Told, Wanted};
+use crate::consume::{self, Answer, DeliveryId, Report, Said, Terms, Told, Wanted, in_order};
 use crate::problem::into_status;
 use crate::subscribe::Start;
 
@@ -138,7 +138,7 @@ fn wanted(start: v1::ConsumeStart) -> Result<Wanted, Problem> {
         Some(stated) => duration("/start/ack_wait", stated, ACK_WAIT.1)?,
     };
     let terms = Terms {
-        types: given.types,
+        types: in_order(given.types),
         category: given.category,
         aggregate_id: given.aggregate_id,
         correlation_id: given.correlation_id,

@@ -4,7 +4,7 @@ mod chaos;
 mod filters;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use causeway_event_store::{Config, ReadModelConfig};
 use causeway_log::Log;
@@ -153,13 +153,81 @@ async fn a_delivery_comes_again_after_a_nak_with_delay_after_the_wait_and_when_i
     member.hears_nothing(Duration::from_millis(500)).await;
     let after_the_wait = member.next().await;
     assert_eq!((number(&after_the_wait), after_the_wait.deliveries), (1, 3));
-    member.ack(&again).await;
-    member.leave().await;
+    let nak = v1::ConsumeNak { delivery_id: again.delivery_id.clone(), delay: seconds(5.0), reason: "too late".into() };
+    member.say(Say::Nak(nak)).await;
+    drop(member.hear);
     let mut other = Member::of(&gateway, begin()).await;
     let left_behind = other.next().await;
-    assert_eq!((number(&left_behind), left_behind.deliveries), (1, 4), "a late answer to another delivery counts for nothing");
+    assert_eq!((number(&left_behind), left_behind.deliveries), (1, 4));
     other.ack(&left_behind).await;
     assert_eq!(number(&other.next().await), 2);
+    gateway.stop().await;
+}
+
+/// One that works through what it was given, one by one, and needs longer for all of it than the time of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_counts_also_when_its_time_ran_out_before_its_turn_came() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    for number in 0..12 {
+        gateway.note(&format!("a{number}"), number).await;
+    }
+    let slow = v1::ConsumeStart { in_flight_max: 12, ack_wait: seconds(1.0), deliveries_max: 5, ..start("g") };
+    let mut member = Member::of(&gateway, slow).await;
+    let mut done = BTreeSet::new();
+    while done.len() < 12 {
+        let delivery = member.next().await;
+        sleep(Duration::from_millis(250)).await;
+        member.ack(&delivery).await;
+        done.insert(delivery.event.unwrap().position);
+    }
+    let mut client = gateway.grpc().await;
+    let settled = async || {
+        let group = groups(&mut client).await.remove(0);
+        (group.pending == 0 && group.in_flight == 0).then_some(group.parked)
+    };
+    assert_eq!(wait_until("all of them to be settled", LIMIT, settled).await, 0);
+    gateway.stop().await;
+}
+
+/// Not even of what no client took in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_does_not_take_is_no_delivery() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let large = "x".repeat(200_000);
+    for number in 0..60 {
+        gateway.post(&json!({"type": "NoteTaken", "aggregate_id": format!("a{number}"), "data": large})).await.created();
+    }
+    let idle = v1::ConsumeStart { in_flight_max: 60, ack_wait: seconds(1.0), deliveries_max: 2, ..start("g") };
+    let mut member = Member::of(&gateway, idle.clone()).await;
+    sleep(Duration::from_secs(8)).await;
+    let mut client = gateway.grpc().await;
+    let parked = groups(&mut client).await[0].parked;
+    assert!(parked < 40, "{parked} were parked; most of them nobody can have seen");
+    let mut seen = BTreeSet::new();
+    while (seen.len() as u64) < 60 - parked {
+        let delivery = member.next().await;
+        member.ack(&delivery).await;
+        seen.insert(delivery.event.unwrap().position);
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_back_in_order_was_no_delivery_and_what_broke_off_comes_again_after_a_rest() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    gateway.note("a", 1).await;
+    for _ in 0..3 {
+        let mut member = Member::of(&gateway, start("g")).await;
+        assert_eq!(member.next().await.deliveries, 1);
+        member.leave().await;
+    }
+    let mut member = Member::of(&gateway, start("g")).await;
+    assert_eq!(member.next().await.deliveries, 1);
+    let broken = Instant::now();
+    drop(member.hear);
+    let mut member = Member::of(&gateway, start("g")).await;
+    assert_eq!(member.next().await.deliveries, 2);
+    assert!(broken.elapsed() > Duration::from_millis(900), "{:?}", broken.elapsed());
     gateway.stop().await;
 }
 
@@ -306,7 +374,7 @@ async fn a_group_keeps_its_place_and_is_what_its_first_start_said() {
     let filter =
         |types: &[&str]| Some(v1::Filter { types: types.iter().map(|&text| text.into()).collect(), ..v1::Filter::default() });
     gateway.note("a", 1).await;
-    let begin = || v1::ConsumeStart { filter: filter(&["Note*"]), from_now: true, ..start("g") };
+    let begin = || v1::ConsumeStart { filter: filter(&["Note*", "Bill*"]), from_now: true, ..start("g") };
     let mut member = Member::of(&gateway, begin()).await;
     gateway.post(&serde_json::json!({"type": "OrderPlaced", "aggregate_id": "a", "data": {"number": 2}})).await.created();
     gateway.note("a", 3).await;
@@ -322,9 +390,11 @@ async fn a_group_keeps_its_place_and_is_what_its_first_start_said() {
     let differs = v1::ConsumeStart { ack_wait: seconds(7.0), ..begin() };
     assert_eq!(Member::join(&mut client, differs).await.map(drop).unwrap_err().field.as_deref(), Some("/start/ack_wait"));
 
-    let mut member = Member::of(&gateway, begin()).await;
+    // The same types, however they are listed.
+    let same = v1::ConsumeStart { filter: filter(&["Bill*", "Note*", "Bill*"]), ..begin() };
+    let mut member = Member::of(&gateway, same).await;
     let again = member.next().await;
-    assert_eq!((number(&again), again.deliveries), (4, 2));
+    assert_eq!((number(&again), again.deliveries), (4, 1), "it was given back");
     member.hears_nothing(Duration::from_millis(300)).await;
     client.delete_group(v1::DeleteGroupRequest { group: "g".into() }).await.unwrap();
     assert_eq!(groups(&mut client).await, []);
@@ -439,7 +509,7 @@ async fn members_of_two_gateways_share_the_work_and_survive_the_orderly_end_of_e
     assert_eq!(aggregates.len(), 4, "each has two of the four");
     // The dispatcher is here: it hands over, and what is there stays there.
     gateway.stop().await;
-    let stopped = std::time::Instant::now();
+    let stopped = Instant::now();
     let mut seen = BTreeSet::new();
     for delivery in &theirs {
         there.ack(delivery).await;

@@ -144,7 +144,7 @@ async fn over_grpc_a_watch_is_the_same_and_lives_while_nothing_changes() {
 async fn a_state_that_a_new_version_of_a_type_changes_is_sent_whole() {
     let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let register = async |body: Value| {
-        let request = gateway.request(reqwest::Method::POST, "/types").json(&body);
+        let request = gateway.request(Method::POST, "/types").json(&body);
         assert!(gateway.send(request).await.status.is_success());
     };
     register(json!({"name": "Counted", "schema": {"type": "object"}})).await;

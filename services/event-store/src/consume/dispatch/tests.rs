@@ -115,15 +115,15 @@ fn what_is_not_answered_in_time_or_left_behind_is_given_to_others_and_parked_in_
         world.dispatch.announce("m", 1, &[(at(1), 1)], world.now);
     }
     assert_eq!(world.answer("m", 1, 1, Answer::Progress), Taken::Done);
-    for _ in 0..14 {
+    for _ in 0..15 {
         world.pass(Duration::from_secs(2));
         world.dispatch.announce("m", 1, &[(at(1), 1)], world.now);
     }
     assert!(world.given().is_empty(), "a mark holds it");
-    world.pass(Duration::from_secs(2));
+    world.pass(LATE);
     assert_eq!(world.given(), [("m".into(), 1, 2)]);
-    assert_eq!(world.answer("m", 1, 1, Answer::Ack), Taken::Stale, "that delivery is over");
-    world.dispatch.leave("m", None, "it left");
+    assert_eq!(world.answer("m", 1, 1, nak(Duration::ZERO)), Taken::Stale, "that delivery is over");
+    world.dispatch.leave("m", None, "it left", world.now);
     world.dispatch.announce("n", 1, &[], world.now);
     assert_eq!(world.given(), [("n".into(), 1, 3)]);
     world.pass(MEMBER_SILENCE);
@@ -177,7 +177,7 @@ fn deliveries_are_counted_across_dispatchers() {
     let mut before = world(&[("m", 5)]);
     before.arrive(&[(1, "a"), (2, "b"), (3, "b")]);
     before.given();
-    before.dispatch.leave("m", None, "it left");
+    before.dispatch.leave("m", None, "it left", before.now);
     let left: Vec<_> = before.notes();
     assert_eq!(left, [(at(1), 1, None), (at(2), 1, None)]);
     let mut world = world(&[("m", 5)]);
@@ -234,9 +234,42 @@ fn what_a_member_that_leaves_was_not_given_is_not_counted() {
     let mut world = world(&[("m", 2)]);
     world.arrive(&[(1, "a"), (2, "b")]);
     assert_eq!(world.positions(), [1, 2]);
-    world.dispatch.leave("m", Some(&[(at(1), 1)]), "it left");
+    world.dispatch.leave("m", Some(&[(at(1), 1)]), "it left", world.now);
     world.dispatch.announce("n", 2, &[], world.now);
-    assert_eq!(world.given(), [("n".into(), 1, 2), ("n".into(), 2, 1)]);
+    assert_eq!(world.given(), [("n".into(), 2, 1)], "of the other it may have died");
+    world.pass(DELAY_MIN);
+    assert_eq!(world.given(), [("n".into(), 1, 2)]);
+}
+
+#[test]
+fn the_time_of_a_delivery_begins_when_its_client_takes_it() {
+    let mut world = world(&[("m", 1)]);
+    world.arrive(&[(1, "a")]);
+    world.given();
+    for _ in 0..30 {
+        world.pass(Duration::from_secs(2));
+        world.dispatch.announce("m", 1, &[(at(1), 1)], world.now);
+        world.dispatch.waiting("m", &[at(1)], world.now);
+    }
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.answer("m", 1, 1, Answer::Ack), Taken::Settling);
+    assert_eq!(world.settle_all()[0].park, None);
+}
+
+#[test]
+fn what_is_done_is_done_whichever_delivery_it_was_and_whoever_has_it_now() {
+    let mut world = world(&[("m", 1)]);
+    world.arrive(&[(1, "a"), (2, "b")]);
+    world.given();
+    assert_eq!(world.answer("m", 1, 1, nak(Duration::ZERO)), Taken::Done);
+    world.dispatch.announce("m", 0, &[], world.now);
+    world.dispatch.announce("n", 2, &[], world.now);
+    assert_eq!(world.positions().len(), 2);
+    assert_eq!(world.answer("m", 1, 1, Answer::Park { reason: "no".into() }), Taken::Stale);
+    assert_eq!(world.answer("m", 1, 1, Answer::Ack), Taken::Settling);
+    assert_eq!(world.answer("n", 1, 2, Answer::Ack), Taken::Settling);
+    assert_eq!(world.settle_all().len(), 1);
+    assert_eq!(world.answer("n", 1, 2, Answer::Ack), Taken::Done);
 }
 
 #[test]
@@ -328,7 +361,7 @@ proptest! {
                     }
                 }
                 Step::Answer(..) => {}
-                Step::Leave(member) => world.dispatch.leave(&format!("m{member}"), None, "it left"),
+                Step::Leave(member) => world.dispatch.leave(&format!("m{member}"), None, "it left", world.now),
                 Step::Settle => {
                     for settlement in world.settle_all() {
                         prop_assert!(arrived.remove(&settlement.position.get()).is_some(), "settled once");
