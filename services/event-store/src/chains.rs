@@ -241,7 +241,8 @@ async fn descendants(gateway: &Gateway, event: &Event, at: Position) -> Result<C
         filter: Filter { descendants_of: Some(event.id), ..Filter::default() },
         after: Some(event.position),
         before: Some(behind(at)),
-        descendants: Some(Arc::new(gateway.store.descendants(event.id).await?)),
+        // One more than a chain takes, so that it says that there are more.
+        descendants: Some(Arc::new(gateway.store.first_descendants(event.id, at, EVENTS_MAX + 1).await?)),
         limit: PAGE_EVENTS,
         ..Query::default()
     };

@@ -135,7 +135,7 @@ pub(crate) async fn page(gateway: &Gateway, wanted: Wanted, limit: usize) -> Res
 /// Events as they are shown: in the newest version of their types, unless they are wanted raw.
 fn show(gateway: &Gateway, raw: bool, mut events: Vec<Arc<Event>>) -> Vec<Arc<Event>> {
     if !raw {
-        events.iter_mut().for_each(|event| *event = gateway.types.show(event));
+        gateway.types.show_all(&mut events);
     }
     events
 }

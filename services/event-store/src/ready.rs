@@ -19,6 +19,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// longer covers.
 const RECENT: Duration = Duration::from_secs(60);
 
+/// The service, and the server as a whole.
+const SERVICES: [&str; 2] = [SERVICE_NAME, ""];
+
 /// What was found when somebody last looked.
 pub(crate) struct Readiness(watch::Sender<State>);
 
@@ -56,9 +59,19 @@ impl Readiness {
     }
 }
 
-/// Looks for as long as the gateway lives, and tells gRPC's health service of every change.
+/// Looks until the gateway is to stop, and tells gRPC's health service of every change.
 pub(crate) async fn watch(gateway: &Gateway, health: HealthReporter) {
+    gateway.stop.run_until_cancelled(look(gateway, &health)).await;
     tell(&health, ServingStatus::NotServing).await;
+    // Ends the streams of those who watch: they would hold the gateway up for as long as it waits for requests under way.
+    for mut service in SERVICES.map(|service| (health.clone(), service)) {
+        service.0.clear_service_status(service.1).await;
+    }
+    std::future::pending().await
+}
+
+async fn look(gateway: &Gateway, health: &HealthReporter) {
+    tell(health, ServingStatus::NotServing).await;
     loop {
         let was_ready = gateway.ready.is_ready();
         let asked = Instant::now();
@@ -78,15 +91,14 @@ pub(crate) async fn watch(gateway: &Gateway, health: HealthReporter) {
         gateway.ready.0.send_replace(state);
         let is_ready = status == ServingStatus::Serving;
         if is_ready != was_ready {
-            tell(&health, status).await;
+            tell(health, status).await;
         }
         tokio::time::sleep(if is_ready { LOOK_EVERY } else { LOOK_AGAIN }).await;
     }
 }
 
-/// The service, and the server as a whole.
 async fn tell(health: &HealthReporter, status: ServingStatus) {
-    for service in [SERVICE_NAME, ""] {
+    for service in SERVICES {
         health.set_service_status(service, status).await;
     }
 }

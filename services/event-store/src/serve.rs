@@ -32,6 +32,10 @@ use crate::{Config, Error, grpc, http};
 const HEADERS_MAX: Duration = Duration::from_secs(30);
 /// An HTTP/2 client that says nothing is asked after this long whether it is there, and has as long to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// What a client may have sent of one call before it is read, and of all calls of a connection: so much more that a few calls which are
+/// not read, since too much of them is in hand, keep no other one back.
+const STREAM_WINDOW: u32 = 512 << 10;
+const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Calls that one HTTP/2 connection may make beyond all the streams and appends that the gateway takes on: a client waits without a
 /// word for a place on its connection, while what the gateway's own limits turn away is told so.
 const READS_MAX: usize = 1024;
@@ -124,6 +128,8 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, config: Config,
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(u32::try_from(calls_max).unwrap_or(u32::MAX));
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let (graceful, mut connections) = (GracefulShutdown::new(), JoinSet::new());

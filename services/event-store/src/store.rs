@@ -233,6 +233,12 @@ impl Store {
         self.read(move |reader, last| reader.descendants(of, last)).await
     }
 
+    /// The first that an event has caused up to `last`, at most `max`.
+    pub(crate) async fn first_descendants(&self, of: EventId, last: Position, max: usize) -> Result<Descendants, StoreError> {
+        let found = self.read(move |reader, end| reader.first_descendants(of, last.min(end), max)).await?;
+        Ok(found.0)
+    }
+
     /// A page of the aggregates whose ids start with `prefix`, behind `after`.
     pub(crate) async fn aggregates(
         &self,

@@ -26,6 +26,7 @@ use causeway_log::{Append, Fence, Folded, Log, LogError};
 use causeway_proto::{Draft, Kind, Problem};
 use futures::{FutureExt as _, StreamExt as _};
 use serde_json::Value;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
@@ -43,6 +44,8 @@ const AGGREGATE: &str = "causeway:types";
 const SOURCE: &str = "event-store";
 /// Times that a registration is decided again because another one came first.
 const ATTEMPTS_MAX: usize = 10;
+/// Of so much data a thread of the runtime takes care itself: to hand over what else it serves takes longer.
+const ASIDE_BYTES: usize = 4096;
 /// How old the registry may be that a gateway holds appends against while its feed does not keep it new.
 const STALE: Duration = Duration::from_secs(1);
 /// Before a log that was away is asked again.
@@ -105,10 +108,27 @@ impl Types {
 
     /// The event in the newest version of its type; the same where there is nothing to change.
     pub(crate) fn show(&self, event: &Arc<Event>) -> Arc<Event> {
-        if event.metadata.schema_version.is_none() {
-            return event.clone();
+        let mut shown = [event.clone()];
+        self.show_all(&mut shown);
+        let [shown] = shown;
+        shown
+    }
+
+    /// Exchanges events for what [`Self::show`] makes of them.
+    pub(crate) fn show_all(&self, events: &mut [Arc<Event>]) {
+        if events.iter().all(|event| event.metadata.schema_version.is_none()) {
+            return;
         }
-        self.current().upcast(event).map_or_else(|| event.clone(), Arc::new)
+        let registry = self.current();
+        let older = || events.iter().filter(|event| registry.is_older(event));
+        let bytes = older().map(|event| event.data.as_bytes().len()).sum();
+        aside(bytes, || {
+            for event in events {
+                if let Some(shown) = registry.upcast(event) {
+                    *event = Arc::new(shown);
+                }
+            }
+        });
     }
 
     /// The last registration that changes how [`Self::show`] shows events of before.
@@ -170,7 +190,11 @@ impl Types {
         self.recent(gateway).await?;
         let mut registry = self.current();
         for (index, draft) in drafts.iter_mut().enumerate() {
-            let hold = |registry: &Registry| registry.check(&draft.event_type, &draft.data, draft.schema_version);
+            let hold = |registry: &Registry| {
+                let is_free = registry.versions(&draft.event_type).is_empty();
+                let bytes = if is_free { 0 } else { draft.data.as_bytes().len() };
+                aside(bytes, || registry.check(&draft.event_type, &draft.data, draft.schema_version))
+            };
             let mut checked = hold(&registry);
             if matches!(checked, Err(Misfit::Version(_))) {
                 // Another gateway may have registered it just before.
@@ -276,6 +300,17 @@ impl Types {
         }
         self.current.send_replace(registry.clone());
         registry
+    }
+}
+
+/// Does what takes the longer the more data it is for, and the more somebody's schema or patch asks for: without keeping back others
+/// that this thread serves.
+fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    // A runtime of one thread has no other one.
+    let may_block = Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+    match bytes > ASIDE_BYTES && may_block {
+        true => tokio::task::block_in_place(work),
+        false => work(),
     }
 }
 

@@ -30,6 +30,8 @@ const PREPARED_MAX: usize = 32;
 /// Bytes of a stream that are in hand at a time: of its requests, until they are answered, and then of the answers. The request that
 /// goes beyond is taken, further ones are not read.
 const IN_HAND_BYTES_MAX: usize = 16 << 20;
+/// What the receipt of an event takes, about.
+const RECEIPT_BYTES: usize = 128;
 /// Answers that are ready to be written out.
 pub(crate) const ANSWERS_MAX: usize = 64;
 
@@ -52,13 +54,14 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// How large it is, about: only the client's own name for it and the events of a conflict can make it large.
+    /// How large it is, about.
     fn bytes(&self) -> usize {
         let conflict = self.result.as_ref().err().and_then(|problem| problem.conflict.as_deref());
         let all = conflict
             .iter()
             .flat_map(|conflict| conflict.events.iter().chain(conflict.others.iter().flat_map(|other| &other.events)));
-        self.request_id.len() + all.map(|event| event.data.as_bytes().len()).sum::<usize>()
+        let receipts = self.result.as_ref().map_or(0, |appended| appended.receipts.len());
+        self.request_id.len() + receipts * RECEIPT_BYTES + all.map(|event| event.data.as_bytes().len()).sum::<usize>()
     }
 }
 

@@ -66,7 +66,8 @@ impl<'g> Pages<'g> {
             self.under_way = Some(reading);
         }
         let revision = self.gateway.types.revision();
-        let events = page.events.iter().map(|event| self.gateway.types.show(event)).collect();
+        let mut events = page.events;
+        self.gateway.types.show_all(&mut events);
         let before = self.query.before.map_or(page.last_position, Position::previous);
         Ok(Some(Shown { events, revision, reached: page.next.unwrap_or(before.min(page.last_position)) }))
     }

@@ -2,7 +2,8 @@
 //!
 //! Every answer is for the log up to the position `last` that the caller says is committed, whatever is committed meanwhile.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -180,26 +181,40 @@ impl Reader {
         }
     }
 
-    /// All that an event has caused up to `last`, by the index of causes. An effect that stands before its cause is none.
+    /// All that an event has caused up to `last`.
     pub(crate) fn descendants(&self, of: EventId, last: Position) -> Result<Descendants, ModelError> {
+        match self.first_descendants(of, last, DESCENDANTS_MAX)? {
+            (all, false) => Ok(all),
+            (_, true) => Err(TooMany.into()),
+        }
+    }
+
+    /// The first that an event has caused up to `last`, at most `max`, and whether there are more. By the index of causes, which has the
+    /// effects of a cause in the order of the log. An effect that stands before its cause is none; so whoever always goes on with
+    /// the earliest that is known comes by all of them in the order of the log.
+    pub(crate) fn first_descendants(&self, of: EventId, last: Position, max: usize) -> Result<(Descendants, bool), ModelError> {
         let sql = "SELECT id, position FROM events INDEXED BY events_by_causation \
-            WHERE causation = ?1 AND position > ?2 AND position <= ?3";
+            WHERE causation = ?1 AND position > ?2 AND position <= ?3 ORDER BY position LIMIT ?4";
         let mut effects = self.conn.prepare_cached(sql)?;
-        let (mut found, mut causes) = (HashMap::new(), vec![(of, 0)]);
-        while let Some((cause, behind)) = causes.pop() {
-            let mut rows = effects.query(params![cause.uuid().as_bytes(), behind, number(last)])?;
+        let (mut found, mut seen, mut causes) = (Vec::new(), HashSet::new(), BinaryHeap::from([Reverse((0, of))]));
+        while let Some(Reverse((behind, cause))) = causes.pop() {
+            if behind > 0 {
+                if found.len() >= max {
+                    let reached = found.last().map_or(last, |(_, at): &(EventId, Position)| *at);
+                    return Ok((Descendants::found(of, found, reached), true));
+                }
+                found.push((cause, row::position(behind)?));
+            }
+            let enough = i64::try_from(max + 1).unwrap_or(i64::MAX);
+            let mut rows = effects.query(params![cause.uuid().as_bytes(), behind, number(last), enough])?;
             while let Some(row) = rows.next()? {
                 let (id, at) = (EventId::from_uuid(Uuid::from_bytes(row.get(0)?)), row.get(1)?);
-                if found.len() >= DESCENDANTS_MAX && !found.contains_key(&at) {
-                    return Err(TooMany.into());
-                }
-                if found.insert(at, id).is_none() {
-                    causes.push((id, at));
+                if seen.insert(at) {
+                    causes.push(Reverse((at, id)));
                 }
             }
         }
-        let found: Result<Vec<_>, _> = found.into_iter().map(|(at, id)| Ok::<_, ModelError>((id, row::position(at)?))).collect();
-        Ok(Descendants::found(of, found?, last))
+        Ok((Descendants::found(of, found, last), false))
     }
 
     /// A statement that has no end.

@@ -477,6 +477,28 @@ fn too_many_descendants_are_refused_and_no_more_than_the_limit_are_looked_for() 
 }
 
 #[test]
+fn the_first_descendants_are_those_that_stand_first() {
+    let mut events: Vec<Arrived> = Vec::new();
+    for position in 1..=900_u64 {
+        let mut event = generate::event(position, "Zebra", "a");
+        // Each causes some that stand far behind it, and every seventh was caused by nothing.
+        let cause = Some(position / 3 + position % 2).filter(|cause| (1..position).contains(cause) && position % 7 != 0);
+        event.metadata.causation_id = cause.map(generate::id_at);
+        events.push(Arrived { event: event.into(), key: None });
+    }
+    let model = Model::of(events, 1000);
+    let reader = model.reader();
+    let all = reader.descendants(generate::id_at(2), model.last()).unwrap();
+    assert!(all.positions().len() > 200, "{}", all.positions().len());
+    for max in [1, 2, 10, 150, all.positions().len(), 900] {
+        let (some, more) = reader.first_descendants(generate::id_at(2), model.last(), max).unwrap();
+        let first = &all.positions()[..max.min(all.positions().len())];
+        assert_eq!((some.positions(), more), (first, max < all.positions().len()));
+        assert_eq!(some.reached(), if more { *first.last().unwrap() } else { model.last() });
+    }
+}
+
+#[test]
 fn aggregates_are_listed_in_the_order_of_their_bytes_as_of_a_position() {
     let names = ["b", "a", "user:2", "user:10", "useé", "user", "a", "B"];
     let arrived = |(position, name): (u64, &&str)| Arrived { event: generate::event(position, "Zebra", name).into(), key: None };

@@ -227,6 +227,12 @@ impl Registry {
         Ok(Checked::Fits(version.version))
     }
 
+    /// Whether there is a newer version of its type.
+    pub(crate) fn is_older(&self, event: &Event) -> bool {
+        let newest = self.versions(&event.event_type).last();
+        event.metadata.schema_version.is_some_and(|version| newest.is_some_and(|newest| version < newest.version))
+    }
+
     /// The event in the newest version of its type. None if it is: it has that version or none, or does not fit the newest.
     pub(crate) fn upcast(&self, event: &Event) -> Option<Event> {
         let version = event.metadata.schema_version.filter(|version| *version > 0)?;
