@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use causeway_event::{Category, Position};
 use causeway_log::{Append, LogError, StaleFence};
 
@@ -123,4 +125,20 @@ async fn a_batch_cut_by_a_crash_is_settled() {
         in_flight.await.unwrap().unwrap();
     }
     assert_eq!(texts(&log).await, ["x", "y", "x", "y", "x", "y"]);
+}
+
+/// The server keeps fifty batches of a stream open, for ten seconds each; whoever leaves in the middle of one must not leave it so.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_leaves_in_the_middle_of_a_batch_holds_up_no_other() {
+    let (_nats, log) = server().await;
+    let large = || Append { events: vec![note("a", "x"); 1000], ..Append::default() };
+    for _ in 0..100 {
+        let log = log.clone();
+        let leaving = tokio::spawn(async move { log.append(large()).await });
+        tokio::time::sleep(Duration::from_millis(12)).await;
+        leaving.abort();
+    }
+    let asked = Instant::now();
+    log.append(Append { events: vec![note("b", "1"), note("b", "2")], ..Append::default() }).await.unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
 }

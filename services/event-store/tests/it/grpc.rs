@@ -156,3 +156,18 @@ async fn health_and_reflection_answer_and_an_unknown_service_is_unimplemented() 
     assert_eq!(unknown.code(), Code::Unimplemented);
     gateway.stop().await;
 }
+
+/// Whoever watches its health does not hold a gateway up that is to stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_the_health_hears_that_the_gateway_stops_and_that_is_the_end() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let mut health = HealthClient::new(gateway.channel().await);
+    let request = tonic_health::pb::HealthCheckRequest { service: "causeway.v1.EventStore".into() };
+    let mut told = health.watch(request).await.unwrap().into_inner();
+    assert_eq!(told.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    let asked = std::time::Instant::now();
+    gateway.stop().await;
+    assert!(asked.elapsed() < std::time::Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert_eq!(told.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert!(told.message().await.unwrap().is_none());
+}
