@@ -31,6 +31,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// What a client answered before it left is said to the end, for as long as this.
 const FINISH_MAX: Duration = Duration::from_secs(3);
+/// A client that ended its side hears the other out; one that does not within this time is gone.
+const HEARS_OUT: Duration = Duration::from_millis(200);
 /// And for so long, that it leaves.
 const LEAVE_MAX: Duration = Duration::from_secs(1);
 /// Answers that are being said at once; a client whose further ones are not read waits. Twice what a member may work on at once: of
@@ -95,7 +97,6 @@ struct Desk {
 }
 
 /// How a client ended its stream.
-#[derive(PartialEq)]
 enum End {
     /// It said that it has no more to say: what it did not answer it gives back.
     Orderly,
@@ -148,7 +149,9 @@ impl Member {
         };
         let ended = desk.work_until(mail, said, &told).await;
         desk.finish().await;
-        let broke = desk.held.iter().filter(|(_, held)| held.given && !matches!(ended, Ok(End::Orderly)));
+        // Whoever lets go of both ways at once seems to have ended its own in order, but does not hear the other one out.
+        let is_orderly = matches!(ended, Ok(End::Orderly)) && timeout(HEARS_OUT, told.closed()).await.is_err();
+        let broke = desk.held.iter().filter(|(_, held)| held.given && !is_orderly);
         let broke = broke.map(|(position, held)| (position.get(), held.deliveries)).collect();
         let leave = ToDispatcher::Leave { member: desk.member.id.clone(), given: Some(broke) };
         // It must be heard before a dispatcher that has no other members goes.

@@ -1,6 +1,5 @@
 //! `Consume`, the groups that there are, and what they gave up on.
 
-use std::future::ready;
 use std::time::Duration;
 
 use causeway_event::Position;
@@ -41,9 +40,7 @@ pub(super) async fn consume(
     };
     let wanted = wanted(start).map_err(into_status)?;
     let group = wanted.group.to_string();
-    // A stream that breaks off is one that ended: nobody is there to be told.
-    let messages = messages.take_while(|message| ready(message.is_ok())).filter_map(|message| ready(message.ok()));
-    let said = messages.map(said);
+    let said = messages.map(|message| message.map_err(Problem::from).and_then(said));
     let told = consume::join(gateway, wanted, said.boxed()).await.map_err(into_status)?;
     let started = Ok(response(Response_::Started(v1::ConsumeStarted { group })));
     let told = ReceiverStream::new(told).map(|told| told.map(|told| response(message(told))).map_err(into_status));

@@ -221,13 +221,18 @@ async fn what_is_given_back_in_order_was_no_delivery_and_what_broke_off_comes_ag
         assert_eq!(member.next().await.deliveries, 1);
         member.leave().await;
     }
-    let mut member = Member::of(&gateway, start("g")).await;
-    assert_eq!(member.next().await.deliveries, 1);
-    let broken = Instant::now();
-    drop(member.hear);
-    let mut member = Member::of(&gateway, start("g")).await;
-    assert_eq!(member.next().await.deliveries, 2);
-    assert!(broken.elapsed() > Duration::from_millis(900), "{:?}", broken.elapsed());
+    for deliveries in 1..=2 {
+        let mut member = Member::of(&gateway, start("g")).await;
+        assert_eq!(member.next().await.deliveries, deliveries);
+        // Its end of the stream and what it hears, and the connection with them.
+        let broken = Instant::now();
+        drop(member);
+        let mut member = Member::of(&gateway, start("g")).await;
+        assert_eq!(member.next().await.deliveries, deliveries + 1);
+        let rested = broken.elapsed();
+        assert!(Duration::from_millis(900) < rested && rested < Duration::from_secs(20), "{rested:?}");
+        member.leave().await;
+    }
     gateway.stop().await;
 }
 
