@@ -16,6 +16,12 @@ use crate::ClientError;
 /// The largest answer that is taken: a view of a long conversation.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// What may lie unread of one stream; a gateway sends no more ahead.
+const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// The window of the whole connection: the largest that HTTP/2 has. It is shared by all calls, and what lies unread of one takes away
+/// from the others: with a smaller one a few subscriptions that nobody polls would hold up every other call.
+const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
+
 /// Without a word for so long, the connection of a stream is given up and made anew. A gateway's heartbeats come twice as often
 /// at the least: its configuration is held to that.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -87,6 +93,8 @@ impl Client {
         let channel = endpoint
             .connect_timeout(options.connect_timeout)
             .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             // A gateway that vanished without a word is noticed while a subscription waits.
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))

@@ -195,6 +195,24 @@ async fn a_subscription_goes_on_where_its_connection_broke() {
 }
 
 #[tokio::test]
+async fn subscriptions_that_nobody_polls_hold_up_no_other_call() {
+    let large = || Ok(Wire::Event(v1::Event { data: format!("\"{}\"", "x".repeat(100_000)).into(), ..event(1) }));
+    let gateway = Gateway::default();
+    // Together more than HTTP/2 lets lie unread in one connection unless told otherwise.
+    gateway.0.lock().unwrap().subscriptions = (0..5).map(|_| (0..40).map(|_| large()).collect()).collect();
+    let client = gateway.start().await;
+    let calls = async {
+        let mut unread = Vec::new();
+        for _ in 0..5 {
+            unread.push(client.subscribe(Subscribe::default()).await.unwrap());
+        }
+        client.get("7").await.unwrap().unwrap()
+    };
+    let got = tokio::time::timeout(Duration::from_secs(10), calls).await.expect("an answer");
+    assert_eq!(got.position, Position::new(7));
+}
+
+#[tokio::test]
 async fn a_bad_subscription_is_refused_at_once() {
     let gateway = Gateway::default();
     gateway.0.lock().unwrap().subscriptions = vec![vec![Err(Problem::invalid("/after", "is no position").into())]];
