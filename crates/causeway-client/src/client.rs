@@ -31,7 +31,7 @@ pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(60);
 pub struct Options {
     /// For making a connection.
     pub connect_timeout: Duration,
-    /// For one answer, and for each next piece of a read.
+    /// For one answer, and for each next piece of a read. A read that takes longer is not made again.
     pub request_timeout: Duration,
     /// How often a call is made again that can do no harm twice: a read, or an append with an idempotency key.
     pub retries_max: u32,
@@ -116,7 +116,7 @@ impl Client {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let call = || self.answer(call(self.grpc.clone(), self.request(question.clone())), Effect::Read);
-        self.retried(call, ClientError::is_transient).await
+        self.retried(call, ClientError::may_read_again).await
     }
 
     /// The request with the trace that it belongs to.

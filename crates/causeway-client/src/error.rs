@@ -68,15 +68,26 @@ impl ClientError {
         self.is_transient() || self.kind() == Some(Kind::OutcomeUnknown)
     }
 
+    /// Whether a read may be made again at once. Not when its time ran out, here or at the gateway: it would take as long again, and
+    /// be one more burden for a gateway that is slow already.
+    pub(crate) fn may_read_again(&self) -> bool {
+        self.is_transient() && self.kind() != Some(Kind::TimedOut)
+    }
+
     /// What a status says of a call; `broken` is what a connection that broke half-way means for it.
     pub(crate) fn from_status(server: &str, status: &Status, broken: Kind) -> Self {
-        // Of others the same codes promise nothing: tonic says the one of a connection that broke, the other where HTTP/2 asks for
-        // calm in the middle of a call.
+        if causeway_proto::is_own(status) {
+            return Self::Problem(status.into());
+        }
+        // Of others these codes promise nothing: tonic says them of a connection that broke, depending on how and when, and where
+        // HTTP/2 asks for calm in the middle of a call.
         match status.code() {
-            Code::Unavailable | Code::ResourceExhausted if !causeway_proto::is_own(status) => match never_sent(status) {
-                true => Self::Unreachable { server: server.to_owned(), reason: reason(status) },
-                false => Problem::new(broken, format!("the connection to {server} broke: {}", reason(status))).into(),
-            },
+            Code::Unavailable | Code::ResourceExhausted | Code::Unknown | Code::Internal | Code::Cancelled => {
+                match never_sent(status) {
+                    true => Self::Unreachable { server: server.to_owned(), reason: reason(status) },
+                    false => Problem::new(broken, format!("the connection to {server} broke: {}", reason(status))).into(),
+                }
+            }
             _ => Self::Problem(status.into()),
         }
     }

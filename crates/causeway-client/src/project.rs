@@ -187,8 +187,9 @@ impl Client {
         })
     }
 
-    /// A view as it changes: the whole state, then each change. Fails if the gateway cannot be reached; later outages are bridged,
-    /// and what comes after one is the whole state. It ends only with an error that another attempt would meet again.
+    /// A view as it changes: the whole state, then each change. Fails if the gateway cannot be reached, after the usual retries;
+    /// later outages are bridged, and what comes after one is the whole state. It ends only with an error that another attempt
+    /// would meet again.
     pub async fn watch(
         &self,
         watch: Watch,
@@ -199,12 +200,16 @@ impl Client {
             min_position: watch.min_position.map(Position::get).unwrap_or_default(),
             states: watch.states,
         };
-        let mut watcher =
-            Watcher { client: self.clone(), request, stream: None, waits: self.endless_waits(), ready: VecDeque::new() };
-        watcher.connect().await?;
-        // The first word says that the server took the request: a bad one is an error here, not later.
-        let first = watcher.receive().await?;
-        watcher.ready.extend(first);
+        let begin = || async {
+            let (client, waits) = (self.clone(), self.endless_waits());
+            let mut watcher = Watcher { client, request: request.clone(), stream: None, waits, ready: VecDeque::new() };
+            watcher.connect().await?;
+            // The first word says that the server took the request: a bad one is an error here, not later.
+            let first = watcher.receive().await?;
+            watcher.ready.extend(first);
+            Ok(watcher)
+        };
+        let watcher = self.retried(begin, ClientError::may_read_again).await?;
         let told = futures::stream::unfold(Some(watcher), |watcher| async {
             let mut watcher = watcher?;
             match watcher.next().await {

@@ -195,7 +195,7 @@ impl Reader {
                 }
                 Ok(None) => return Ok(None),
                 Err(error) => {
-                    let wait = self.client.wait(&mut waits, &error).filter(|_| error.is_interruption());
+                    let wait = self.client.wait(&mut waits, &error).filter(|_| error.may_read_again());
                     let Some(wait) = wait else { return Err(error) };
                     debug!(%error, ?wait, "reading on over another connection");
                     tokio::time::sleep(wait).await;

@@ -109,8 +109,8 @@ struct Follower {
 }
 
 impl Client {
-    /// Follows the log: what stands in it, then what is appended. Fails if the gateway cannot be reached; later outages are
-    /// bridged (see [`Subscription`]).
+    /// Follows the log: what stands in it, then what is appended. Fails if the gateway cannot be reached, after the usual
+    /// retries; later outages are bridged (see [`Subscription`]).
     ///
     /// ```no_run
     /// # async fn example(client: causeway_client::Client) -> Result<(), causeway_client::ClientError> {
@@ -143,13 +143,24 @@ impl Subscription {
         };
         let Subscribe { filter, deltas, raw, .. } = subscribe;
         let request = v1::SubscribeRequest { filter: Some(filter.into()), after, from_now, deltas, raw };
-        let waits = client.endless_waits();
-        let (position, caught_up, ready) = (None, false, VecDeque::new());
-        let mut follower = Follower { client, request, stream: None, position, caught_up, waits, broken: None, ready };
-        follower.connect().await?;
-        // The first word says that the server took the request: a bad one is an error here, not later.
-        let first = follower.receive().await?;
-        follower.ready.extend(first);
+        let begin = || async {
+            let mut follower = Follower {
+                client: client.clone(),
+                request: request.clone(),
+                stream: None,
+                position: None,
+                caught_up: false,
+                waits: client.endless_waits(),
+                broken: None,
+                ready: VecDeque::new(),
+            };
+            follower.connect().await?;
+            // The first word says that the server took the request: a bad one is an error here, not later.
+            let first = follower.receive().await?;
+            follower.ready.extend(first);
+            Ok(follower)
+        };
+        let follower = client.retried(begin, ClientError::may_read_again).await?;
         Ok(Self { state: State::Busy(follower.advance().boxed()) })
     }
 }

@@ -1,5 +1,6 @@
 //! A gateway of which only the wire is real: it answers as the test wrote down, and keeps what it was asked.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use causeway_proto::v1::subscribe_response::Update as Wire;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -35,6 +37,8 @@ pub(crate) struct Script {
     pub(crate) views: Vec<Result<v1::ListViewsResponse, Status>>,
     pub(crate) types: Vec<Result<v1::ListTypesResponse, Status>>,
     pub(crate) registrations: Vec<Result<v1::RegisterTypeResponse, Status>>,
+    /// What the next calls that read are refused with: to count, to get, to read, to subscribe and to watch.
+    pub(crate) refusals: Vec<Status>,
     asked: Vec<String>,
 }
 
@@ -49,21 +53,67 @@ pub(crate) enum Step {
 impl Gateway {
     /// Starts it; gives a client of it.
     pub(crate) async fn start(&self) -> Client {
+        client_of(self.listen().await)
+    }
+
+    /// The same, but the first connections, so many, are cut as soon as a call has come over them.
+    pub(crate) async fn start_behind_cuts(&self, cuts: usize) -> Client {
+        let server = self.listen().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let server = format!("http://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            for _ in 0..cuts {
+                let (mut connection, _) = listener.accept().await.unwrap();
+                until_a_call(&mut connection).await;
+            }
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let mut gateway = TcpStream::connect(server).await.unwrap();
+                tokio::spawn(async move { copy_bidirectional(&mut connection, &mut gateway).await });
+            }
+        });
+        client_of(address)
+    }
+
+    async fn listen(&self) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
         let service = EventStoreServer::new(self.clone());
         tokio::spawn(
             tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)),
         );
-        Client::connect_with(&server, options()).unwrap()
+        address
     }
 
     fn tell(&self, what: String) {
         self.0.lock().unwrap().asked.push(what);
     }
 
+    fn refuse(&self) -> Result<(), Status> {
+        let refusals = &mut self.0.lock().unwrap().refusals;
+        if refusals.is_empty() { Ok(()) } else { Err(refusals.remove(0)) }
+    }
+
     pub(crate) fn asked(&self) -> Vec<String> {
         self.0.lock().unwrap().asked.clone()
+    }
+}
+
+fn client_of(server: SocketAddr) -> Client {
+    Client::connect_with(&format!("http://{server}"), options()).unwrap()
+}
+
+/// Reads what HTTP/2 begins with, and then frame by frame up to the headers of a call.
+async fn until_a_call(connection: &mut TcpStream) {
+    const HEADERS: u8 = 1;
+    connection.read_exact(&mut [0; 24]).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        connection.read_exact(&mut head).await.unwrap();
+        if head[3] == HEADERS {
+            return;
+        }
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        connection.read_exact(&mut vec![0; length as usize]).await.unwrap();
     }
 }
 
@@ -140,6 +190,7 @@ impl EventStore for Gateway {
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let v1::ReadRequest { after, before, limit, .. } = request.into_inner();
         self.tell(format!("read after={after} before={before} limit={limit}"));
+        self.refuse()?;
         let reads = &mut self.0.lock().unwrap().reads;
         let (positions, end) = if reads.is_empty() { ((1..=limit).collect(), None) } else { reads.remove(0) };
         let events = positions.into_iter().map(|position| Ok(v1::ReadResponse { event: Some(event(position)) }));
@@ -150,6 +201,7 @@ impl EventStore for Gateway {
         let v1::CountRequest { filter, after, before, from, until } = request.into_inner();
         let v1::Filter { source, caused_by, descendants_of, .. } = filter.unwrap_or_default();
         self.tell(format!("count {source} {caused_by} {descendants_of} after={after} before={before} from={from} until={until}"));
+        self.refuse()?;
         Ok(Response::new(v1::CountResponse { count: 3, last_position: 9 }))
     }
 
@@ -168,6 +220,7 @@ impl EventStore for Gateway {
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        self.refuse()?;
         match request.into_inner().id.as_str() {
             "7" => Ok(Response::new(v1::GetResponse { event: Some(event(7)) })),
             id => Err(Problem::new(Kind::NotFound, format!("there is no event {id}")).into()),
@@ -176,8 +229,9 @@ impl EventStore for Gateway {
 
     async fn subscribe(&self, request: Request<v1::SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
         let request = request.into_inner();
+        self.tell(format!("after={} now={}", request.after, request.from_now));
+        self.refuse()?;
         let mut script = self.0.lock().unwrap();
-        script.asked.push(format!("after={} now={}", request.after, request.from_now));
         if script.subscriptions.is_empty() {
             return Ok(Response::new(futures::stream::pending().boxed()));
         }
@@ -206,6 +260,7 @@ impl EventStore for Gateway {
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let v1::WatchRequest { view, id, min_position, states } = request.into_inner();
         self.tell(format!("watch {view} {id} min={min_position} states={states}"));
+        self.refuse()?;
         let told = self.0.lock().unwrap().watches.remove(0);
         Ok(Response::new(futures::stream::iter(told).boxed()))
     }

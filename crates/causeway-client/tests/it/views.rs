@@ -7,7 +7,7 @@ use causeway_proto::v1::watch_response::Update as Wire;
 use futures::StreamExt as _;
 use tonic::Status;
 
-use crate::gateway::{Gateway, event};
+use crate::gateway::{Gateway, event, options};
 
 type Said = Result<v1::WatchResponse, Status>;
 
@@ -81,16 +81,19 @@ async fn a_watch_goes_on_over_another_connection_and_begins_there_with_the_whole
 }
 
 #[tokio::test]
-async fn a_bad_watch_and_one_of_nobody_are_refused_at_once() {
+async fn a_bad_watch_is_refused_at_once_and_one_of_nobody_after_the_retries() {
     let gateway = Gateway::default();
-    gateway.0.lock().unwrap().watches = vec![vec![Err(Problem::invalid("/view", "is not a view").into())], vec![Err(away())]];
+    let invalid = vec![Err(Problem::invalid("/view", "is not a view").into())];
+    let nobody = (0..=options().retries_max).map(|_| vec![Err(away())]);
+    gateway.0.lock().unwrap().watches = std::iter::once(invalid).chain(nobody).collect();
     let client = gateway.start().await;
     let refused = client.watch(watch()).await.map(drop).unwrap_err();
     assert_eq!(refused.kind(), Some(Kind::Invalid));
+    assert_eq!(gateway.asked().len(), 1);
     // Whoever begins to watch wants to know that there is nobody.
     let away = client.watch(watch()).await.map(drop).unwrap_err();
     assert_eq!(away.kind(), Some(Kind::Unavailable));
-    assert_eq!(gateway.asked().len(), 2);
+    assert_eq!(gateway.asked().len(), 5);
 }
 
 #[tokio::test]
