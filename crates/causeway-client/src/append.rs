@@ -44,9 +44,7 @@ impl Client {
         };
         let again = |error: &ClientError| match error.kind() {
             Some(Kind::OutcomeUnknown) => keyed,
-            // These say that nothing was written.
-            Some(Kind::Unavailable | Kind::Overloaded) => true,
-            _ => matches!(error, ClientError::Unreachable { .. }),
+            _ => error.changed_nothing(),
         };
         self.retried(call, again).await
     }

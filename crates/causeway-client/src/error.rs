@@ -74,6 +74,14 @@ impl ClientError {
         self.is_transient() && self.kind() != Some(Kind::TimedOut)
     }
 
+    /// Whether a call that changes something did not, and may succeed later.
+    pub(crate) fn changed_nothing(&self) -> bool {
+        match self.kind() {
+            Some(kind) => matches!(kind, Kind::Unavailable | Kind::Behind | Kind::Overloaded),
+            None => self.is_transient(),
+        }
+    }
+
     /// What a status says of a call; `broken` is what a connection that broke half-way means for it.
     pub(crate) fn from_status(server: &str, status: &Status, broken: Kind) -> Self {
         if causeway_proto::is_own(status) {

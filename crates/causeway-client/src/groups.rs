@@ -204,11 +204,7 @@ impl Client {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let again = |error: &ClientError| match error.kind() {
-            Some(kind) => matches!(kind, Kind::Unavailable | Kind::Overloaded),
-            None => error.is_transient(),
-        };
-        self.retried(|| self.answer(call(), Effect::Write), again).await
+        self.retried(|| self.answer(call(), Effect::Write), ClientError::changed_nothing).await
     }
 }
 

@@ -110,6 +110,17 @@ async fn an_append_without_a_key_did_nothing_where_nobody_was_there_to_get_it() 
 }
 
 #[tokio::test]
+async fn an_append_that_was_refused_for_the_moment_is_sent_again_even_without_a_key() {
+    let refusals = [Kind::Unavailable, Kind::Overloaded, Kind::Behind];
+    let gateway = Gateway::default();
+    gateway.0.lock().unwrap().appends =
+        refusals.map(|kind| Err(Problem::new(kind, "not now").into())).into_iter().chain([appended(3)]).collect();
+    let client = gateway.start().await;
+    assert_eq!(client.append(note(None)).await.unwrap().receipts[0].position, Position::new(3));
+    assert_eq!(gateway.asked().len(), 4);
+}
+
+#[tokio::test]
 async fn a_refusal_comes_back_as_it_was() {
     let gateway = Gateway::default();
     let problem = Problem::invalid("/events/0/data/content", "is missing");
