@@ -13,9 +13,11 @@ use causeway_event::{Event, Position};
 use causeway_proto::v1::consume_request::Message as Say;
 use causeway_proto::v1::consume_response::Message as Hear;
 use causeway_proto::{timestamp_from, v1};
-use futures::stream;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, stream};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Response, Status, Streaming};
 use tracing::{info, warn};
 
@@ -24,6 +26,8 @@ use crate::{Client, ClientError, Filter, Kind, Start};
 
 /// Answers that may wait to be sent.
 const ANSWERS_MAX: usize = 1024;
+/// A connection is not given up as silent before somebody listened to it for so long.
+const LISTEN_MIN: Duration = Duration::from_secs(1);
 /// A longer reason is refused by the gateway.
 const REASON_CHARS_MAX: usize = 2000;
 
@@ -49,6 +53,8 @@ pub struct Consumer {
     client: Client,
     start: v1::ConsumeStart,
     connection: Option<Connection>,
+    /// The next connection, and the wait before it. It is kept here for whoever drops a pending `next` and calls it again.
+    joining: Option<BoxFuture<'static, Result<Connection, ClientError>>>,
     waits: ExponentialBackoff,
     interrupted: bool,
 }
@@ -56,6 +62,8 @@ pub struct Consumer {
 struct Connection {
     say: mpsc::Sender<v1::ConsumeRequest>,
     hear: Streaming<v1::ConsumeResponse>,
+    /// Without a word by then, it is given up.
+    silent_until: Instant,
 }
 
 /// An event to work on. Until it is answered, it is delivered again: to whomever, after the group's wait, or when this member is
@@ -118,10 +126,10 @@ impl Client {
             ack_wait: consume.ack_wait.and_then(|wait| wait.try_into().ok()),
             deliveries_max: consume.deliveries_max.unwrap_or_default(),
         };
-        let waits = self.endless_waits();
-        let mut consumer = Consumer { client: self.clone(), start, connection: None, waits, interrupted: false };
-        consumer.connect().await?;
-        Ok(consumer)
+        // To join is to ask: the same again makes no other group.
+        let connection = self.retried(|| join(self.clone(), start.clone()), ClientError::may_read_again).await?;
+        let (client, waits) = (self.clone(), self.endless_waits());
+        Ok(Consumer { client, start, connection: Some(connection), joining: None, waits, interrupted: false })
     }
 
     /// The groups that there are, by name.
@@ -210,59 +218,42 @@ impl Client {
 
 impl Consumer {
     /// The next event to work on, through as many connections as it takes. An error is one that another attempt would meet again.
+    ///
+    /// It may be dropped while it waits, as by a timeout or in a `select!`, and called again: nothing is lost by that.
     pub async fn next(&mut self) -> Result<Delivery, ClientError> {
         loop {
-            let outcome = match self.connection {
-                Some(_) => self.receive().await,
-                None => self.connect().await.map(|()| None),
-            };
-            match outcome {
+            match self.advance().await {
                 Ok(Some(delivery)) => return Ok(delivery),
                 Ok(None) => {}
-                Err(error) if error.is_transient() || error.kind() == Some(Kind::OutcomeUnknown) => {
+                Err(error) if error.is_interruption() => {
                     if !std::mem::replace(&mut self.interrupted, true) {
                         warn!(%error, "a group's member was interrupted, joining again");
                     }
                     self.connection = None;
-                    let wait = self.client.wait(&mut self.waits, &error).unwrap_or(self.client.options.retry_wait);
-                    tokio::time::sleep(wait).await;
+                    let wait = self.client.wait(&mut self.waits, &error).unwrap_or(self.client.options.retry_wait_max);
+                    let (wait, join) = (sleep(wait), join(self.client.clone(), self.start.clone()));
+                    self.joining = Some(wait.then(|()| join).boxed());
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    async fn connect(&mut self) -> Result<(), ClientError> {
-        let client = &self.client;
-        let (say, said) = mpsc::channel(ANSWERS_MAX);
-        let start = v1::ConsumeRequest { message: Some(Say::Start(self.start.clone())) };
-        let said = stream::unfold((Some(start), said), |(start, mut said)| async move {
-            let next = match start {
-                Some(start) => Some(start),
-                None => said.recv().await,
-            };
-            next.map(|next| (next, (None, said)))
-        });
-        let mut grpc = client.grpc.clone();
-        let call = tokio::time::timeout(client.options.request_timeout, grpc.consume(client.request(said)));
-        let hear = call.await.map_err(|_| client.too_late(Kind::TimedOut))?.map_err(|status| client.error(&status))?;
-        self.connection = Some(Connection { say, hear: hear.into_inner() });
-        Ok(())
-    }
-
-    async fn receive(&mut self) -> Result<Option<Delivery>, ClientError> {
-        let client = &self.client;
-        let Some(connection) = &mut self.connection else { return Ok(None) };
-        let message = tokio::time::timeout(SILENCE_MAX, connection.hear.message()).await;
-        let message = message.map_err(|_| client.too_late(Kind::TimedOut))?.map_err(|status| client.error(&status))?;
-        // A gateway that shuts down ends its streams.
-        let message = message.ok_or_else(|| client.too_late(Kind::Unavailable))?;
-        match message.message {
+    /// A step towards the next delivery. It is cancel-safe: what is begun is kept in `self` across each wait.
+    async fn advance(&mut self) -> Result<Option<Delivery>, ClientError> {
+        let Some(connection) = &mut self.connection else {
+            let joining = self.joining.get_or_insert_with(|| join(self.client.clone(), self.start.clone()).boxed());
+            let joined = joining.await;
+            self.joining = None;
+            self.connection = Some(joined?);
+            return Ok(None);
+        };
+        match connection.receive(&self.client).await? {
             Some(Hear::Started(_)) => {
                 if std::mem::take(&mut self.interrupted) {
                     info!(group = self.start.group, "joined the group again");
                 }
-                self.waits = client.endless_waits();
+                self.waits = self.client.endless_waits();
                 Ok(None)
             }
             Some(Hear::Delivery(delivery)) => Ok(Some(Delivery {
@@ -274,6 +265,35 @@ impl Consumer {
             // A later version of the gateway may tell more.
             Some(Hear::Heartbeat(_)) | None => Ok(None),
         }
+    }
+}
+
+async fn join(client: Client, start: v1::ConsumeStart) -> Result<Connection, ClientError> {
+    let (say, said) = mpsc::channel(ANSWERS_MAX);
+    let start = v1::ConsumeRequest { message: Some(Say::Start(start)) };
+    let said = stream::unfold((Some(start), said), |(start, mut said)| async move {
+        let next = match start {
+            Some(start) => Some(start),
+            None => said.recv().await,
+        };
+        next.map(|next| (next, (None, said)))
+    });
+    let hear = client.answer(client.grpc.clone().consume(client.request(said)), Effect::Read).await?;
+    Ok(Connection { say, hear, silent_until: Instant::now() + SILENCE_MAX })
+}
+
+impl Connection {
+    /// What the gateway says next. `None` is what this version does not know.
+    async fn receive(&mut self, client: &Client) -> Result<Option<Hear>, ClientError> {
+        // Whoever did not listen by then has not heard what came meanwhile, and needs a moment to.
+        if self.silent_until < Instant::now() {
+            self.silent_until = Instant::now() + LISTEN_MIN;
+        }
+        let message = timeout_at(self.silent_until, self.hear.message()).await;
+        let message = message.map_err(|_| client.too_late(Kind::TimedOut))?.map_err(|status| client.error(&status))?;
+        self.silent_until = Instant::now() + SILENCE_MAX;
+        // A gateway that shuts down ends its streams.
+        Ok(message.ok_or_else(|| client.too_late(Kind::Unavailable))?.message)
     }
 }
 

@@ -8,11 +8,13 @@ use causeway_client::{Client, Kind, Options, Problem};
 use causeway_event::Labels;
 use causeway_proto::v1;
 use causeway_proto::v1::append_stream_response::Result as Settled;
+use causeway_proto::v1::consume_request::Message as Say;
+use causeway_proto::v1::consume_response::Message as Hear;
 use causeway_proto::v1::event_store_server::{EventStore, EventStoreServer};
 use causeway_proto::v1::subscribe_response::Update as Wire;
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryFutureExt as _};
 use tokio::io::{AsyncReadExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -37,7 +39,11 @@ pub(crate) struct Script {
     pub(crate) views: Vec<Result<v1::ListViewsResponse, Status>>,
     pub(crate) types: Vec<Result<v1::ListTypesResponse, Status>>,
     pub(crate) registrations: Vec<Result<v1::RegisterTypeResponse, Status>>,
-    /// What the next calls that read are refused with: to count, to get, to read, to subscribe and to watch.
+    /// One for each member that joins: its deliveries, and how they end. Without that there is silence until the member leaves.
+    pub(crate) joins: Vec<(Vec<u64>, Option<Status>)>,
+    /// How long a member waits until it is let in, and until it is let go.
+    pub(crate) member_wait: Duration,
+    /// What the next calls are refused with: to count, to get, to read, to subscribe, to watch and to join.
     pub(crate) refusals: Vec<Status>,
     asked: Vec<String>,
 }
@@ -53,7 +59,12 @@ pub(crate) enum Step {
 impl Gateway {
     /// Starts it; gives a client of it.
     pub(crate) async fn start(&self) -> Client {
-        client_of(self.listen().await)
+        self.start_with(options()).await
+    }
+
+    /// The same with other options.
+    pub(crate) async fn start_with(&self, options: Options) -> Client {
+        client_of(self.listen().await, options)
     }
 
     /// The same, but the first connections, so many, are cut as soon as a call has come over them.
@@ -71,7 +82,7 @@ impl Gateway {
                 tokio::spawn(async move { copy_bidirectional(&mut connection, &mut gateway).await });
             }
         });
-        client_of(address)
+        client_of(address, options())
     }
 
     async fn listen(&self) -> SocketAddr {
@@ -98,8 +109,8 @@ impl Gateway {
     }
 }
 
-fn client_of(server: SocketAddr) -> Client {
-    Client::connect_with(&format!("http://{server}"), options()).unwrap()
+fn client_of(server: SocketAddr, options: Options) -> Client {
+    Client::connect_with(&format!("http://{server}"), options).unwrap()
 }
 
 /// Reads what HTTP/2 begins with, and then frame by frame up to the headers of a call.
@@ -148,7 +159,6 @@ impl EventStore for Gateway {
     type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
 
     not_played! {
-        consume(Streaming<v1::ConsumeRequest>) -> Self::ConsumeStream,
         list_groups(v1::ListGroupsRequest) -> v1::ListGroupsResponse,
         delete_group(v1::DeleteGroupRequest) -> v1::DeleteGroupResponse,
         list_parked(v1::ListParkedRequest) -> v1::ListParkedResponse,
@@ -185,6 +195,37 @@ impl EventStore for Gateway {
             Ok(v1::AppendStreamResponse { request_id, result: Some(result) })
         });
         Ok(Response::new(answers.boxed()))
+    }
+
+    async fn consume(&self, request: Request<Streaming<v1::ConsumeRequest>>) -> Result<Response<Self::ConsumeStream>, Status> {
+        let mut requests = request.into_inner();
+        let start = requests.message().await?.and_then(|request| request.message);
+        let Some(Say::Start(v1::ConsumeStart { group, .. })) = start else { return Err(Status::internal("no start")) };
+        self.tell(format!("join {group}"));
+        let wait = self.0.lock().unwrap().member_wait;
+        tokio::time::sleep(wait).await;
+        self.refuse()?;
+        let (positions, end) = self.0.lock().unwrap().joins.remove(0);
+        let deliveries = positions.into_iter().map(|position| {
+            let delivery_id = position.to_string();
+            Hear::Delivery(v1::Delivery { delivery_id, event: Some(event(position)), deliveries: 1 })
+        });
+        let told = std::iter::once(Hear::Started(v1::ConsumeStarted { group })).chain(deliveries);
+        let told = told.map(|message| Ok(v1::ConsumeResponse { message: Some(message) })).chain(end.map(Err));
+        let gateway = self.clone();
+        let left = async move {
+            while let Some(request) = requests.message().await? {
+                match request.message {
+                    Some(Say::Ack(ack)) => gateway.tell(format!("ack {}", ack.delivery_id)),
+                    other => gateway.tell(format!("{other:?}")),
+                }
+            }
+            gateway.tell("left".to_owned());
+            let wait = gateway.0.lock().unwrap().member_wait;
+            tokio::time::sleep(wait).await;
+            Ok(futures::stream::empty())
+        };
+        Ok(Response::new(futures::stream::iter(told).chain(left.try_flatten_stream()).boxed()))
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {

@@ -5,6 +5,7 @@
 mod appender;
 mod decide;
 mod gateway;
+mod groups;
 mod read;
 mod types;
 mod views;
