@@ -7,9 +7,12 @@
 //!
 //! An order may be delivered again after a crash. The invoice has a key made of the order's id, so it is written once.
 
+use std::pin::pin;
+
 use causeway_client::{Append, Client, Consume, Delivery, Draft, Filter};
 use causeway_event::{Data, Event};
 use serde::Deserialize;
+use tokio::task::JoinSet;
 
 const GROUP: &str = "invoices";
 /// Orders that are worked on at once, each in a task of its own.
@@ -42,6 +45,7 @@ async fn invoice(client: &Client, event: &Event, order: &Order) -> anyhow::Resul
     Ok(())
 }
 
+/// Works on what is delivered until it is to stop, and then comes to an end with what was begun.
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let server = std::env::var("CAUSEWAY_SERVER").unwrap_or_else(|_| "http://127.0.0.1:8470".to_owned());
@@ -50,8 +54,18 @@ async fn main() -> anyhow::Result<()> {
     let consume = Consume { group: GROUP.to_owned(), filter, in_flight_max: Some(IN_FLIGHT_MAX), ..Consume::default() };
     // It joins again by itself when its gateway is gone.
     let mut consumer = client.consume(consume).await?;
+    let mut works = JoinSet::new();
+    let mut stop = pin!(tokio::signal::ctrl_c());
     loop {
-        let delivery = consumer.next().await?;
-        tokio::spawn(work(client.clone(), delivery));
+        tokio::select! {
+            delivery = consumer.next() => {
+                works.spawn(work(client.clone(), delivery?));
+            }
+            Some(_) = works.join_next() => {}
+            _ = &mut stop => break,
+        }
     }
+    // What has begun is finished, and its answers arrive before the program ends: it is not delivered again.
+    while works.join_next().await.is_some() {}
+    Ok(consumer.close().await?)
 }

@@ -17,7 +17,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, stream};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Response, Status, Streaming};
 use tracing::{info, warn};
 
@@ -48,7 +48,24 @@ pub struct Consume {
     pub deliveries_max: Option<u32>,
 }
 
-/// A member of a group. It joins again by itself when the connection is lost; dropping it leaves the group.
+/// A member of a group. It joins again by itself when the connection is lost.
+///
+/// [`close`](Self::close) leaves the group in order. Dropping it leaves the group at once, and answers just given may be lost: then
+/// the events come again.
+///
+/// ```no_run
+/// # async fn example(client: causeway_client::Client) -> Result<(), causeway_client::ClientError> {
+/// use causeway_client::Consume;
+///
+/// let mut consumer = client.consume(Consume { group: "readers".to_owned(), ..Consume::default() }).await?;
+/// for _ in 0..10 {
+///     let delivery = consumer.next().await?;
+///     println!("{} {}", delivery.event.event_type, delivery.event.data.as_str());
+///     delivery.ack().await;
+/// }
+/// consumer.close().await?;
+/// # Ok(()) }
+/// ```
 pub struct Consumer {
     client: Client,
     start: v1::ConsumeStart,
@@ -60,11 +77,14 @@ pub struct Consumer {
 }
 
 struct Connection {
-    say: mpsc::Sender<v1::ConsumeRequest>,
+    say: mpsc::Sender<Word>,
     hear: Streaming<v1::ConsumeResponse>,
     /// Without a word by then, it is given up.
     silent_until: Instant,
 }
+
+/// What is said to the gateway. `None` is the last: deliveries that nobody answered may be there still, and could go on.
+type Word = Option<v1::ConsumeRequest>;
 
 /// An event to work on. Until it is answered, it is delivered again: to whomever, after the group's wait, or when this member is
 /// gone. So do what it asks for in a way that can bear to be done twice.
@@ -74,7 +94,7 @@ pub struct Delivery {
     /// How often it has been delivered, this time included.
     pub deliveries: u32,
     id: String,
-    say: mpsc::Sender<v1::ConsumeRequest>,
+    say: mpsc::Sender<Word>,
 }
 
 /// A group and how it does.
@@ -239,6 +259,24 @@ impl Consumer {
         }
     }
 
+    /// Leaves the group: says that nothing follows, and waits until the gateway has taken every answer that was given before. What was
+    /// not answered goes back to the group, which does not count it as delivered.
+    ///
+    /// After an error, or where the connection was lost before, nobody knows whether the last answers were taken; if not, their
+    /// events come again. It waits no longer than for an answer.
+    pub async fn close(mut self) -> Result<(), ClientError> {
+        let Some(Connection { say, mut hear, .. }) = self.connection.take() else { return Ok(()) };
+        let client = &self.client;
+        let left = async {
+            // A connection that broke says so where the gateway is heard.
+            let _ = say.send(None).await;
+            // Deliveries that crossed this go back as well.
+            while hear.message().await.map_err(|status| client.error(&status))?.is_some() {}
+            Ok(())
+        };
+        timeout(client.options.request_timeout, left).await.unwrap_or_else(|_| Err(client.too_late(Kind::TimedOut)))
+    }
+
     /// A step towards the next delivery. It is cancel-safe: what is begun is kept in `self` across each wait.
     async fn advance(&mut self) -> Result<Option<Delivery>, ClientError> {
         let Some(connection) = &mut self.connection else {
@@ -274,7 +312,7 @@ async fn join(client: Client, start: v1::ConsumeStart) -> Result<Connection, Cli
     let said = stream::unfold((Some(start), said), |(start, mut said)| async move {
         let next = match start {
             Some(start) => Some(start),
-            None => said.recv().await,
+            None => said.recv().await.flatten(),
         };
         next.map(|next| (next, (None, said)))
     });
@@ -324,7 +362,7 @@ impl Delivery {
     }
 
     async fn answer(&self, message: Say) {
-        if self.say.send(v1::ConsumeRequest { message: Some(message) }).await.is_err() {
+        if self.say.send(Some(v1::ConsumeRequest { message: Some(message) })).await.is_err() {
             tracing::debug!(id = self.id, "the connection of a delivery is gone; it is delivered again");
         }
     }

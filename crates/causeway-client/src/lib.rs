@@ -17,8 +17,9 @@
 //! ```
 //!
 //! What may be called again without harm is called again (reads, unless their time ran out, and appends with an idempotency key),
-//! with growing waits; what may have happened is [`Kind::OutcomeUnknown`], never success or failure. `examples/` has whole programs: a bank account
-//! ([`Client::decide`]), a follower with a view of its own ([`Client::subscribe`]) and an import ([`Client::appender`]).
+//! with growing waits; what may have happened is [`Kind::OutcomeUnknown`], never success or failure. `examples/` has whole programs:
+//! a bank account ([`Client::decide`]), a follower with a view of its own ([`Client::subscribe`]), a processor that shares its work
+//! with others ([`Client::consume`]) and an import ([`Client::appender`]).
 
 mod append;
 mod appender;

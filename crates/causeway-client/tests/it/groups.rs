@@ -98,3 +98,37 @@ async fn a_connection_that_nobody_listened_to_is_not_taken_for_a_silent_one() {
     assert!(timeout(Duration::from_millis(900), consumer.next()).await.is_err());
     assert_eq!(gateway.asked(), ["join g"]);
 }
+
+#[tokio::test]
+async fn answers_given_before_a_member_leaves_in_order_are_taken() {
+    let gateway = Gateway::default();
+    gateway.0.lock().unwrap().joins = vec![((1..=200).collect(), None)];
+    let mut consumer = gateway.start().await.consume(consume()).await.unwrap();
+    // What nobody answers holds up nobody.
+    let unanswered = consumer.next().await.unwrap();
+    for _ in 2..200 {
+        consumer.next().await.unwrap().ack().await;
+    }
+    consumer.close().await.unwrap();
+    let acks = (2..200).map(|position| format!("ack {position}"));
+    let told: Vec<String> = std::iter::once("join g".to_owned()).chain(acks).chain(["left".to_owned()]).collect();
+    assert_eq!(gateway.asked(), told);
+    unanswered.ack().await;
+    assert_eq!(gateway.asked(), told, "too late");
+}
+
+#[tokio::test]
+async fn a_member_that_leaves_says_so_where_nobody_confirms_it() {
+    let gateway = Gateway::default();
+    gateway.0.lock().unwrap().joins = vec![(vec![1], None), (vec![1], broken())];
+    let client = gateway.start_with(Options { request_timeout: Duration::from_millis(200), ..options() }).await;
+    let mut consumer = client.consume(consume()).await.unwrap();
+    consumer.next().await.unwrap().ack().await;
+    gateway.0.lock().unwrap().member_wait = Duration::from_secs(60);
+    let leaving = timeout(Duration::from_secs(10), consumer.close());
+    assert_eq!(leaving.await.expect("an end").unwrap_err().kind(), Some(Kind::TimedOut));
+    gateway.0.lock().unwrap().member_wait = Duration::ZERO;
+    let mut consumer = client.consume(consume()).await.unwrap();
+    consumer.next().await.unwrap().ack().await;
+    assert_eq!(consumer.close().await.unwrap_err().kind(), Some(Kind::Unavailable));
+}
