@@ -67,7 +67,7 @@ pub(crate) async fn watch(gateway: &Gateway, health: HealthReporter) {
     for mut service in SERVICES.map(|service| (health.clone(), service)) {
         service.0.clear_service_status(service.1).await;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn look(gateway: &Gateway, health: &HealthReporter) {

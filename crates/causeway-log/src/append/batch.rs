@@ -95,6 +95,7 @@ impl Log {
     /// Hands it over to its end, whether the caller waits or not.
     async fn send_batch(&self, prepared: &Arc<Prepared>) -> Sent {
         let (publisher, prepared) = (self.inner.publisher.clone(), prepared.clone());
+        #[expect(clippy::async_yields_async, reason = "handed over is one step, answered another")]
         let sending = tokio::spawn(async move { publisher.send_batch(prepared.messages.iter()).await });
         sending.await.unwrap_or_else(|_| future::ready(Answer::Silence).boxed())
     }

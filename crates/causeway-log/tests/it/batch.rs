@@ -118,7 +118,7 @@ async fn a_batch_cut_by_a_crash_is_settled() {
         connected(&log).await;
         nats.pause().unwrap();
         let in_flight = tokio::spawn(until_settled(log.clone(), keyed(batch(&["x", "y"]), &format!("k{round}"))));
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         nats.resume().unwrap();
         nats.kill();
         nats.restart().await.unwrap();
