@@ -64,15 +64,24 @@ impl Names {
         format!("{}.{relative}", self.namespace)
     }
 
-    /// Whether a stream of this name, for these subjects, is one of this namespace.
-    pub(crate) fn has_stream(&self, name: &str, subjects: &[String]) -> bool {
+    /// Whether a stream of this name, for these subjects, is one of this namespace. `others` are the namespaces that there are.
+    pub(crate) fn has_stream(&self, name: &str, subjects: &[String], others: &[String]) -> bool {
         let (ns, dotted) = (format!("{}_", self.namespace), format!("{}.", self.namespace));
-        // A namespace may begin as another one does: its buckets are told by their whole name, its streams by their subjects.
-        match (name.strip_prefix("KV_"), name.strip_prefix("OBJ_")) {
-            (Some(bucket), _) => bucket == self.leases(),
-            (_, Some(bucket)) => bucket == self.read_models_bucket(),
-            (None, None) => name.starts_with(&ns) && subjects.iter().all(|subject| subject.starts_with(&dotted)),
+        // A namespace may begin as another one does: its streams are told by their subjects, its buckets by who else is there.
+        match name.strip_prefix("KV_").or_else(|| name.strip_prefix("OBJ_")) {
+            Some(bucket) => {
+                let is_theirs = |other: &String| other.len() > self.namespace.len() && bucket.starts_with(&format!("{other}_"));
+                bucket.starts_with(&ns) && !others.iter().any(is_theirs)
+            }
+            None => name.starts_with(&ns) && subjects.iter().all(|subject| subject.starts_with(&dotted)),
         }
+    }
+
+    /// Whose events a stream of this name, for these subjects, holds.
+    pub(crate) fn namespace_of<'s>(name: &'s str, subjects: &[String]) -> Option<&'s str> {
+        let namespace = name.strip_suffix("_EVENTS")?;
+        let ours = |subject: &String| subject.strip_prefix(namespace).is_some_and(|rest| rest.starts_with('.'));
+        subjects.iter().all(ours).then_some(namespace)
     }
 
     /// The category that a subject of ours ends in.
@@ -213,14 +222,16 @@ mod tests {
 
     #[test]
     fn what_another_namespace_has_is_not_ours_however_alike_their_names_are() {
-        let names = Names::new("shop").unwrap();
-        let has = |name: &str, subjects: &[&str]| {
-            names.has_stream(name, &subjects.iter().map(|&subject| subject.to_owned()).collect::<Vec<_>>())
-        };
-        assert!(has("shop_EVENTS", &["shop.ev.>"]) && has("KV_shop_GROUPS", &["$KV.shop_GROUPS.>"]));
-        assert!(has("OBJ_shop_read-models", &["$O.shop_read-models.C.>"]));
-        assert!(!has("shop_eu_EVENTS", &["shop_eu.ev.>"]) && !has("KV_shop_eu_GROUPS", &["$KV.shop_eu_GROUPS.>"]));
-        assert!(!has("OBJ_shop_eu_read-models", &["$O.shop_eu_read-models.C.>"]));
+        let (names, others) = (Names::new("shop").unwrap(), ["shop".to_owned(), "shop_eu".to_owned(), "sho".to_owned()]);
+        let has = |name: &str, subject: &str| names.has_stream(name, &[subject.to_owned()], &others);
+        assert!(has("shop_EVENTS", "shop.ev.>") && has("KV_shop_GROUPS", "") && has("OBJ_shop_artifacts", ""));
+        assert!(!has("shop_eu_EVENTS", "shop_eu.ev.>") && !has("KV_shop_eu_GROUPS", "") && !has("OBJ_shop_eu_artifacts", ""));
+        assert!(
+            names.has_stream("KV_shop_eu_GROUPS", &[], &others[..1]),
+            "a bucket of that name is ours if nobody else is there"
+        );
+        assert_eq!(Names::namespace_of("shop_eu_EVENTS", &["shop_eu.ev.>".to_owned()]), Some("shop_eu"));
+        assert_eq!(Names::namespace_of("shop_eu_EVENTS", &["orders.>".to_owned()]), None);
     }
 
     proptest! {

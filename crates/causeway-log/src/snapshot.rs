@@ -15,6 +15,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
 use crate::connection::{not_enabled, not_found};
+use crate::names::Names;
 use crate::{Log, LogError};
 
 /// Bytes of one message of a snapshot.
@@ -76,18 +77,15 @@ impl Log {
     /// All streams of this namespace, those of buckets included, by name; but for the copies of read models, which are made again.
     pub async fn streams(&self) -> Result<Vec<StreamFacts>, LogError> {
         self.require_connection()?;
-        let mut all: Vec<StreamFacts> = self
-            .jetstream()
-            .streams()
-            .try_filter(|info| {
-                let (names, name) = (&self.inner.names, &info.config.name);
-                let is_cache = name.strip_prefix("OBJ_") == Some(&names.read_models_bucket());
-                std::future::ready(names.has_stream(name, &subjects(info)) && !is_cache)
-            })
-            .map_ok(|info| StreamFacts::of(&info))
-            .try_collect()
-            .await
-            .map_err(LogError::unavailable)?;
+        let all: Vec<stream::Info> = self.jetstream().streams().try_collect().await.map_err(LogError::unavailable)?;
+        let namespace = |info: &stream::Info| Names::namespace_of(&info.config.name, &subjects(info)).map(str::to_owned);
+        let (names, others): (_, Vec<String>) = (&self.inner.names, all.iter().filter_map(namespace).collect());
+        let is_ours = |info: &&stream::Info| {
+            let name = &info.config.name;
+            let is_cache = name.strip_prefix("OBJ_") == Some(&names.read_models_bucket());
+            names.has_stream(name, &subjects(info), &others) && !is_cache
+        };
+        let mut all: Vec<StreamFacts> = all.iter().filter(is_ours).map(StreamFacts::of).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
     }

@@ -100,9 +100,9 @@ fn hint(error: &Error) -> Option<String> {
             Some("start it with `causeway up`, or name another with --server or CAUSEWAY_SERVER".to_owned())
         }
         // What the transport says of a server that does not speak its protocol.
-        Some(error) if ["h2 protocol error", "InvalidContentType"].iter().any(|words| error.to_string().contains(words)) => {
-            Some("is that a Causeway gateway? It is named as http://HOST:PORT, without TLS".to_owned())
-        }
+        Some(error) if ["h2 protocol error", "InvalidContentType"].iter().any(|words| error.to_string().contains(words)) => Some(
+            "is that a Causeway gateway? It is named as http://HOST:PORT, or https:// behind a proxy that speaks TLS".to_owned(),
+        ),
         _ => None,
     }
 }

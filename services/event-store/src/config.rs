@@ -57,7 +57,7 @@ pub struct Limits {
     /// How long an append may wait for its turn.
     #[serde(with = "duration")]
     pub append_wait: Duration,
-    /// Subscriptions and streamed reads at once.
+    /// Streams at once: subscriptions, watches, members of groups, streamed reads and appends.
     pub streams_max: usize,
     /// Connections at once; further ones wait to be accepted.
     pub connections_max: usize,

@@ -58,7 +58,7 @@ pub struct ReadModelConfig {
     /// ... and at most so many bytes of them.
     #[serde(with = "causeway_runtime::config::bytes")]
     pub ring_bytes_max: usize,
-    /// The largest file that is checked in full before it serves; a larger one is checked while it serves.
+    /// The largest file that is checked in full at the start; a larger one that was left in order serves while it is checked.
     #[serde(with = "causeway_runtime::config::bytes")]
     pub check_bytes_max: u64,
     /// Copies of it beside the log, from which a new gateway starts.

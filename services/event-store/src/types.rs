@@ -305,7 +305,10 @@ impl Types {
 
 /// Does what takes the longer the more data it is for, and the more somebody's schema or patch asks for: without keeping back others
 /// that this thread serves.
-#[expect(clippy::disallowed_methods, reason = "the thread's other tasks move on; only what asks waits, and it can do nothing else")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the thread's other tasks move on; only what asks waits, and it can do nothing else"
+)]
 fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     // A runtime of one thread has no other one.
     let may_block = Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);

@@ -146,7 +146,10 @@ const KEYS: &[Key] = &[
     ),
     key("event_store.limits.appends_waiting_max", "Appends that wait for their turn beyond those."),
     key("event_store.limits.append_wait", "How long an append may wait for its turn."),
-    key("event_store.limits.streams_max", "Subscriptions and streamed reads at once."),
+    key(
+        "event_store.limits.streams_max",
+        "Streams at once: subscriptions, watches, members of groups, streamed reads and appends.",
+    ),
     key("event_store.limits.connections_max", "Connections at once; further ones wait to be accepted."),
     key(
         "event_store.limits.views_bytes_max",
@@ -166,7 +169,7 @@ const KEYS: &[Key] = &[
     key("event_store.read_model.ring_bytes_max", "... and at most so many bytes of them."),
     key(
         "event_store.read_model.check_bytes_max",
-        "The largest file that is checked in full before it serves; a larger one is checked while it serves.",
+        "The largest file that is checked in full at the start; a larger one that was left in order serves while it is checked.",
     ),
     key("event_store.read_model.copies.enabled", "Whether to make copies, and to start from one where there is no read model."),
     key(

@@ -86,7 +86,7 @@ pub(crate) struct FilterArgs {
     /// Only this type; `Message*` for all that start so; may be given several times
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) types: Vec<String>,
-    /// Only this category: input, ai, output, memory or custom
+    /// Only this category: input, ai, output, memory, custom or system
     #[arg(long)]
     pub(crate) category: Option<Category>,
     /// Only of this aggregate

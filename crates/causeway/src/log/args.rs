@@ -22,7 +22,7 @@ pub(crate) enum LogCommand {
     Export(ExportArgs),
     /// Put an export onto an empty log
     Import(ImportArgs),
-    /// Copy everything that NATS keeps: the log, artifacts, timers, dead letters
+    /// Copy everything that NATS keeps: the log, dead letters, groups and consumers
     Backup(BackupArgs),
     /// Put a backup onto a NATS that has nothing of it
     Restore(RestoreArgs),

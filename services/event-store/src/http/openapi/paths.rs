@@ -29,7 +29,7 @@ pub(super) fn append_events() {}
     params(Filter, Range,
         ("raw" = inline(Option<bool>), Query, description = "Give data in the version in which it was appended."),
         ("order" = inline(Option<Order>), Query, description = "asc for the oldest first, desc for the newest."),
-        ("limit" = inline(Option<u64>), Query, minimum = 1, maximum = 1000, description = "At most so many; 100 unless given.")),
+        ("limit" = inline(Option<u64>), Query, minimum = 1, maximum = 1000, description = "At most so many; 100 unless given. As NDJSON also more, and all unless given.")),
     responses((status = 200, description = "A page of events", content((Events = "application/json"), (EventLines = "application/x-ndjson")))))]
 pub(super) fn list_events() {}
 

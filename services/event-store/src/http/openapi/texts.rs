@@ -57,8 +57,8 @@ streams! {
     /// connection.
     EventLines("application/x-ndjson");
     /// Server-sent events. An event of the log has its position as `id:`, its type as `event:` and the `Event` as `data:`. What is none
-    /// has a name in lower case: `caught_up` (`{position, head}`, with an `id:`), `checkpoint` (`{position}`, with an `id:`), `heartbeat`
-    /// (`{position, lag}`) and `delta` (`{turn, step, kind, text}`).
+    /// has a name in lower case: `caught_up` (`{position, head}`), `checkpoint` (`{position}`) and `heartbeat` (`{position, lag}`), with an
+    /// `id:` as well, and `delta` (`{turn, step, kind, text}`).
     EventStream("text/event-stream");
     /// Server-sent events: `state` (`{position, state}`), `change` (a `Change`) and `heartbeat` (`{position, lag}`).
     ViewStream("text/event-stream");
