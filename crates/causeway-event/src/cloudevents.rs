@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::notation::percent_decode;
 use crate::{AggregateId, CorrelationId, Data, EventId, EventType, Invalid, Labels, Metadata, NewEvent, TraceParent};
 
 /// The type of the payload.
@@ -133,19 +134,7 @@ fn decode(text: &str) -> Result<Cow<'_, str>, Invalid> {
     if !text.contains('%') {
         return Ok(text.into());
     }
-    let invalid = || Invalid::new("", "is not percent-encoded UTF-8");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16)).ok_or_else(invalid);
-                (digit()? * 16 + digit()?) as u8
-            }
-            _ => byte,
-        });
-    }
-    String::from_utf8(bytes).map(Cow::Owned).map_err(|_| invalid())
+    percent_decode(text.as_bytes()).map(Cow::Owned).ok_or_else(|| Invalid::new("", "is not percent-encoded UTF-8"))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::Invalid;
+use crate::notation::{pointer_of, pointer_to};
 
 /// The most bytes that `data` may have; larger content is an artifact that the event refers to.
 pub const DATA_BYTES_MAX: usize = 512 * 1024;
@@ -71,35 +72,17 @@ impl Data {
     fn parse_with_path<T: DeserializeOwned>(&self) -> Result<T, Invalid> {
         let mut json = serde_json::Deserializer::from_str(self.as_str());
         serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            let pointer = pointer(error.path());
+            let pointer = pointer_of(error.path());
             // serde_json ends its messages with a line and column of a text that the client may never have seen as such.
             let reason = error.into_inner().to_string();
             let reason = reason.rsplit_once(" at line ").map_or(reason.clone(), |(what, _)| what.to_owned());
             // serde says where the field is missing, and which one only in words.
             match reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
-                Some(missing) => Invalid::new(format!("{pointer}/{}", escape(missing)), reason),
+                Some(missing) => Invalid::new(format!("{pointer}{}", pointer_to(missing)), reason),
                 None => Invalid::new(pointer, reason),
             }
         })
     }
-}
-
-/// The path as a JSON Pointer (RFC 6901).
-fn pointer(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    path.iter()
-        .map(|segment| match segment {
-            Segment::Seq { index } => format!("/{index}"),
-            Segment::Map { key } => format!("/{}", escape(key)),
-            // The tag of an enum is not part of the JSON's path.
-            Segment::Enum { .. } | Segment::Unknown => String::new(),
-        })
-        .collect()
-}
-
-/// A key as one part of a JSON Pointer.
-fn escape(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
 }
 
 /// How deep valid JSON text nests, or more than that where it cannot be too deep: 0 for a scalar.

@@ -65,11 +65,6 @@ impl Event {
     pub fn payload(&self) -> Payload {
         Payload::read(&self.event_type, &self.data)
     }
-
-    /// The lineage of what this event causes.
-    pub fn causes(&self) -> Lineage {
-        Lineage::CausedBy { cause: self.id, correlation: self.metadata.correlation_id.clone() }
-    }
 }
 
 /// An event that is not in the log yet.

@@ -9,6 +9,7 @@ mod data;
 mod delta;
 mod envelope;
 mod ids;
+pub mod notation;
 pub mod payload;
 mod time;
 mod trace;

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use async_nats::ServerAddr;
 use causeway_event::Invalid;
+use causeway_event::notation::percent_decode;
 use jiff::fmt::serde::unsigned_duration::friendly::compact;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::GroupCommit;
-use crate::names::{Names, unescape};
+use crate::names::Names;
 
 /// The most copies of a stream that JetStream keeps.
 const REPLICAS_MAX: usize = 5;
@@ -109,7 +110,7 @@ impl NatsUrl {
     pub(crate) fn login(&self) -> Option<Login> {
         let user_info = self.parts().find_map(|part| part.user_info)?;
         // Where `%` begins no escape, it is itself.
-        let decoded = |text: &str| unescape(text).unwrap_or_else(|| text.to_owned());
+        let decoded = |text: &str| percent_decode(text.as_bytes()).unwrap_or_else(|| text.to_owned());
         Some(match user_info.split_once(':') {
             Some((user, password)) => Login::User { user: decoded(user), password: decoded(password) },
             None => Login::Token(decoded(user_info)),

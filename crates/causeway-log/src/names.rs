@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use causeway_event::notation::percent_decode;
 use causeway_event::{AggregateId, Category};
 
 use crate::LogError;
@@ -170,7 +171,7 @@ impl Names {
     /// The client's key in a message id of this aggregate, if that is what it is.
     pub(crate) fn key_of(aggregate: &AggregateId, message_id: &str) -> Option<String> {
         let escaped = message_id.strip_prefix(&token(aggregate))?.strip_prefix(':')?;
-        unescape(escaped)
+        percent_decode(escaped.as_bytes())
     }
 }
 
@@ -189,21 +190,6 @@ fn escape(text: &str) -> String {
         }
     }
     token
-}
-
-pub(crate) fn unescape(token: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(token.len());
-    let mut rest = token.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let mut digit = || char::from(rest.next()?).to_digit(16);
-                u8::try_from(digit()? * 16 + digit()?).ok()?
-            }
-            _ => byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 use std::str::FromStr;
 
 use causeway_event::{
-    AggregateId, Category, CorrelationId, Data, Delta, DeltaKind, Event, EventId, EventType, Invalid, Labels, Lineage, Metadata,
-    NewEvent, Position, Source,
+    AggregateId, Category, CorrelationId, Data, Delta, DeltaKind, Event, EventId, EventType, Invalid, Labels, Metadata, Position,
+    Source,
 };
 use jiff::Timestamp;
 use prost::Message as _;
@@ -78,25 +78,6 @@ impl Draft {
             correlation_id: None,
             labels: Labels::new(),
             schema_version: None,
-        }
-    }
-}
-
-impl From<NewEvent> for Draft {
-    fn from(event: NewEvent) -> Self {
-        let (causation_id, correlation_id) = match event.lineage {
-            Lineage::Root { correlation } => (None, correlation),
-            Lineage::CausedBy { cause, correlation } => (Some(cause), Some(correlation)),
-        };
-        Self {
-            event_type: event.event_type,
-            aggregate_id: event.aggregate_id,
-            data: event.data,
-            source: Some(event.source),
-            causation_id,
-            correlation_id,
-            labels: event.labels,
-            schema_version: event.schema_version,
         }
     }
 }

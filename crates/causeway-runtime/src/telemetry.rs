@@ -198,13 +198,6 @@ pub fn follow(span: &Span, traceparent: &str) {
     }
 }
 
-/// Links a span to a remote one without becoming its child.
-pub fn link(span: &Span, traceparent: &str) {
-    if let Some(remote) = remote(traceparent) {
-        span.add_link(remote);
-    }
-}
-
 /// W3C Trace Context: `00-<32 hex>-<16 hex>-<2 hex>`; a later version may have more parts.
 fn remote(traceparent: &str) -> Option<SpanContext> {
     let mut parts = traceparent.split('-');

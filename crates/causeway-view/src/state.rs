@@ -11,6 +11,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use causeway_event::notation::pointer_to;
 use causeway_event::{AggregateId, Category, Data, Event, EventId, EventType, Position};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -89,7 +90,7 @@ impl Document {
             return;
         };
         for (name, value) in members {
-            let at = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+            let at = format!("{at}{}", pointer_to(&name));
             match object.get(&name) {
                 Some(member) => member.touched(&value, &at, pointers),
                 None => pointers.push(at),

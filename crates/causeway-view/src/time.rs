@@ -10,11 +10,6 @@ use serde::{Deserialize, Serialize};
 pub struct Time(Timestamp);
 
 impl Time {
-    /// The time itself.
-    pub const fn timestamp(self) -> Timestamp {
-        self.0
-    }
-
     /// Microseconds from `earlier` to this; negative where the clock that stamped them went back.
     pub fn micros_since(self, earlier: Self) -> i64 {
         self.0.as_microsecond() - earlier.0.as_microsecond()

@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
+use causeway_event::notation::{pointer_of, pointer_to};
 use causeway_event::{
     AggregateId, Category, CorrelationId, Data, EventId, EventType, IdempotencyKey, Labels, Position, Source, TraceParent,
 };
@@ -308,7 +309,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 pub(super) fn from_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, Problem> {
     let mut parser = serde_json::Deserializer::from_slice(json);
     let value = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
-        let mut field = pointer(error.path());
+        let mut field = pointer_of(error.path());
         let error = error.into_inner();
         if !error.is_data() {
             // Not a value of the wrong kind but not JSON at all: where, is said by line and column.
@@ -317,7 +318,7 @@ pub(super) fn from_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, Problem> 
         let reason = error.to_string();
         let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(what, _)| what);
         if let Some(name) = named_field(reason) {
-            let name = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
+            let name = pointer_to(name);
             // The path ends with a field that is there and should not be, but not with one that is missing.
             if reason.starts_with("missing") || !field.ends_with(&name) {
                 field.push_str(&name);
@@ -337,17 +338,6 @@ fn named_field(reason: &str) -> Option<&str> {
     // The name ends with the last backtick before the fixed words: it may hold one itself.
     let end = rest.find("`, expected ").or_else(|| rest.strip_suffix('`').map(str::len))?;
     rest.get(..end)
-}
-
-fn pointer(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    path.iter()
-        .map(|segment| match segment {
-            Segment::Seq { index } => format!("/{index}"),
-            Segment::Map { key } => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
-            Segment::Enum { .. } | Segment::Unknown => String::new(),
-        })
-        .collect()
 }
 
 #[cfg(test)]

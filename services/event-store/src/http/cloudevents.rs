@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use causeway_event::cloudevents::{self, SCHEMA_URI};
+use causeway_event::notation::percent_decode;
 use causeway_event::{CorrelationId, Data, EventType, IdempotencyKey, Invalid, Labels, TraceParent};
 use causeway_proto::{Draft, Kind, Problem};
 use serde_json::Value;
@@ -183,8 +184,7 @@ impl Attributes {
             let (Some(value), None) = (values.next(), values.next()) else {
                 return Err(Invalid::new(attribute, "may be given only once"));
             };
-            let text =
-                percent_decoded(value.as_bytes()).ok_or_else(|| Invalid::new(attribute, "is not percent-encoded UTF-8"))?;
+            let text = percent_decode(value.as_bytes()).ok_or_else(|| Invalid::new(attribute, "is not percent-encoded UTF-8"))?;
             attributes.put(attribute, Value::String(text))?;
         }
         if !body.is_empty() {
@@ -272,21 +272,6 @@ fn decoded(raw: &RawValue) -> Result<Data, Invalid> {
     let text: String = serde_json::from_str(raw.get()).map_err(|_| invalid("is not a string"))?;
     let bytes = STANDARD.decode(text).map_err(|_| invalid("is not base64"))?;
     Data::from_json(&bytes).map_err(|error| invalid(&format!("decoded, it {}", error.reason)))
-}
-
-fn percent_decoded(value: &[u8]) -> Option<String> {
-    let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value.iter();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let mut digit = || char::from(*rest.next()?).to_digit(16);
-                u8::try_from(digit()? * 16 + digit()?).ok()?
-            }
-            byte => *byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// A field of an append request (below `/events/0`) as the attribute that it came from.

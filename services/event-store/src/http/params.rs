@@ -3,6 +3,7 @@
 
 use std::str::FromStr;
 
+use causeway_event::notation::percent_decode;
 use causeway_event::{Invalid, parse_timestamp};
 use causeway_proto::Problem;
 use jiff::Timestamp;
@@ -138,20 +139,7 @@ impl FromStr for Time {
 
 /// Undoes percent-encoding, strictly: what is not UTF-8 is refused, not replaced.
 fn decode(text: &str) -> Result<String, &'static str> {
-    const REASON: &str = "is not percent-encoded UTF-8";
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16)).ok_or(REASON);
-                (digit()? * 16 + digit()?) as u8
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).map_err(|_| REASON)
+    percent_decode(text.replace('+', " ").as_bytes()).ok_or("is not percent-encoded UTF-8")
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@
 //! left alone.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
+use causeway_event::notation::pointer_to;
 use causeway_view::Part;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -89,13 +89,13 @@ impl<'a> Taken<'a> {
 
 fn object(before: &BTreeMap<String, &RawValue>, after: &BTreeMap<String, &RawValue>, at: &mut Place, patch: &mut Patch) {
     for (name, value) in after {
-        at.below(&escaped(name), |at| match before.get(name) {
+        at.below(&pointer_to(name), |at| match before.get(name) {
             Some(old) => document(old, value, at, patch),
             None => at.add(value, patch),
         });
     }
     for name in before.keys().filter(|name| !after.contains_key(*name)) {
-        at.below(&escaped(name), |at| at.remove(patch));
+        at.below(&pointer_to(name), |at| at.remove(patch));
     }
 }
 
@@ -107,13 +107,13 @@ fn array(before: &[&RawValue], after: &[&RawValue], at: &mut Place, patch: &mut 
     let (before, after) = (&before[..before.len() - tail], &after[..after.len() - tail]);
     let paired = before.len().min(after.len());
     for (index, (before, after)) in before.iter().zip(after).enumerate() {
-        at.below(&(head + index).to_string(), |at| document(before, after, at, patch));
+        at.below(&format!("/{}", head + index), |at| document(before, after, at, patch));
     }
     for (index, value) in after.iter().enumerate().skip(paired) {
-        at.below(&(head + index).to_string(), |at| at.add(value, patch));
+        at.below(&format!("/{}", head + index), |at| at.add(value, patch));
     }
     for _ in paired..before.len() {
-        at.below(&(head + paired).to_string(), |at| at.remove(patch));
+        at.below(&format!("/{}", head + paired), |at| at.remove(patch));
     }
 }
 
@@ -124,10 +124,9 @@ struct Place {
 }
 
 impl Place {
-    fn below(&mut self, token: &str, there: impl FnOnce(&mut Self)) {
+    fn below(&mut self, pointer: &str, there: impl FnOnce(&mut Self)) {
         let length = self.path.len();
-        // Writing to a string cannot fail.
-        let _ = write!(self.path, "/{token}");
+        self.path.push_str(pointer);
         self.levels += 1;
         there(self);
         self.levels -= 1;
@@ -145,11 +144,6 @@ impl Place {
     fn remove(&self, patch: &mut Patch) {
         patch.0.push(Operation::Remove { path: self.path.clone() });
     }
-}
-
-/// A name as a pointer has it.
-fn escaped(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Pure, and safe with any schema: nothing is fetched, patterns match in linear time, and what would nest or fan out without end
 //! is refused before it is compiled.
 
+use causeway_event::notation::pointer_to;
 use causeway_event::{DATA_DEPTH_MAX, Invalid};
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
@@ -113,8 +114,7 @@ fn look(value: &Value, at: &mut String, depth: usize, seen: &mut Seen) -> Result
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
-                at.push('/');
-                at.push_str(&escape(name));
+                at.push_str(&pointer_to(name));
                 match (name.as_str(), value) {
                     ("$ref" | "$dynamicRef" | "$recursiveRef", Value::String(target)) => {
                         check_ref(target).map_err(|reason| Invalid::new(at.as_str(), reason))?;
@@ -196,17 +196,12 @@ impl Schema {
 fn field(error: &ValidationError<'_>) -> String {
     let at = error.instance_path().as_str();
     match error.kind() {
-        ValidationErrorKind::Required { property: Value::String(missing) } => format!("{at}/{}", escape(missing)),
+        ValidationErrorKind::Required { property: Value::String(missing) } => format!("{at}{}", pointer_to(missing)),
         ValidationErrorKind::AdditionalProperties { unexpected } | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
-            unexpected.first().map_or_else(|| at.to_owned(), |name| format!("{at}/{}", escape(name)))
+            unexpected.first().map_or_else(|| at.to_owned(), |name| format!("{at}{}", pointer_to(name)))
         }
         _ => at.to_owned(),
     }
-}
-
-/// A name as one part of a JSON Pointer.
-fn escape(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
 }
 
 fn bounded(mut text: String) -> String {
