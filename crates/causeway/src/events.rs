@@ -200,6 +200,9 @@ fn filter(args: FilterArgs) -> Filter {
         category: args.category,
         aggregate_id: args.aggregate,
         correlation_id: args.correlation_id,
+        source: args.source,
+        caused_by: args.caused_by,
+        descendants_of: args.descendants_of,
         ..Filter::default()
     }
 }

@@ -95,6 +95,15 @@ pub(crate) struct FilterArgs {
     /// Only of this chain
     #[arg(long, value_name = "ID")]
     pub(crate) correlation_id: Option<CorrelationId>,
+    /// Only appended by this source: a service, http, grpc or what the client said
+    #[arg(long, value_name = "NAME")]
+    pub(crate) source: Option<Source>,
+    /// Only caused directly by this event
+    #[arg(long, value_name = "ID")]
+    pub(crate) caused_by: Option<EventId>,
+    /// Only caused by this event, directly or over others
+    #[arg(long, value_name = "ID")]
+    pub(crate) descendants_of: Option<EventId>,
 }
 
 #[derive(Debug, Args)]

@@ -35,6 +35,10 @@ pub(super) async fn read(gateway: &Gateway, headers: &HeaderMap, body: Body) -> 
 }
 
 async fn bounded(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Vec<u8>, Problem> {
+    if let Some(coding) = headers.get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity") {
+        let detail = format!("{} is not undone here: send the body as it is", String::from_utf8_lossy(coding.as_bytes()));
+        return Err(Problem::new(Kind::UnsupportedMediaType, detail).at("Content-Encoding"));
+    }
     let announced: usize =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or_default();
     let too_large = || Problem::new(Kind::TooLarge, format!("the body has more than {bytes_max} bytes")).at("");

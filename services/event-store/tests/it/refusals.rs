@@ -67,6 +67,8 @@ async fn bodies_that_are_not_what_they_must_be() {
     let post = |content_type: &str| gateway.request(Method::POST, "/events").header("content-type", content_type).body("{}");
     check(&gateway.send(post("text/plain")).await, 415, Some("Content-Type"), "text");
     check(&gateway.send(gateway.request(Method::POST, "/events").body("{}")).await, 415, Some("Content-Type"), "untyped");
+    let packed = post("application/json").header("content-encoding", "gzip");
+    check(&gateway.send(packed).await, 415, Some("Content-Encoding"), "packed");
     let keyed = gateway.request(Method::POST, "/events").header("idempotency-key", "x".repeat(257)).json(&note("a", 1));
     check(&gateway.send(keyed).await, 400, Some("Idempotency-Key"), "a long key");
     let invalid_utf8 = gateway.request(Method::POST, "/events").header("content-type", "application/json");
