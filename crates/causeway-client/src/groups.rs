@@ -81,6 +81,8 @@ struct Connection {
     hear: Streaming<v1::ConsumeResponse>,
     /// Without a word by then, it is given up.
     silent_until: Instant,
+    /// Whether it got a moment more, since nobody had listened.
+    is_given_time: bool,
 }
 
 /// What is said to the gateway. `None` is the last: deliveries that nobody answered may be there still, and could go on.
@@ -317,19 +319,19 @@ async fn join(client: Client, start: v1::ConsumeStart) -> Result<Connection, Cli
         next.map(|next| (next, (None, said)))
     });
     let hear = client.answer(client.grpc.clone().consume(client.request(said)), Effect::Read).await?;
-    Ok(Connection { say, hear, silent_until: Instant::now() + SILENCE_MAX })
+    Ok(Connection { say, hear, silent_until: Instant::now() + SILENCE_MAX, is_given_time: false })
 }
 
 impl Connection {
     /// What the gateway says next. `None` is what this version does not know.
     async fn receive(&mut self, client: &Client) -> Result<Option<Hear>, ClientError> {
         // Whoever did not listen by then has not heard what came meanwhile, and needs a moment to.
-        if self.silent_until < Instant::now() {
+        if self.silent_until < Instant::now() && !std::mem::replace(&mut self.is_given_time, true) {
             self.silent_until = Instant::now() + LISTEN_MIN;
         }
         let message = timeout_at(self.silent_until, self.hear.message()).await;
         let message = message.map_err(|_| client.too_late(Kind::TimedOut))?.map_err(|status| client.error(&status))?;
-        self.silent_until = Instant::now() + SILENCE_MAX;
+        (self.silent_until, self.is_given_time) = (Instant::now() + SILENCE_MAX, false);
         // A gateway that shuts down ends its streams.
         Ok(message.ok_or_else(|| client.too_late(Kind::Unavailable))?.message)
     }

@@ -141,10 +141,11 @@ async fn finish(gateway: &Gateway, under_way: UnderWay) -> Result<Appended, Prob
         (Err(error), key) => {
             // The key may be what made the fence stale. If that cannot be learned the conflict is true all the same.
             if let (LogError::Conflict { .. }, Some(key)) = (&error, key) {
-                match keys::remembered(gateway, &shape, &key).boxed().await {
-                    Ok(Some(earlier)) => return Ok(earlier),
-                    Err(problem) if problem.kind == Kind::Invalid => return Err(problem),
-                    Ok(None) | Err(_) => {}
+                let remembered = keys::remembered(gateway, &shape, &key).boxed();
+                match tokio::time::timeout(conflict::READ_MAX, remembered).await {
+                    Ok(Ok(Some(earlier))) => return Ok(earlier),
+                    Ok(Err(problem)) if problem.kind == Kind::Invalid => return Err(problem),
+                    Ok(Ok(None) | Err(_)) | Err(_) => {}
                 }
             }
             span.record("otel.status_code", "ERROR");

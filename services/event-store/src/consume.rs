@@ -273,7 +273,8 @@ fn categories(category: Option<Category>, types: &[String]) -> Vec<Category> {
 }
 
 /// Types are a set: in which order a client lists them says nothing.
-pub(crate) fn in_order(mut types: Vec<String>) -> Vec<String> {
+fn in_order(types: &[String]) -> Vec<String> {
+    let mut types = types.to_vec();
     types.sort_unstable();
     types.dedup();
     types
@@ -286,10 +287,10 @@ impl Terms {
 
     /// Whether a group of these terms is what the client wants.
     fn check(&self, found: &Self, group: &GroupName) -> Result<(), Problem> {
-        let types = in_order(found.types.clone());
+        let (types, wanted) = (in_order(&found.types), Self { types: in_order(&self.types), ..self.clone() });
         let same = Self { types, ack_wait_ms: self.ack_wait_ms, deliveries_max: self.deliveries_max, ..found.clone() };
         let differing = match () {
-            () if same != *self => Some(("/start/filter", "another filter".to_owned())),
+            () if same != wanted => Some(("/start/filter", "another filter".to_owned())),
             () if self.ack_wait_ms != found.ack_wait_ms => Some(("/start/ack_wait", format!("{} ms", found.ack_wait_ms))),
             () if self.deliveries_max != found.deliveries_max => {
                 Some(("/start/deliveries_max", found.deliveries_max.to_string()))

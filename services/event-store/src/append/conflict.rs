@@ -15,7 +15,7 @@ const EVENTS_MAX: usize = 100;
 /// The most bytes of their data, as it is shown.
 const DATA_BYTES_MAX: usize = 1 << 20;
 /// How long the read model may take to have them. An append that is refused is not made to wait longer than one that is stored.
-const READ_MAX: Duration = Duration::from_secs(2);
+pub(super) const READ_MAX: Duration = Duration::from_secs(2);
 
 /// The same problem; a conflict with its events, as far as they can be read in time.
 pub(super) async fn with_events(gateway: &Gateway, mut problem: Problem) -> Problem {

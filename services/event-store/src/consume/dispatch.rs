@@ -144,7 +144,13 @@ struct Work {
 enum State {
     Free,
     Delayed(Instant),
-    With { member: String, since: Instant, until: Instant },
+    With {
+        member: String,
+        since: Instant,
+        until: Instant,
+        /// The member said that its client has not taken it.
+        waiting: bool,
+    },
     Settling,
 }
 
@@ -239,10 +245,14 @@ impl Dispatch {
         }
         let held: HashSet<Position> = held.iter().map(|(position, _)| *position).collect();
         for position in with.into_iter().filter(|position| !held.contains(position)) {
-            if let Some(State::With { since, .. }) = self.work(position).map(|work| &work.state)
-                && *since + LOST_AFTER <= now
-            {
-                self.never_given(position);
+            let ack_wait = self.rules.ack_wait;
+            let Some(State::With { since, waiting, .. }) = self.work(position).map(|work| &work.state) else { continue };
+            let (lost, out) = (*since + LOST_AFTER <= now, !waiting && *since + ack_wait <= now);
+            match lost {
+                // A member of an earlier version drops what was not answered in time.
+                true if out => self.fail(position, &format!("was not answered within {ack_wait:?}"), State::Free),
+                true => self.never_given(position),
+                false => {}
             }
         }
     }
@@ -250,11 +260,14 @@ impl Dispatch {
     /// A member says that its client has not taken these so far: their time has not begun.
     pub(super) fn waiting(&mut self, member: &str, positions: &[Position], now: Instant) {
         let later = self.until(now);
-        for position in positions {
-            if let Some(Work { state: State::With { member: with, until, .. }, .. }) = self.work(*position)
-                && with == member
-            {
-                *until = later;
+        let with = self.members.get(member).map(|member| member.with.clone()).unwrap_or_default();
+        for position in with {
+            let waits = positions.contains(&position);
+            if let Some(Work { state: State::With { until, waiting, .. }, .. }) = self.work(position) {
+                *waiting = waits;
+                if waits {
+                    *until = later;
+                }
             }
         }
     }
@@ -428,7 +441,7 @@ impl Dispatch {
         let until = self.until(now);
         if let Some(work) = self.work(position) {
             (work.deliveries, work.given) = (deliveries, true);
-            self.set(position, State::With { member: member.to_owned(), since: now, until });
+            self.set(position, State::With { member: member.to_owned(), since: now, until, waiting: false });
         }
     }
 

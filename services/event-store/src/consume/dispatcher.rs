@@ -98,7 +98,7 @@ struct Term {
     /// What is being struck off.
     settling: HashSet<Position>,
     /// Members who wait for something to be settled.
-    waiting: HashMap<Position, Post>,
+    waiting: HashMap<Position, Vec<Post>>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     /// When the last renewal was asked for that came to be.
     renewed_at: Instant,
@@ -277,7 +277,7 @@ impl Term {
                     Taken::Done => post.answer(words::write(&Reply::Done)).await,
                     Taken::Later => post.answer(words::write(&Reply::Later)).await,
                     Taken::Stale => post.answer(words::write(&Reply::Stale)).await,
-                    Taken::Settling => _ = self.waiting.insert(position, post),
+                    Taken::Settling => self.waiting.entry(position).or_default().push(post),
                 }
             }
             Some(ToDispatcher::Replays) => self.look_for_replays(),
@@ -328,7 +328,7 @@ impl Term {
             self.counting.gone += 1;
         }
         self.dispatch.settled(position);
-        if let Some(post) = self.waiting.remove(&position) {
+        for post in self.waiting.remove(&position).unwrap_or_default() {
             post.answer(words::write(&Reply::Done)).await;
         }
     }

@@ -16,6 +16,7 @@ use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::words::{self, Answer, Reply, ToDispatcher, ToMember};
 use crate::gateway::Gateway;
@@ -32,7 +33,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// What a client answered before it left is said to the end, for as long as this.
 const FINISH_MAX: Duration = Duration::from_secs(3);
 /// A client that ended its side hears the other out; one that does not within this time is gone.
-const HEARS_OUT: Duration = Duration::from_millis(200);
+const HEARS_OUT: Duration = Duration::from_millis(500);
 /// And for so long, that it leaves.
 const LEAVE_MAX: Duration = Duration::from_secs(1);
 /// Answers that are being said at once; a client whose further ones are not read waits. Twice what a member may work on at once: of
@@ -79,21 +80,29 @@ pub(super) struct Member {
 struct Desk {
     member: Member,
     held: BTreeMap<Position, Held>,
+    /// How many deliveries were assigned to it.
+    serial: u64,
     /// Not loaded so far.
-    assigned: VecDeque<DeliveryId>,
+    assigned: VecDeque<Errand>,
     /// How many are being loaded.
     loading: usize,
     /// Not taken by the client so far.
-    unread: VecDeque<(Instant, DeliveryId, Arc<Event>)>,
+    unread: VecDeque<(Instant, Errand, Arc<Event>)>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     /// How much of the work is saying something to the dispatcher.
     saying: usize,
     /// How many events wait, as it was last known.
-    pending: Option<u64>,
+    pending: u64,
     /// What the client was given and has not answered in time.
-    late: VecDeque<DeliveryId>,
+    late: VecDeque<Late>,
     /// The client has taken nothing since what it did not take was given back.
     is_stuck: bool,
+}
+
+struct Late {
+    id: DeliveryId,
+    /// Takes back that it failed, as long as nobody heard of that.
+    nak: CancellationToken,
 }
 
 /// How a client ended its stream.
@@ -104,8 +113,16 @@ enum End {
     Broke,
 }
 
+/// A delivery on its way to the client. One that was given back and comes again has the same number, but is another errand.
+#[derive(Clone, Copy)]
+struct Errand {
+    id: DeliveryId,
+    serial: u64,
+}
+
 struct Held {
     deliveries: u32,
+    serial: u64,
     until: Instant,
     /// It was sent to the client.
     given: bool,
@@ -116,13 +133,13 @@ struct Held {
 }
 
 enum Done {
-    Loaded(DeliveryId, Result<Option<Arc<Event>>, Problem>),
+    Loaded(Errand, Result<Option<Arc<Event>>, Problem>),
     /// The dispatcher was told that the client is still at work.
     Marked(DeliveryId),
     /// It was told what came of it.
     Answered(DeliveryId),
     /// How many events wait, as far as that is known.
-    Pending(Option<u64>),
+    Pending(u64),
 }
 
 impl Member {
@@ -138,19 +155,25 @@ impl Member {
         let mut desk = Desk {
             member: self,
             held: BTreeMap::new(),
+            serial: 0,
             assigned: VecDeque::new(),
             loading: 0,
             unread: VecDeque::new(),
             work: FuturesUnordered::new(),
             saying: 0,
-            pending: None,
+            pending: 0,
             late: VecDeque::new(),
             is_stuck: false,
         };
         let ended = desk.work_until(mail, said, &told).await;
         desk.finish().await;
-        // Whoever lets go of both ways at once seems to have ended its own in order, but does not hear the other one out.
-        let is_orderly = matches!(ended, Ok(End::Orderly)) && timeout(HEARS_OUT, told.closed()).await.is_err();
+        // Whoever lets go of both ways at once seems to have ended its own in order, but does not hear the other one out. That the
+        // gateway stops is nobody's failure.
+        let is_orderly = match ended {
+            Ok(End::Orderly) => timeout(HEARS_OUT, told.closed()).await.is_err(),
+            Ok(End::Broke) => false,
+            Err(_) => desk.member.gateway.stop.is_cancelled(),
+        };
         let broke = desk.held.iter().filter(|(_, held)| held.given && !is_orderly);
         let broke = broke.map(|(position, held)| (position.get(), held.deliveries)).collect();
         let leave = ToDispatcher::Leave { member: desk.member.id.clone(), given: Some(broke) };
@@ -197,7 +220,8 @@ impl Desk {
                 }
                 Ok(permit) = told.reserve(), if self.is_stuck || !self.unread.is_empty() => {
                     self.is_stuck = false;
-                    if let Some((_, id, event)) = self.unread.pop_front() {
+                    if let Some((_, errand, event)) = self.unread.pop_front().filter(|(_, errand, _)| self.has(*errand)) {
+                        let id = errand.id;
                         if let Some(held) = self.held.get_mut(&id.position) {
                             (held.given, held.until) = (true, Instant::now() + self.member.ack_wait);
                         }
@@ -235,14 +259,17 @@ impl Desk {
         let ack_wait = self.member.ack_wait;
         let Some(held) = self.held.get_mut(&id.position).filter(|held| held.deliveries == id.deliveries && !held.answered) else {
             // Done is done. Anything else is said of the delivery that came after it.
-            if answer == Answer::Ack && self.late.contains(&id) {
-                self.late.retain(|late| *late != id);
+            if answer == Answer::Ack
+                && let Some(at) = self.late.iter().position(|late| late.id == id)
+            {
+                if let Some(late) = self.late.remove(at) {
+                    late.nak.cancel();
+                }
                 // It need not be given to this client once more.
                 if self.held.get(&id.position).is_some_and(|held| !held.given) {
-                    self.unread.retain(|(_, unread, _)| unread.position != id.position);
                     self.held.remove(&id.position);
                 }
-                return self.say(id, answer);
+                return self.say(id, answer, CancellationToken::new());
             }
             return tracing::debug!(position = %id.position, "an answer came too late");
         };
@@ -255,13 +282,16 @@ impl Desk {
         } else {
             held.answered = true;
         }
-        self.say(id, answer);
+        self.say(id, answer, CancellationToken::new());
     }
 
-    fn say(&mut self, id: DeliveryId, answer: Answer) {
+    /// Says it unless it is taken back before it was understood.
+    fn say(&mut self, id: DeliveryId, answer: Answer, taken_back: CancellationToken) {
         self.saying += 1;
         let (log, group) = (self.member.gateway.log.clone(), self.member.group.clone());
-        self.work.push(say(log, group, self.member.id.clone(), id, answer).boxed());
+        let said = say(log, group, self.member.id.clone(), id, answer);
+        let said = async move { taken_back.run_until_cancelled(said).await.unwrap_or(Done::Answered(id)) };
+        self.work.push(said.boxed());
     }
 
     /// Puts away what ran out: what the client was given is said to have failed, what it did not take is given back.
@@ -273,15 +303,17 @@ impl Desk {
             let id = DeliveryId { position, deliveries: held.deliveries };
             if held.given {
                 held.answered = true;
-                self.late.push_back(id);
+                let nak = CancellationToken::new();
+                self.late.push_back(Late { id, nak: nak.clone() });
                 let reason = format!("was not answered within {:?}", self.member.ack_wait);
-                self.say(id, Answer::Nak { delay_ms: Some(0), reason });
+                self.say(id, Answer::Nak { delay_ms: Some(0), reason }, nak);
             } else {
                 self.held.remove(&position);
-                self.unread.retain(|(_, unread, _)| unread.position != position);
                 self.is_stuck = true;
             }
         }
+        let held = &self.held;
+        self.unread.retain(|(_, errand, _)| held.get(&errand.id.position).is_some_and(|held| held.serial == errand.serial));
         while self.late.len() > LATE_MAX {
             self.late.pop_front();
         }
@@ -293,14 +325,17 @@ impl Desk {
             Some(ToMember::Deliver { position, deliveries }) => {
                 let id = DeliveryId { position: Position::new(position), deliveries };
                 let until = Instant::now() + self.member.ack_wait;
-                self.unread.retain(|(_, unread, _)| unread.position != id.position);
-                let new = Held { deliveries, until, given: false, marking: false, answered: false };
+                self.serial += 1;
+                let errand = Errand { id, serial: self.serial };
+                let new = Held { deliveries, serial: errand.serial, until, given: false, marking: false, answered: false };
                 if let Some(held) = self.held.insert(id.position, new)
                     && held.given
+                    && !held.answered
                 {
-                    self.late.push_back(DeliveryId { position: id.position, deliveries: held.deliveries });
+                    let id = DeliveryId { position: id.position, deliveries: held.deliveries };
+                    self.late.push_back(Late { id, nak: CancellationToken::new() });
                 }
-                self.assigned.push_back(id);
+                self.assigned.push_back(errand);
             }
             Some(ToMember::Call) => self.announce(self.member.in_flight_max).await,
             Some(ToMember::Deleted) => {
@@ -313,15 +348,15 @@ impl Desk {
 
     /// Loads what the client may take next: what it does not take is not held here.
     fn load_some(&mut self) {
-        let bytes = |(_, _, event): &(Instant, DeliveryId, Arc<Event>)| event.data.as_bytes().len();
+        let bytes = |(_, _, event): &(Instant, Errand, Arc<Event>)| event.data.as_bytes().len();
         while self.loading < LOADING_MAX
             && !self.assigned.is_empty()
             && self.unread.iter().map(bytes).sum::<usize>() < UNREAD_BYTES_MAX
-            && let Some(id) = self.assigned.pop_front()
+            && let Some(errand) = self.assigned.pop_front()
         {
-            if self.has(id) {
+            if self.has(errand) {
                 self.loading += 1;
-                self.work.push(load(self.member.gateway.clone(), id).boxed());
+                self.work.push(load(self.member.gateway.clone(), errand).boxed());
             }
         }
     }
@@ -333,7 +368,7 @@ impl Desk {
         match done {
             Done::Pending(pending) => {
                 self.pending = pending;
-                return Ok(pending);
+                return Ok(Some(pending));
             }
             Done::Marked(id) => {
                 self.saying -= 1;
@@ -345,26 +380,28 @@ impl Desk {
                 self.saying -= 1;
                 self.forget(id);
             }
-            Done::Loaded(id, _) if !self.has(id) => {}
-            Done::Loaded(id, Ok(Some(event))) => self.unread.push_back((Instant::now(), id, event)),
+            Done::Loaded(errand, _) if !self.has(errand) => {}
+            Done::Loaded(errand, Ok(Some(event))) => self.unread.push_back((Instant::now(), errand, event)),
             // Nothing that anybody could work on stands there.
-            Done::Loaded(id, Ok(None)) => self.hear(Said::Answer { id, answer: Answer::Ack }),
-            Done::Loaded(id, Err(problem)) => {
-                tracing::debug!(error = %problem, position = %id.position, "an event for a member cannot be read yet");
-                self.assigned.push_front(id);
+            Done::Loaded(errand, Ok(None)) => self.hear(Said::Answer { id: errand.id, answer: Answer::Ack }),
+            Done::Loaded(errand, Err(problem)) => {
+                tracing::debug!(error = %problem, position = %errand.id.position, "an event for a member cannot be read yet");
+                self.assigned.push_front(errand);
             }
         }
         Ok(None)
     }
 
     fn forget(&mut self, id: DeliveryId) {
-        if self.has(id) && self.held.get(&id.position).is_some_and(|held| held.answered) {
+        if self.held.get(&id.position).is_some_and(|held| held.deliveries == id.deliveries && held.answered) {
             self.held.remove(&id.position);
         }
     }
 
-    fn has(&self, id: DeliveryId) -> bool {
-        self.held.get(&id.position).is_some_and(|held| held.deliveries == id.deliveries)
+    /// Whether it is still to be given to the client.
+    fn has(&self, errand: Errand) -> bool {
+        let held = self.held.get(&errand.id.position);
+        held.is_some_and(|held| held.serial == errand.serial && !held.given && !held.answered)
     }
 
     /// Says what is here, and for how much there is room.
@@ -390,7 +427,7 @@ impl Desk {
         let (log, group, known) = (self.member.gateway.log.clone(), self.member.group.clone(), self.pending);
         let ask = async move {
             match log.group(&group).await {
-                Ok(Some(state)) => Done::Pending(Some(super::pending(&state, super::in_flight(&log, &group).await))),
+                Ok(Some(state)) => Done::Pending(super::pending(&state, super::in_flight(&log, &group).await)),
                 // That the stream lives is worth saying even when the server does not say how much there is.
                 Ok(None) | Err(_) => Done::Pending(known),
             }
@@ -400,7 +437,8 @@ impl Desk {
 }
 
 /// The event, in its newest version, once this gateway has it.
-async fn load(gateway: Arc<Gateway>, id: DeliveryId) -> Done {
+async fn load(gateway: Arc<Gateway>, errand: Errand) -> Done {
+    let id = errand.id;
     let find = async {
         let store = &gateway.store;
         match store.arrived(id.position, id.position).await {
@@ -415,7 +453,7 @@ async fn load(gateway: Arc<Gateway>, id: DeliveryId) -> Done {
     if found.is_err() {
         sleep(RETRY_PAUSE).await;
     }
-    Done::Loaded(id, found.map(|event: Option<Arc<Event>>| event.map(|event| gateway.types.show(&event))))
+    Done::Loaded(errand, found.map(|event: Option<Arc<Event>>| event.map(|event| gateway.types.show(&event))))
 }
 
 /// Says it to whoever dispatches, until it is understood.

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answers, Grpc, filter, parse, parse_given};
-use crate::consume::{self, Answer, DeliveryId, Report, Said, Terms, Told, Wanted, in_order};
+use crate::consume::{self, Answer, DeliveryId, Report, Said, Terms, Told, Wanted};
 use crate::problem::into_status;
 use crate::subscribe::Start;
 
@@ -135,7 +135,7 @@ fn wanted(start: v1::ConsumeStart) -> Result<Wanted, Problem> {
         Some(stated) => duration("/start/ack_wait", stated, ACK_WAIT.1)?,
     };
     let terms = Terms {
-        types: in_order(given.types),
+        types: given.types,
         category: given.category,
         aggregate_id: given.aggregate_id,
         correlation_id: given.correlation_id,

@@ -2,8 +2,7 @@
 //!
 //! Every answer is for the log up to the position `last` that the caller says is committed, whatever is committed meanwhile.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -183,38 +182,48 @@ impl Reader {
 
     /// All that an event has caused up to `last`.
     pub(crate) fn descendants(&self, of: EventId, last: Position) -> Result<Descendants, ModelError> {
-        match self.first_descendants(of, last, DESCENDANTS_MAX)? {
+        match self.effects(of, last, DESCENDANTS_MAX, true)? {
             (all, false) => Ok(all),
             (_, true) => Err(TooMany.into()),
         }
     }
 
-    /// The first that an event has caused up to `last`, at most `max`, and whether there are more. By the index of causes, which has the
-    /// effects of a cause in the order of the log. An effect that stands before its cause is none; so whoever always goes on with
-    /// the earliest that is known comes by all of them in the order of the log.
+    /// The first that an event has caused up to `last`, at most `max`, and whether there are more.
     pub(crate) fn first_descendants(&self, of: EventId, last: Position, max: usize) -> Result<(Descendants, bool), ModelError> {
+        self.effects(of, last, max, false)
+    }
+
+    /// By the index of causes, which has the effects of a cause in the order of the log. An effect that stands before its cause is none;
+    /// so whoever always goes on with the earliest that is known comes by all of them in the order of the log, and needs to know
+    /// no more of them than are still wanted. Who wants all or none is done as soon as there are more.
+    fn effects(&self, of: EventId, last: Position, max: usize, or_none: bool) -> Result<(Descendants, bool), ModelError> {
         let sql = "SELECT id, position FROM events INDEXED BY events_by_causation \
             WHERE causation = ?1 AND position > ?2 AND position <= ?3 ORDER BY position LIMIT ?4";
         let mut effects = self.conn.prepare_cached(sql)?;
-        let (mut found, mut seen, mut causes) = (Vec::new(), HashSet::new(), BinaryHeap::from([Reverse((0, of))]));
-        while let Some(Reverse((behind, cause))) = causes.pop() {
+        let (mut found, mut causes, mut more) = (Vec::new(), BTreeSet::from([(0, of)]), false);
+        while let Some((behind, cause)) = causes.pop_first() {
             if behind > 0 {
-                if found.len() >= max {
-                    let reached = found.last().map_or(last, |(_, at): &(EventId, Position)| *at);
-                    return Ok((Descendants::found(of, found, reached), true));
-                }
                 found.push((cause, row::position(behind)?));
             }
-            let enough = i64::try_from(max + 1).unwrap_or(i64::MAX);
-            let mut rows = effects.query(params![cause.uuid().as_bytes(), behind, number(last), enough])?;
+            let wanted = max.saturating_sub(found.len());
+            let limit = i64::try_from(wanted + 1).unwrap_or(i64::MAX);
+            let mut rows = effects.query(params![cause.uuid().as_bytes(), behind, number(last), limit])?;
             while let Some(row) = rows.next()? {
-                let (id, at) = (EventId::from_uuid(Uuid::from_bytes(row.get(0)?)), row.get(1)?);
-                if seen.insert(at) {
-                    causes.push(Reverse((at, id)));
+                causes.insert((row.get(1)?, EventId::from_uuid(Uuid::from_bytes(row.get(0)?))));
+                while causes.len() > wanted {
+                    causes.pop_last();
+                    more = true;
+                }
+                if more && or_none {
+                    break;
                 }
             }
+            if more && or_none {
+                break;
+            }
         }
-        Ok((Descendants::found(of, found, last), false))
+        let reached = found.last().filter(|_| more).map_or(last, |(_, at): &(EventId, Position)| *at);
+        Ok((Descendants::found(of, found, reached), more))
     }
 
     /// A statement that has no end.

@@ -171,7 +171,7 @@ async fn what_was_done_counts_also_when_its_time_ran_out_before_its_turn_came() 
     for number in 0..12 {
         gateway.note(&format!("a{number}"), number).await;
     }
-    let slow = v1::ConsumeStart { in_flight_max: 12, ack_wait: seconds(1.0), deliveries_max: 5, ..start("g") };
+    let slow = v1::ConsumeStart { in_flight_max: 12, ack_wait: seconds(1.0), deliveries_max: 20, ..start("g") };
     let mut member = Member::of(&gateway, slow).await;
     let mut done = BTreeSet::new();
     while done.len() < 12 {

@@ -256,6 +256,24 @@ fn the_time_of_a_delivery_begins_when_its_client_takes_it() {
     assert_eq!(world.settle_all()[0].park, None);
 }
 
+/// As one of an earlier version does with what was not answered in time, without a word.
+#[test]
+fn what_a_member_drops_when_its_time_is_over_has_failed_and_what_still_waited_has_not() {
+    for (waits, deliveries) in [(false, 2), (true, 1)] {
+        let mut world = world(&[("m", 1)]);
+        world.arrive(&[(1, "a")]);
+        world.given();
+        for _ in 0..15 {
+            world.pass(Duration::from_secs(2));
+            world.dispatch.announce("m", 1, &[(at(1), 1)], world.now);
+            world.dispatch.waiting("m", &[at(1)][..usize::from(waits)], world.now);
+        }
+        world.pass(Duration::from_millis(500));
+        world.dispatch.announce("m", 1, &[], world.now);
+        assert_eq!(world.given(), [("m".into(), 1, deliveries)]);
+    }
+}
+
 #[test]
 fn what_is_done_is_done_whichever_delivery_it_was_and_whoever_has_it_now() {
     let mut world = world(&[("m", 1)]);

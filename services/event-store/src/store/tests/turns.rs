@@ -93,11 +93,14 @@ async fn whoever_waits_is_told_which_index_is_being_made() {
     log.fill(40_000);
     let running = Running::start(&log, &folder, 1000).await;
     let mut told = Vec::new();
-    wait_until("the model to be there", LIMIT, async || {
-        told.extend(running.store.doing());
-        (running.store.position() == log.last()).then_some(())
-    })
-    .await;
+    // Looked at as often as can be: an index does not take long.
+    let watch = async {
+        while running.store.position() != log.last() {
+            told.extend(running.store.doing());
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, watch).await.expect("the model to be there");
     told.dedup();
     assert!(!told.is_empty() && told.is_sorted_by_key(made), "{told:?}");
     let last = told.last().unwrap().to_string();
