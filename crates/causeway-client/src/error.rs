@@ -90,8 +90,6 @@ impl ClientError {
         // Of others these codes promise nothing: tonic says them of a connection that broke, depending on how and when, and where
         // HTTP/2 asks for calm in the middle of a call.
         match status.code() {
-            // An answer that it could not decode, which it says without a cause: the next one would be no better.
-            Code::Internal if std::error::Error::source(status).is_none() => Self::Problem(status.into()),
             Code::Unavailable | Code::ResourceExhausted | Code::Unknown | Code::Internal | Code::Cancelled => {
                 match never_sent(status) {
                     true => Self::Unreachable { server: server.to_owned(), reason: reason(status) },
