@@ -12,6 +12,7 @@
 //! Of each line only the first event is worked on, and nothing else of the line while one is with a member or settling: so the
 //! events of an aggregate are dealt with one after the other, in the order of the log.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -111,7 +112,8 @@ pub(super) struct Dispatch {
     /// How often those before us delivered what did not come in so far, and until when it rests.
     past: HashMap<Position, (u32, Option<Instant>)>,
     settlements: Vec<Settlement>,
-    settled: HashSet<Position>,
+    /// What was struck off lately, and whether from the log: else it was a replay.
+    settled: HashMap<Position, bool>,
     settled_order: VecDeque<Position>,
     turn: u64,
 }
@@ -166,7 +168,7 @@ impl Dispatch {
             claims: HashMap::new(),
             past: HashMap::new(),
             settlements: Vec::new(),
-            settled: HashSet::new(),
+            settled: HashMap::new(),
             settled_order: VecDeque::new(),
             turn: 0,
         }
@@ -207,7 +209,7 @@ impl Dispatch {
         if self.lines_of.contains_key(&position) {
             return Arrival::Known;
         }
-        if origin == Origin::Log && self.settled.contains(&position) {
+        if origin == Origin::Log && self.settled.get(&position) == Some(&true) {
             return Arrival::Settled;
         }
         self.lines_of.insert(position, aggregate.clone());
@@ -294,7 +296,7 @@ impl Dispatch {
     pub(super) fn answer(&mut self, member: &str, position: Position, deliveries: u32, answer: Answer, now: Instant) -> Taken {
         let later = self.until(now);
         let Some(work) = self.work(position) else {
-            return if self.settled.contains(&position) { Taken::Done } else { Taken::Later };
+            return if self.settled.contains_key(&position) { Taken::Done } else { Taken::Later };
         };
         if !work.given && work.state == State::Free {
             self.adopt(position, member, deliveries, now);
@@ -421,13 +423,19 @@ impl Dispatch {
         } else {
             self.queue(&aggregate);
         }
-        if work.is_some_and(|work| work.origin == Origin::Log) && self.settled.insert(position) {
-            self.settled_order.push_back(position);
-            if self.settled_order.len() > SETTLED_MAX
-                && let Some(oldest) = self.settled_order.pop_front()
-            {
-                self.settled.remove(&oldest);
+        let Some(work) = work else { return };
+        let is_of_log = work.origin == Origin::Log;
+        match self.settled.entry(position) {
+            Entry::Occupied(mut settled) => *settled.get_mut() |= is_of_log,
+            Entry::Vacant(new) => {
+                new.insert(is_of_log);
+                self.settled_order.push_back(position);
             }
+        }
+        if self.settled_order.len() > SETTLED_MAX
+            && let Some(oldest) = self.settled_order.pop_front()
+        {
+            self.settled.remove(&oldest);
         }
     }
 

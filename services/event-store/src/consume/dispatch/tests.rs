@@ -328,6 +328,11 @@ fn a_replay_waits_for_the_later_event_that_is_worked_on_and_then_comes_first() {
     world.answer("m", 5, 1, Answer::Ack);
     world.settle_all();
     assert_eq!(world.positions(), [1]);
+    world.answer("m", 1, 1, Answer::Ack);
+    world.settle_all();
+    assert_eq!(world.answer("m", 1, 1, Answer::Ack), Taken::Done, "it was heard before");
+    let replayed = world.dispatch.arrive(at(1), &"a".parse().unwrap(), Origin::Log, world.now);
+    assert_eq!(replayed, Arrival::Taken, "of the log it is another one");
 }
 
 /// What may happen to a group.
