@@ -26,7 +26,8 @@ pub(super) const MEMBER_SILENCE: Duration = Duration::from_secs(4);
 const LOST_AFTER: Duration = Duration::from_secs(3);
 /// A member counts the time of a delivery from when its client was given it, and says so when it ran out. This is for one that does
 /// not: so much later it is as if it had.
-const LATE: Duration = Duration::from_secs(2);
+const LATE: Duration = Duration::from_secs(4);
+const _: () = assert!(LOST_AFTER.as_millis() < LATE.as_millis(), "what never came is not taken for what failed");
 /// The time that a member has to answer when it could not for a while.
 const GRACE: Duration = Duration::from_secs(2);
 /// A delivery that is to come again without a stated delay comes after this long, doubled with each further one ...
@@ -150,8 +151,8 @@ enum State {
         member: String,
         since: Instant,
         until: Instant,
-        /// The member said that its client has not taken it.
-        waiting: bool,
+        /// The member said that it has it, and not that its client has yet to take it.
+        taken: bool,
     },
     Settling,
 }
@@ -248,8 +249,8 @@ impl Dispatch {
         let held: HashSet<Position> = held.iter().map(|(position, _)| *position).collect();
         for position in with.into_iter().filter(|position| !held.contains(position)) {
             let ack_wait = self.rules.ack_wait;
-            let Some(State::With { since, waiting, .. }) = self.work(position).map(|work| &work.state) else { continue };
-            let (lost, out) = (*since + LOST_AFTER <= now, !waiting && *since + ack_wait <= now);
+            let Some(State::With { since, taken, .. }) = self.work(position).map(|work| &work.state) else { continue };
+            let (lost, out) = (*since + LOST_AFTER <= now, *taken && *since + ack_wait <= now);
             match lost {
                 // A member of an earlier version drops what was not answered in time.
                 true if out => self.fail(position, &format!("was not answered within {ack_wait:?}"), State::Free),
@@ -259,14 +260,15 @@ impl Dispatch {
         }
     }
 
-    /// A member says that its client has not taken these so far: their time has not begun.
-    pub(super) fn waiting(&mut self, member: &str, positions: &[Position], now: Instant) {
+    /// A member says that of what it has its client has not taken these so far: their time has not begun.
+    pub(super) fn waiting(&mut self, member: &str, held: &[(Position, u32)], positions: &[Position], now: Instant) {
         let later = self.until(now);
-        let with = self.members.get(member).map(|member| member.with.clone()).unwrap_or_default();
-        for position in with {
-            let waits = positions.contains(&position);
-            if let Some(Work { state: State::With { until, waiting, .. }, .. }) = self.work(position) {
-                *waiting = waits;
+        for (position, _) in held {
+            let waits = positions.contains(position);
+            if let Some(Work { state: State::With { member: with, until, taken, .. }, .. }) = self.work(*position)
+                && with == member
+            {
+                *taken = !waits;
                 if waits {
                     *until = later;
                 }
@@ -449,7 +451,7 @@ impl Dispatch {
         let until = self.until(now);
         if let Some(work) = self.work(position) {
             (work.deliveries, work.given) = (deliveries, true);
-            self.set(position, State::With { member: member.to_owned(), since: now, until, waiting: false });
+            self.set(position, State::With { member: member.to_owned(), since: now, until, taken: false });
         }
     }
 

@@ -263,9 +263,9 @@ impl Term {
         let now = Instant::now();
         match words::read(&post.payload) {
             Some(ToDispatcher::Announce { member, room, held, waiting }) => {
-                self.dispatch.announce(&member, room, &deliveries(held), now);
-                let waiting: Vec<_> = waiting.into_iter().map(Position::new).collect();
-                self.dispatch.waiting(&member, &waiting, now);
+                let (held, waiting) = (deliveries(held), waiting.into_iter().map(Position::new).collect::<Vec<_>>());
+                self.dispatch.announce(&member, room, &held, now);
+                self.dispatch.waiting(&member, &held, &waiting, now);
             }
             Some(ToDispatcher::Leave { member, given }) => {
                 self.dispatch.leave(&member, given.map(deliveries).as_deref(), "its member's stream ended", now);

@@ -4,7 +4,7 @@
 //! from that. Deliveries name positions only; the event comes from this gateway's own read side. What the client answers is said to
 //! the dispatcher until it says that it has understood.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ use crate::store::StoreError;
 
 /// How often a member announces itself, at least.
 const ANNOUNCE: Duration = Duration::from_secs(1);
+/// What a client does not take is kept for it at least so long, so that the dispatcher has heard that it waits.
+const NOT_TAKEN_MIN: Duration = Duration::from_secs(5);
 /// How often it is looked whose time ran out.
 const RUN_OUT: Duration = Duration::from_millis(100);
 /// Pause before an answer is said again that was not understood.
@@ -95,6 +97,8 @@ struct Desk {
     pending: u64,
     /// What the client was given and has not answered in time.
     late: VecDeque<Late>,
+    /// What the client has done, as long as the dispatcher has not understood that: it is not given once more.
+    acking: HashSet<Position>,
     /// The client has taken nothing since what it did not take was given back.
     is_stuck: bool,
 }
@@ -136,8 +140,12 @@ enum Done {
     Loaded(Errand, Result<Option<Arc<Event>>, Problem>),
     /// The dispatcher was told that the client is still at work.
     Marked(DeliveryId),
-    /// It was told what came of it.
+    /// It was told what came of it, or nobody understood it for so long that it is given up.
     Answered(DeliveryId),
+    /// The same of what is done.
+    Acked(DeliveryId),
+    /// What was to be said was taken back.
+    TakenBack,
     /// How many events wait, as far as that is known.
     Pending(u64),
 }
@@ -163,14 +171,21 @@ impl Member {
             saying: 0,
             pending: 0,
             late: VecDeque::new(),
+            acking: HashSet::new(),
             is_stuck: false,
         };
         let ended = desk.work_until(mail, said, &told).await;
-        desk.finish().await;
+        // Of a group that was deleted nobody understands anything any more.
+        if !matches!(&ended, Err(problem) if problem.kind == Kind::NotFound) {
+            desk.finish().await;
+        }
         // Whoever lets go of both ways at once seems to have ended its own in order, but does not hear the other one out. That the
         // gateway stops is nobody's failure.
         let is_orderly = match ended {
-            Ok(End::Orderly) => timeout(HEARS_OUT, told.closed()).await.is_err(),
+            Ok(End::Orderly) => {
+                let nothing_left = !desk.held.values().any(|held| held.given);
+                nothing_left || timeout(HEARS_OUT, told.closed()).await.is_err()
+            }
             Ok(End::Broke) => false,
             Err(_) => desk.member.gateway.stop.is_cancelled(),
         };
@@ -265,9 +280,8 @@ impl Desk {
                 if let Some(late) = self.late.remove(at) {
                     late.nak.cancel();
                 }
-                // It need not be given to this client once more.
-                if self.held.get(&id.position).is_some_and(|held| !held.given) {
-                    self.held.remove(&id.position);
+                if let Some(held) = self.held.get_mut(&id.position).filter(|held| !held.given) {
+                    held.answered = true;
                 }
                 return self.say(id, answer, CancellationToken::new());
             }
@@ -288,9 +302,12 @@ impl Desk {
     /// Says it unless it is taken back before it was understood.
     fn say(&mut self, id: DeliveryId, answer: Answer, taken_back: CancellationToken) {
         self.saying += 1;
+        if answer == Answer::Ack {
+            self.acking.insert(id.position);
+        }
         let (log, group) = (self.member.gateway.log.clone(), self.member.group.clone());
         let said = say(log, group, self.member.id.clone(), id, answer);
-        let said = async move { taken_back.run_until_cancelled(said).await.unwrap_or(Done::Answered(id)) };
+        let said = async move { taken_back.run_until_cancelled(said).await.unwrap_or(Done::TakenBack) };
         self.work.push(said.boxed());
     }
 
@@ -324,10 +341,11 @@ impl Desk {
         match words::read(&post.payload) {
             Some(ToMember::Deliver { position, deliveries }) => {
                 let id = DeliveryId { position: Position::new(position), deliveries };
-                let until = Instant::now() + self.member.ack_wait;
+                let until = Instant::now() + self.member.ack_wait.max(NOT_TAKEN_MIN);
                 self.serial += 1;
                 let errand = Errand { id, serial: self.serial };
-                let new = Held { deliveries, serial: errand.serial, until, given: false, marking: false, answered: false };
+                let answered = self.acking.contains(&id.position);
+                let new = Held { deliveries, serial: errand.serial, until, given: false, marking: false, answered };
                 if let Some(held) = self.held.insert(id.position, new)
                     && held.given
                     && !held.answered
@@ -380,6 +398,14 @@ impl Desk {
                 self.saying -= 1;
                 self.forget(id);
             }
+            Done::Acked(id) => {
+                self.saying -= 1;
+                self.acking.remove(&id.position);
+                if self.held.get(&id.position).is_some_and(|held| held.answered || !held.given) {
+                    self.held.remove(&id.position);
+                }
+            }
+            Done::TakenBack => self.saying -= 1,
             Done::Loaded(errand, _) if !self.has(errand) => {}
             Done::Loaded(errand, Ok(Some(event))) => self.unread.push_back((Instant::now(), errand, event)),
             // Nothing that anybody could work on stands there.
@@ -459,7 +485,11 @@ async fn load(gateway: Arc<Gateway>, errand: Errand) -> Done {
 /// Says it to whoever dispatches, until it is understood.
 async fn say(log: Log, group: GroupName, member: String, id: DeliveryId, answer: Answer) -> Done {
     let (position, deliveries) = (id.position.get(), id.deliveries);
-    let is_last = !matches!(answer, Answer::Progress);
+    let done = match answer {
+        Answer::Ack => Done::Acked(id),
+        Answer::Progress => Done::Marked(id),
+        Answer::Nak { .. } | Answer::Park { .. } => Done::Answered(id),
+    };
     let words = words::write(&ToDispatcher::Answer { member, position, deliveries, answer });
     let deadline = Instant::now() + ANSWER_MAX;
     while Instant::now() < deadline {
@@ -471,5 +501,5 @@ async fn say(log: Log, group: GroupName, member: String, id: DeliveryId, answer:
         }
         sleep(RETRY_PAUSE).await;
     }
-    if is_last { Done::Answered(id) } else { Done::Marked(id) }
+    done
 }

@@ -120,7 +120,9 @@ fn what_is_not_answered_in_time_or_left_behind_is_given_to_others_and_parked_in_
         world.dispatch.announce("m", 1, &[(at(1), 1)], world.now);
     }
     assert!(world.given().is_empty(), "a mark holds it");
-    world.pass(LATE);
+    world.pass(Duration::from_secs(2));
+    world.dispatch.announce("m", 1, &[(at(1), 1)], world.now);
+    world.pass(LATE - Duration::from_secs(2));
     assert_eq!(world.given(), [("m".into(), 1, 2)]);
     assert_eq!(world.answer("m", 1, 1, nak(Duration::ZERO)), Taken::Stale, "that delivery is over");
     world.dispatch.leave("m", None, "it left", world.now);
@@ -249,11 +251,33 @@ fn the_time_of_a_delivery_begins_when_its_client_takes_it() {
     for _ in 0..30 {
         world.pass(Duration::from_secs(2));
         world.dispatch.announce("m", 1, &[(at(1), 1)], world.now);
-        world.dispatch.waiting("m", &[at(1)], world.now);
+        world.dispatch.waiting("m", &[(at(1), 1)], &[at(1)], world.now);
     }
     world.pass(Duration::from_secs(1));
     assert_eq!(world.answer("m", 1, 1, Answer::Ack), Taken::Settling);
     assert_eq!(world.settle_all()[0].park, None);
+}
+
+#[test]
+fn what_never_came_has_not_failed_however_short_its_time_is() {
+    let rules = Rules { ack_wait: Duration::from_millis(100), ..RULES };
+    let mut world = World { dispatch: Dispatch::new(rules), now: Instant::now() };
+    world.dispatch.announce("m", 1, &[], world.now);
+    world.arrive(&[(1, "a")]);
+    assert_eq!(world.given(), [("m".into(), 1, 1)]);
+    for _ in 0..4 {
+        world.pass(Duration::from_secs(1));
+        world.dispatch.announce("m", 1, &[], world.now);
+    }
+    assert_eq!(world.given(), [("m".into(), 1, 1)], "it was lost on the way");
+    for _ in 0..6 {
+        world.pass(Duration::from_secs(1));
+        world.dispatch.announce("m", 1, &[(at(1), 1)], world.now);
+        world.dispatch.waiting("m", &[(at(1), 1)], &[at(1)], world.now);
+    }
+    world.pass(Duration::from_millis(500));
+    world.dispatch.announce("m", 1, &[], world.now);
+    assert_eq!(world.given(), [("m".into(), 1, 1)], "its client did not take it");
 }
 
 /// As one of an earlier version does with what was not answered in time, without a word.
@@ -266,7 +290,7 @@ fn what_a_member_drops_when_its_time_is_over_has_failed_and_what_still_waited_ha
         for _ in 0..15 {
             world.pass(Duration::from_secs(2));
             world.dispatch.announce("m", 1, &[(at(1), 1)], world.now);
-            world.dispatch.waiting("m", &[at(1)][..usize::from(waits)], world.now);
+            world.dispatch.waiting("m", &[(at(1), 1)], &[at(1)][..usize::from(waits)], world.now);
         }
         world.pass(Duration::from_millis(500));
         world.dispatch.announce("m", 1, &[], world.now);
