@@ -60,12 +60,12 @@ impl Readiness {
 }
 
 /// Looks until the gateway is to stop, and tells gRPC's health service of every change.
-pub(crate) async fn watch(gateway: &Gateway, health: HealthReporter) {
+pub(crate) async fn watch(gateway: &Gateway, mut health: HealthReporter) {
     gateway.stop.run_until_cancelled(look(gateway, &health)).await;
     tell(&health, ServingStatus::NotServing).await;
     // Ends the streams of those who watch: they would hold the gateway up for as long as it waits for requests under way.
-    for mut service in SERVICES.map(|service| (health.clone(), service)) {
-        service.0.clear_service_status(service.1).await;
+    for service in SERVICES {
+        health.clear_service_status(service).await;
     }
     std::future::pending::<()>().await;
 }

@@ -103,6 +103,7 @@ struct Desk {
     is_stuck: bool,
 }
 
+/// A delivery that the client has not answered in time.
 struct Late {
     id: DeliveryId,
     /// Takes back that it failed, as long as nobody heard of that.
