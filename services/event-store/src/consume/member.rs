@@ -2,11 +2,13 @@
 //!
 //! It announces itself and what it has every second: a dispatcher that just began, or that lost a message, learns all it must know
 //! from that. Deliveries name positions only; the event comes from this gateway's own read side. What the client answers is said to
-//! the dispatcher until it says that it has understood.
+//! the dispatcher until it says that it has understood. What becomes of a delivery meanwhile is decided in `hand.rs`.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+mod hand;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use causeway_event::{Event, Position};
 use causeway_log::{GroupName, Log, LogError, Mail, Post};
@@ -15,17 +17,17 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::mpsc::{self, OwnedPermit};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::hand::DeliveryId;
+use self::hand::{Errand, Hand, Heard};
 use super::words::{self, Answer, Reply, ToDispatcher, ToMember};
 use crate::gateway::Gateway;
 use crate::store::StoreError;
 
 /// How often a member announces itself, at least.
 const ANNOUNCE: Duration = Duration::from_secs(1);
-/// What a client does not take is kept for it at least so long, so that the dispatcher has heard that it waits.
-const NOT_TAKEN_MIN: Duration = Duration::from_secs(5);
 /// How often it is looked whose time ran out.
 const RUN_OUT: Duration = Duration::from_millis(100);
 /// Pause before an answer is said again that was not understood.
@@ -46,8 +48,6 @@ const UNREAD_BYTES_MAX: usize = 4 << 20;
 const LOADING_MAX: usize = 8;
 /// A client that has not taken a delivery for this long gets no more for the moment.
 const UNREAD_MAX: Duration = Duration::from_secs(1);
-/// Of how many deliveries whose time ran out it is remembered that the client was given them: it may have done what they asked for.
-const LATE_MAX: usize = 4096;
 
 /// What a client says.
 #[derive(Clone, Debug)]
@@ -62,13 +62,6 @@ pub(crate) enum Told {
     Heartbeat { pending: u64 },
 }
 
-/// Names a delivery within one stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DeliveryId {
-    pub(crate) position: Position,
-    pub(crate) deliveries: u32,
-}
-
 /// One member.
 pub(super) struct Member {
     pub(super) gateway: Arc<Gateway>,
@@ -81,9 +74,7 @@ pub(super) struct Member {
 /// What the member has while it is there.
 struct Desk {
     member: Member,
-    held: BTreeMap<Position, Held>,
-    /// How many deliveries were assigned to it.
-    serial: u64,
+    hand: Hand,
     /// Not loaded so far.
     assigned: VecDeque<Errand>,
     /// How many are being loaded.
@@ -95,19 +86,10 @@ struct Desk {
     saying: usize,
     /// How many events wait, as it was last known.
     pending: u64,
-    /// What the client was given and has not answered in time.
-    late: VecDeque<Late>,
-    /// What the client has done, as long as the dispatcher has not understood that: it is not given once more.
-    acking: HashSet<Position>,
+    /// That these failed by time alone is being said, and can be taken back as long as nobody understood it.
+    failing: HashMap<DeliveryId, CancellationToken>,
     /// The client has taken nothing since what it did not take was given back.
     is_stuck: bool,
-}
-
-/// A delivery that the client has not answered in time.
-struct Late {
-    id: DeliveryId,
-    /// Takes back that it failed, as long as nobody heard of that.
-    nak: CancellationToken,
 }
 
 /// How a client ended its stream.
@@ -116,25 +98,6 @@ enum End {
     Orderly,
     /// It is gone, perhaps of what it was given.
     Broke,
-}
-
-/// A delivery on its way to the client. One that was given back and comes again has the same number, but is another errand.
-#[derive(Clone, Copy)]
-struct Errand {
-    id: DeliveryId,
-    serial: u64,
-}
-
-struct Held {
-    deliveries: u32,
-    serial: u64,
-    until: Instant,
-    /// It was sent to the client.
-    given: bool,
-    /// A mark of progress is being said.
-    marking: bool,
-    /// The client has dealt with it; the dispatcher may not know.
-    answered: bool,
 }
 
 enum Done {
@@ -161,18 +124,17 @@ impl Member {
         told: mpsc::Sender<Result<Told, Problem>>,
         last_word: OwnedPermit<Result<Told, Problem>>,
     ) {
+        let hand = Hand::new(self.ack_wait);
         let mut desk = Desk {
             member: self,
-            held: BTreeMap::new(),
-            serial: 0,
+            hand,
             assigned: VecDeque::new(),
             loading: 0,
             unread: VecDeque::new(),
             work: FuturesUnordered::new(),
             saying: 0,
             pending: 0,
-            late: VecDeque::new(),
-            acking: HashSet::new(),
+            failing: HashMap::new(),
             is_stuck: false,
         };
         let ended = desk.work_until(mail, said, &told).await;
@@ -184,14 +146,13 @@ impl Member {
         // gateway stops is nobody's failure.
         let is_orderly = match ended {
             Ok(End::Orderly) => {
-                let nothing_left = !desk.held.values().any(|held| held.given);
+                let nothing_left = desk.hand.given().next().is_none();
                 nothing_left || timeout(HEARS_OUT, told.closed()).await.is_err()
             }
             Ok(End::Broke) => false,
             Err(_) => desk.member.gateway.stop.is_cancelled(),
         };
-        let broke = desk.held.iter().filter(|(_, held)| held.given && !is_orderly);
-        let broke = broke.map(|(position, held)| (position.get(), held.deliveries)).collect();
+        let broke = desk.hand.given().filter(|_| !is_orderly).map(named).collect();
         let leave = ToDispatcher::Leave { member: desk.member.id.clone(), given: Some(broke) };
         // It must be heard before a dispatcher that has no other members goes.
         let (log, group) = (&desk.member.gateway.log, &desk.member.group);
@@ -236,21 +197,19 @@ impl Desk {
                 }
                 Ok(permit) = told.reserve(), if self.is_stuck || !self.unread.is_empty() => {
                     self.is_stuck = false;
-                    if let Some((_, errand, event)) = self.unread.pop_front().filter(|(_, errand, _)| self.has(*errand)) {
+                    if let Some((_, errand, event)) = self.unread.pop_front().filter(|(_, errand, _)| self.hand.wants(*errand)) {
                         let id = errand.id;
-                        if let Some(held) = self.held.get_mut(&id.position) {
-                            (held.given, held.until) = (true, Instant::now() + self.member.ack_wait);
-                        }
+                        self.hand.give(errand, Instant::now());
                         permit.send(Ok(Told::Delivery { id, event, deliveries: id.deliveries }));
                         beat_at = Instant::now() + heartbeat;
                     }
                 }
-                () = sleep_until(beat_at) => {
+                () = sleep_until(beat_at.into()) => {
                     beat_at = Instant::now() + heartbeat;
                     self.ask_pending();
                 }
                 _ = announce.tick() => self.announce(self.member.in_flight_max).await,
-                _ = run_out.tick(), if !self.held.is_empty() => self.run_out(),
+                _ = run_out.tick(), if !self.hand.is_empty() => self.run_out(),
             }
         }
     }
@@ -272,68 +231,40 @@ impl Desk {
 
     /// The client said something.
     fn hear(&mut self, Said::Answer { id, answer }: Said) {
-        let ack_wait = self.member.ack_wait;
-        let Some(held) = self.held.get_mut(&id.position).filter(|held| held.deliveries == id.deliveries && !held.answered) else {
-            // Done is done. Anything else is said of the delivery that came after it.
-            if answer == Answer::Ack
-                && let Some(at) = self.late.iter().position(|late| late.id == id)
-            {
-                if let Some(late) = self.late.remove(at) {
-                    late.nak.cancel();
+        match self.hand.hear(id, &answer, Instant::now()) {
+            Heard::Say => self.say(id, answer, CancellationToken::new()),
+            Heard::SayInstead => {
+                if let Some(failing) = self.failing.remove(&id) {
+                    failing.cancel();
                 }
-                if let Some(held) = self.held.get_mut(&id.position).filter(|held| !held.given) {
-                    held.answered = true;
-                }
-                return self.say(id, answer, CancellationToken::new());
+                self.say(id, answer, CancellationToken::new());
             }
-            return tracing::debug!(position = %id.position, "an answer came too late");
-        };
-        if answer == Answer::Progress {
-            held.until = Instant::now() + ack_wait;
-            // The time starts anew when a mark is understood: a second one on its way would change nothing.
-            if std::mem::replace(&mut held.marking, true) {
-                return;
-            }
-        } else {
-            held.answered = true;
+            Heard::Nothing => tracing::debug!(position = %id.position, ?answer, "an answer changes nothing"),
         }
-        self.say(id, answer, CancellationToken::new());
     }
 
     /// Says it unless it is taken back before it was understood.
     fn say(&mut self, id: DeliveryId, answer: Answer, taken_back: CancellationToken) {
         self.saying += 1;
-        if answer == Answer::Ack {
-            self.acking.insert(id.position);
-        }
         let (log, group) = (self.member.gateway.log.clone(), self.member.group.clone());
         let said = say(log, group, self.member.id.clone(), id, answer);
         let said = async move { taken_back.run_until_cancelled(said).await.unwrap_or(Done::TakenBack) };
         self.work.push(said.boxed());
     }
 
-    /// Puts away what ran out: what the client was given is said to have failed, what it did not take is given back.
+    /// What the client was given is said to have failed, what it did not take goes back.
     fn run_out(&mut self) {
-        let now = Instant::now();
-        let out: Vec<_> = self.held.iter().filter(|(_, held)| !held.answered && held.until <= now).map(|(at, _)| *at).collect();
-        for position in out {
-            let Some(held) = self.held.get_mut(&position) else { continue };
-            let id = DeliveryId { position, deliveries: held.deliveries };
-            if held.given {
-                held.answered = true;
-                let nak = CancellationToken::new();
-                self.late.push_back(Late { id, nak: nak.clone() });
-                let reason = format!("was not answered within {:?}", self.member.ack_wait);
-                self.say(id, Answer::Nak { delay_ms: Some(0), reason }, nak);
-            } else {
-                self.held.remove(&position);
-                self.is_stuck = true;
-            }
+        let out = self.hand.run_out(Instant::now());
+        for id in out.failed {
+            let taken_back = CancellationToken::new();
+            self.failing.insert(id, taken_back.clone());
+            let reason = format!("was not answered within {:?}", self.member.ack_wait);
+            self.say(id, Answer::Nak { delay_ms: Some(0), reason }, taken_back);
         }
-        let held = &self.held;
-        self.unread.retain(|(_, errand, _)| held.get(&errand.id.position).is_some_and(|held| held.serial == errand.serial));
-        while self.late.len() > LATE_MAX {
-            self.late.pop_front();
+        if out.went_back > 0 {
+            self.is_stuck = true;
+            let hand = &self.hand;
+            self.unread.retain(|(_, errand, _)| hand.wants(*errand));
         }
     }
 
@@ -342,19 +273,7 @@ impl Desk {
         match words::read(&post.payload) {
             Some(ToMember::Deliver { position, deliveries }) => {
                 let id = DeliveryId { position: Position::new(position), deliveries };
-                let until = Instant::now() + self.member.ack_wait.max(NOT_TAKEN_MIN);
-                self.serial += 1;
-                let errand = Errand { id, serial: self.serial };
-                let answered = self.acking.contains(&id.position);
-                let new = Held { deliveries, serial: errand.serial, until, given: false, marking: false, answered };
-                if let Some(held) = self.held.insert(id.position, new)
-                    && held.given
-                    && !held.answered
-                {
-                    let id = DeliveryId { position: id.position, deliveries: held.deliveries };
-                    self.late.push_back(Late { id, nak: CancellationToken::new() });
-                }
-                self.assigned.push_back(errand);
+                self.assigned.push_back(self.hand.assign(id, Instant::now()));
             }
             Some(ToMember::Call) => self.announce(self.member.in_flight_max).await,
             Some(ToMember::Deleted) => {
@@ -373,7 +292,7 @@ impl Desk {
             && self.unread.iter().map(bytes).sum::<usize>() < UNREAD_BYTES_MAX
             && let Some(errand) = self.assigned.pop_front()
         {
-            if self.has(errand) {
+            if self.hand.wants(errand) {
                 self.loading += 1;
                 self.work.push(load(self.member.gateway.clone(), errand).boxed());
             }
@@ -391,23 +310,19 @@ impl Desk {
             }
             Done::Marked(id) => {
                 self.saying -= 1;
-                if let Some(held) = self.held.get_mut(&id.position).filter(|held| held.deliveries == id.deliveries) {
-                    held.marking = false;
-                }
+                self.hand.marked(id);
             }
             Done::Answered(id) => {
                 self.saying -= 1;
-                self.forget(id);
+                self.failing.remove(&id);
+                self.hand.answered(id);
             }
             Done::Acked(id) => {
                 self.saying -= 1;
-                self.acking.remove(&id.position);
-                if self.held.get(&id.position).is_some_and(|held| held.answered || !held.given) {
-                    self.held.remove(&id.position);
-                }
+                self.hand.acked(id);
             }
             Done::TakenBack => self.saying -= 1,
-            Done::Loaded(errand, _) if !self.has(errand) => {}
+            Done::Loaded(errand, _) if !self.hand.wants(errand) => {}
             Done::Loaded(errand, Ok(Some(event))) => self.unread.push_back((Instant::now(), errand, event)),
             // Nothing that anybody could work on stands there.
             Done::Loaded(errand, Ok(None)) => self.hear(Said::Answer { id: errand.id, answer: Answer::Ack }),
@@ -419,18 +334,6 @@ impl Desk {
         Ok(None)
     }
 
-    fn forget(&mut self, id: DeliveryId) {
-        if self.held.get(&id.position).is_some_and(|held| held.deliveries == id.deliveries && held.answered) {
-            self.held.remove(&id.position);
-        }
-    }
-
-    /// Whether it is still to be given to the client.
-    fn has(&self, errand: Errand) -> bool {
-        let held = self.held.get(&errand.id.position);
-        held.is_some_and(|held| held.serial == errand.serial && !held.given && !held.answered)
-    }
-
     /// Says what is here, and for how much there is room.
     async fn announce(&mut self, room: usize) {
         let now = Instant::now();
@@ -438,8 +341,8 @@ impl Desk {
         let announce = ToDispatcher::Announce {
             member: self.member.id.clone(),
             room: if is_slow || self.is_stuck { 0 } else { room },
-            held: self.held.iter().map(|(position, held)| (position.get(), held.deliveries)).collect(),
-            waiting: self.held.iter().filter(|(_, held)| !held.given).map(|(position, _)| position.get()).collect(),
+            held: self.hand.held().map(named).collect(),
+            waiting: self.hand.waiting().map(Position::get).collect(),
         };
         self.tell(&announce).await;
     }
@@ -461,6 +364,11 @@ impl Desk {
         };
         self.work.push(ask.boxed());
     }
+}
+
+/// As the dispatcher knows it.
+fn named(id: DeliveryId) -> (u64, u32) {
+    (id.position.get(), id.deliveries)
 }
 
 /// The event, in its newest version, once this gateway has it.
@@ -485,7 +393,7 @@ async fn load(gateway: Arc<Gateway>, errand: Errand) -> Done {
 
 /// Says it to whoever dispatches, until it is understood.
 async fn say(log: Log, group: GroupName, member: String, id: DeliveryId, answer: Answer) -> Done {
-    let (position, deliveries) = (id.position.get(), id.deliveries);
+    let (position, deliveries) = named(id);
     let done = match answer {
         Answer::Ack => Done::Acked(id),
         Answer::Progress => Done::Marked(id),
