@@ -46,7 +46,7 @@ const RECORDS_MAX: usize = 512;
 /// How often progress is told while the model is behind the log.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 2000 });
 /// Snapshots that may wait for the writer; further ones are let go.
-const KEEPING_MAX: usize = 64;
+pub(crate) const KEEPING_MAX: usize = 64;
 
 /// What the read model wants of the log.
 pub(crate) struct Source {
@@ -213,7 +213,7 @@ impl Shared {
         waiting
     }
 
-    fn wake(&self) {
+    pub(crate) fn wake(&self) {
         if !self.woken.swap(true, Ordering::SeqCst) {
             // There is a place for it, or no writer any more.
             let _ = self.commands.try_send(Command::Wake);

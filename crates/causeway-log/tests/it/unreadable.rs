@@ -289,3 +289,20 @@ async fn what_no_client_can_read_among_deltas_and_mail_is_got_over_and_keeps_nob
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_among_the_dead_letters_and_is_none_is_passed_by() {
+    let (nats, log) = server().await;
+    log.append(single(note("a", "1"))).await.unwrap();
+    let event = log.get(Position::new(1)).await.unwrap().unwrap().event;
+    let name = "g".parse().unwrap();
+    for reason in ["first", "second"] {
+        log.park_of_group(&name, &event, reason, 1, Some(reason.len() as u64)).await.unwrap();
+        for headers in HEADERS {
+            publish_at(&nats, "causeway.dlq.group_g.a", headers).await;
+        }
+    }
+    let (letters, more) = tokio::time::timeout(LIMIT, log.letters(Some("g"), 0, 10)).await.unwrap().unwrap();
+    assert_eq!((letters.iter().map(|letter| &letter.reason[..]).collect::<Vec<_>>(), more), (vec!["first", "second"], false));
+    assert_eq!(log.replay_letters(&name, &[letters[1].number]).await.unwrap(), 1);
+}

@@ -174,3 +174,29 @@ async fn send<'g>(
     };
     (sequence, answer)
 }
+
+#[cfg(test)]
+mod tests {
+    use causeway_event::{CorrelationId, EventId, Position};
+    use causeway_proto::Receipt;
+    use jiff::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_as_large_as_its_name_and_its_receipts() {
+        let receipt = Receipt {
+            id: EventId::from_uuid(Uuid::nil()),
+            position: Position::START,
+            timestamp: Timestamp::UNIX_EPOCH,
+            correlation_id: CorrelationId::from_uuid(Uuid::nil()),
+        };
+        let bytes = |request_id: &str, receipts| {
+            let appended = Appended { receipts: vec![receipt.clone(); receipts], duplicate: false };
+            Answer { request_id: request_id.to_owned(), result: Ok(appended), request_bytes: 0 }.bytes()
+        };
+        assert_eq!(bytes("12345", 0), 5);
+        assert_eq!(bytes("", 1000), 1000 * RECEIPT_BYTES);
+    }
+}

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Store, StoreError, Subscription, Update};
-use crate::follow::Source;
+use crate::follow::{KEEPING_MAX, Source};
 use crate::read_model::generate::event;
 use crate::read_model::{Arrived, Batch, Files, Filter, Order, Query, ReadModelConfig, Writer};
 
@@ -33,11 +33,13 @@ const HEARTBEAT: Duration = Duration::from_secs(60);
 struct MemoryLog {
     records: watch::Sender<BTreeMap<u64, Record>>,
     lookups: Arc<AtomicUsize>,
+    /// Whether it says where it ends.
+    answers: watch::Sender<bool>,
 }
 
 impl MemoryLog {
     fn new() -> Self {
-        Self { records: watch::Sender::new(BTreeMap::new()), lookups: Arc::default() }
+        Self { records: watch::Sender::new(BTreeMap::new()), lookups: Arc::default(), answers: watch::Sender::new(true) }
     }
 
     fn append(&self, event: Event) {
@@ -64,6 +66,7 @@ impl MemoryLog {
                 async move {
                     log.lookups.fetch_add(1, Ordering::SeqCst);
                     tokio::task::yield_now().await;
+                    log.answers.subscribe().wait_for(|answers| *answers).await.unwrap();
                     Ok::<_, LogError>(log.last())
                 }
                 .boxed()
@@ -429,6 +432,47 @@ async fn a_log_that_lost_its_end_is_believed() {
     let mut updates = subscribe(store, Filter::default(), 200, HEARTBEAT).await;
     assert!(matches!(updates.next().await.unwrap().unwrap(), Update::Event(event) if event.position == Position::new(201)));
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_does_not_say_where_it_ends_is_read_all_the_same() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let running = Running::start(&log, &folder, 64).await;
+    running.store.fresh().await.unwrap();
+    log.answers.send_replace(false);
+    let before = log.lookups.load(Ordering::SeqCst);
+    let hangs = async || (log.lookups.load(Ordering::SeqCst) > before).then_some(());
+    wait_until("the feed to ask where the log ends", LIMIT, hangs).await;
+    log.fill(300);
+    running.store.wait_for(log.last()).await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_snapshots_wait_for_the_writer_as_have_a_place_however_often_it_is_woken() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let config = ReadModelConfig { path: path(&folder), ..ReadModelConfig::default() };
+    let (files, loaded) = super::load(&config).unwrap();
+    let shutdown = CancellationToken::new();
+    let started = Store::start(&config, log.source(), ("log@1".into(), log.last()), (files, loaded), shutdown.clone());
+    // There is no writer before the feed runs.
+    let (store, feed) = started.await.unwrap();
+    let keep = async |id: usize| store.keep_snapshot(0, "v", 1, &id.to_string(), Position::START, "state".into()).await.unwrap();
+    let mut keeping = Vec::new();
+    for id in 0..=KEEPING_MAX {
+        store.shared.wake();
+        let mut kept = Box::pin(keep(id));
+        assert_eq!(futures::poll!(kept.as_mut()).is_ready(), id == KEEPING_MAX, "only the last one is let go");
+        keeping.extend((id < KEEPING_MAX).then_some(kept));
+    }
+    let feed = tokio::spawn(feed);
+    tokio::time::timeout(LIMIT, join_all(keeping)).await.unwrap();
+    let kept = (0..=KEEPING_MAX).map(|id| {
+        let store = &store;
+        async move { store.snapshot("v", 1, &id.to_string(), Position::START).await.unwrap().is_some() }
+    });
+    assert_eq!(join_all(kept).await, [vec![true; KEEPING_MAX], vec![false]].concat());
+    Running { store, shutdown, feed }.stop().await;
 }
 
 /// Writes nonsense over all of the file and its journal but their first pages, and leaves their lengths.

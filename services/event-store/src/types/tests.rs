@@ -23,6 +23,17 @@ async fn register(types: &Types, log: &Log, name: &str) -> Registered {
     types.register(log, registration, None).await.unwrap()
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_takes_long_keeps_back_nobody_else() {
+    let (others, heard) = std::sync::mpsc::channel();
+    let working = tokio::spawn(async move {
+        // On the thread that would have to run it.
+        tokio::spawn(async move { others.send(()).unwrap() });
+        aside(ASIDE_BYTES + 1, || heard.recv_timeout(Duration::from_secs(30)))
+    });
+    working.await.unwrap().expect("the other one ran meanwhile");
+}
+
 #[tokio::test]
 async fn what_the_log_lost_is_no_longer_registered() {
     let (nats, log, types) = server().await;

@@ -189,6 +189,32 @@ async fn a_client_that_does_not_read_is_slowed_and_holds_nobody_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_answers_are_not_taken_keeps_back_no_other_call_of_its_connection() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let mut client = gateway.grpc().await;
+    let mut streams = Vec::new();
+    // More would fill what this client takes of one connection.
+    for _ in 0..2 {
+        let (requests, answers) = open(&mut client).await;
+        let sent = send_all_it_takes(&requests).await;
+        streams.push((requests, answers, sent));
+    }
+    let data = causeway_event::Data::of(&"x".repeat(500 * 1024)).unwrap();
+    let event: v1::NewEvent = causeway_proto::Draft { data, ..draft("b", 1) }.into();
+    let append = v1::AppendRequest { events: vec![event; 4], ..v1::AppendRequest::default() };
+    tokio::time::timeout(LIMIT, client.append(append)).await.expect("in time").unwrap();
+    for (requests, mut answers, sent) in streams {
+        drop(requests);
+        let mut answered = 0;
+        while answers.message().await.unwrap().is_some() {
+            answered += 1;
+        }
+        assert_eq!(answered, sent);
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_another_used_while_the_stream_stood_still_is_known_though_the_server_forgot_it() {
     let World { gateway, mut nats, dir } = World::start().await;
     gateway.stop().await;
