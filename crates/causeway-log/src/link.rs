@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, Context};
+use async_nats::subject::ToSubject;
 use async_nats::{Client, Event, Message, SubscribeError, Subscriber};
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{StreamExt as _, future};
 use tokio::sync::watch;
@@ -15,6 +17,8 @@ use tokio::sync::watch;
 use crate::LogError;
 use crate::append::Way;
 
+/// How long something may wait to be sent that nobody confirms.
+const SEND_TIMEOUT: Duration = Duration::from_millis(100);
 /// Pause before it is tried again to replace a client.
 const REPLACE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -67,6 +71,15 @@ impl Link {
             }
         });
         Ok(listening.boxed())
+    }
+}
+
+/// Publishes what may be lost. The client's queue is full when the server has stopped reading: nothing of that kind is worth waiting
+/// for it.
+pub(crate) async fn say(client: &Client, subject: impl ToSubject, payload: Bytes) -> Result<(), LogError> {
+    match tokio::time::timeout(SEND_TIMEOUT, client.publish(subject, payload)).await {
+        Ok(sent) => sent.map_err(LogError::unavailable),
+        Err(_) => Err(LogError::unavailable("the server takes nothing at the moment")),
     }
 }
 

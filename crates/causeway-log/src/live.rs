@@ -1,15 +1,10 @@
 //! Live deltas: what a model is saying while it says it. Core NATS, never stored; whoever is not listening misses them.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use causeway_event::{AggregateId, Delta};
 use futures::{Stream, StreamExt as _};
 
-use crate::{Log, LogError};
-
-/// How long a delta may wait to be sent.
-const SEND_TIMEOUT: Duration = Duration::from_millis(100);
+use crate::{Log, LogError, link};
 
 impl Log {
     /// Tells whoever listens to this aggregate, and says whether it went out. Best effort: the log gets the whole message later.
@@ -17,9 +12,7 @@ impl Log {
         let Ok(json) = serde_json::to_vec(delta) else { return false };
         let Ok(talker) = self.talker() else { return false };
         let subject = self.inner.names.live(aggregate);
-        // The client's queue is full when the server has stopped reading: nothing is worth waiting for that.
-        let sent = tokio::time::timeout(SEND_TIMEOUT, talker.publish(subject, Bytes::from(json))).await;
-        matches!(sent, Ok(Ok(())))
+        link::say(&talker, subject, Bytes::from(json)).await.is_ok()
     }
 
     /// Deltas of this aggregate from now on, without an end. Breaks of the connection are invisible; what was said meanwhile is missed.

@@ -26,7 +26,7 @@ pub struct Config {
     /// A subscriber to whom nothing was sent for this long hears that the stream lives.
     #[serde(with = "duration")]
     pub heartbeat: Duration,
-    /// At shutdown, how long requests that were begun may take to end.
+    /// At shutdown, how long requests that were begun, and handing over groups, may take. [`crate::CLOSE_MAX`] comes on top.
     #[serde(with = "duration")]
     pub drain_timeout: Duration,
     /// Web origins whose pages may use the API from a browser, such as `https://example.com`. None by default.

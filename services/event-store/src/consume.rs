@@ -24,7 +24,8 @@ use std::time::Duration;
 use causeway_event::{Category, EventType};
 use causeway_log::{Group, GroupName, GroupState, Letter, Log, LogError};
 use causeway_proto::{Kind, Problem};
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -52,6 +53,8 @@ const PARKED_BYTES: usize = 1024;
 const PARKED_FETCHED_MAX: usize = 16;
 /// How long somebody who asks how a group does waits for its dispatcher.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
+/// Of how many groups that is asked at the same time.
+const ASKED_MAX: usize = 16;
 
 /// What a client wants to be a member of, and how.
 #[derive(Clone, Debug)]
@@ -162,18 +165,19 @@ pub(crate) async fn join(
 
 /// The groups that there are.
 pub(crate) async fn list(gateway: &Gateway) -> Result<Vec<Report>, Problem> {
-    let mut reports = Vec::new();
-    for state in gateway.log.groups().await.map_err(of_log)? {
-        let in_flight = in_flight(&gateway.log, &state.name).await;
-        reports.push(Report {
-            terms: serde_json::from_str(&state.terms).ok(),
-            in_flight,
-            pending: pending(&state, in_flight),
-            parked: gateway.log.count_letters(&state.name).await.map_err(of_log)?,
-            state,
-        });
-    }
-    Ok(reports)
+    let groups = gateway.log.groups().await.map_err(of_log)?;
+    stream::iter(groups).map(|state| report(&gateway.log, state)).buffered(ASKED_MAX).try_collect().await
+}
+
+async fn report(log: &Log, state: GroupState) -> Result<Report, Problem> {
+    let (in_flight, parked) = tokio::join!(in_flight(log, &state.name), log.count_letters(&state.name));
+    Ok(Report {
+        terms: serde_json::from_str(&state.terms).ok(),
+        in_flight,
+        pending: pending(&state, in_flight),
+        parked: parked.map_err(of_log)?,
+        state,
+    })
 }
 
 /// How many events members have, as the dispatcher says. Without one nobody works on anything.

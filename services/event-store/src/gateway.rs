@@ -43,7 +43,7 @@ impl Gateway {
         Self {
             appends: Gate::new(limits.appends_max, limits.appends_waiting_max, limits.append_wait, APPENDS),
             receipts: Semaphore::new(append::RECEIPTS_MAX),
-            streams: Arc::new(Semaphore::new(limits.streams_max)),
+            streams: semaphore(limits.streams_max),
             ready: Readiness::default(),
             groups: Groups::default(),
             log,
@@ -81,6 +81,11 @@ impl Gateway {
     }
 }
 
+/// With so many places, or as many as there can be.
+pub(crate) fn semaphore(places: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)))
+}
+
 /// So many inside, so many at the door for so long; the rest is turned away at once.
 pub(crate) struct Gate {
     inside: Arc<Semaphore>,
@@ -106,7 +111,6 @@ pub(crate) struct Pass {
 
 impl Gate {
     pub(crate) fn new(inside_max: usize, waiting_max: usize, wait_max: Duration, refusals: Refusals) -> Self {
-        let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
         let inside_and_waiting = semaphore(inside_max.saturating_add(waiting_max));
         Self { inside: semaphore(inside_max), inside_and_waiting, wait_max, refusals }
     }

@@ -37,10 +37,12 @@ mod types;
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use causeway_log::Log;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use checkpoint::IntegrityConfig;
@@ -51,6 +53,9 @@ use crate::front::Front;
 use crate::gateway::Gateway;
 use crate::store::{Store, StoreError};
 use crate::types::Types;
+
+/// How long the read side may take to end in order, at shutdown, behind [`Config::drain_timeout`].
+pub const CLOSE_MAX: Duration = Duration::from_secs(4);
 
 /// Why the gateway could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -125,24 +130,30 @@ pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: Canc
         end_of_copies.cancelled().await;
         Ok(())
     });
-    let served = tokio::select! {
-        served = &mut serving => served.map_err(Error::Serve),
-        ended = tasks.join_next() => Err(ended.map_or_else(|| Error::Ended("all".into()), before_its_time)),
+    let ended = tokio::select! {
+        served = &mut serving => Some(served.map_err(Error::Serve)),
+        ended = tasks.join_next() => Some(Err(ended.map_or_else(|| Error::Ended("all".into()), before_its_time))),
+        () = stop.cancelled() => None,
     };
     // Members leave also when it was a task that ended.
     stop.cancel();
-    if tokio::time::timeout(drain_timeout, gateway.groups.closed()).await.is_err() {
+    let drained = Instant::now() + drain_timeout;
+    let served = match ended {
+        Some(ended) => ended,
+        None => serving.await.map_err(Error::Serve),
+    };
+    if tokio::time::timeout_at(drained, gateway.groups.closed()).await.is_err() {
         tracing::warn!("groups were not handed over in time; others take them over a little later");
     }
     end.cancel();
     // Whatever does not end by itself now is cut off when the set is dropped.
-    let drained = tokio::time::timeout(drain_timeout, async {
+    let closed = tokio::time::timeout(CLOSE_MAX, async {
         while let Some(ended) = tasks.join_next().await {
             ended.map_err(|error| Error::Ended(error.to_string()))??;
         }
         Ok(())
     });
-    served.and(drained.await.unwrap_or(Ok(())))
+    served.and(closed.await.unwrap_or(Ok(())))
 }
 
 fn before_its_time(ended: Result<Result<(), Error>, tokio::task::JoinError>) -> Error {

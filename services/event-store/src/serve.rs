@@ -24,7 +24,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_web::GrpcWebLayer;
 use tower_http::cors::CorsLayer;
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, semaphore};
 use crate::http::Wire;
 use crate::{Config, Error, grpc, http};
 
@@ -131,7 +131,7 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, config: Config,
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(u32::try_from(calls_max).unwrap_or(u32::MAX));
-    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let places = semaphore(limits.connections_max);
     let (graceful, mut connections) = (GracefulShutdown::new(), JoinSet::new());
     loop {
         // Further connections wait in the listener's queue until one ends.

@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 
 use super::GroupName;
-use crate::{Log, LogError};
+use crate::{Log, LogError, link};
 
 /// What was sent to one of a group.
 pub struct Mail {
@@ -57,7 +57,7 @@ impl Log {
     }
 
     async fn send(&self, subject: String, words: Vec<u8>) -> Result<(), LogError> {
-        self.talker()?.publish(subject, Bytes::from(words)).await.map_err(LogError::unavailable)
+        link::say(&self.talker()?, subject, Bytes::from(words)).await
     }
 
     async fn mail(&self, subjects: Vec<String>) -> Result<Mail, LogError> {
@@ -79,7 +79,7 @@ impl Post {
     /// Answers whoever asked.
     pub async fn answer(&self, words: Vec<u8>) {
         if let Some(reply) = &self.reply
-            && let Err(error) = self.log.inner.talking.client().publish(reply.clone(), Bytes::from(words)).await
+            && let Err(error) = link::say(&self.log.inner.talking.client(), reply.clone(), Bytes::from(words)).await
         {
             tracing::debug!(%error, "an answer was not sent");
         }

@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::GroupName;
 use crate::message::{self, Place, Record};
 use crate::raw::Looked;
-use crate::{Log, LogError};
+use crate::{Log, LogError, link};
 
 /// Events of one request at most.
 const BATCH: usize = 256;
@@ -261,24 +261,23 @@ impl Hold {
     }
 
     /// It is of no interest. If that is lost, it comes again.
-    pub async fn skip(&self) {
-        self.send(AckKind::Ack).await;
+    pub async fn skip(&self) -> Result<(), LogError> {
+        self.send(AckKind::Ack).await
     }
 
     /// It is still held: the server's patience starts anew.
-    pub async fn keep(&self) {
-        self.send(AckKind::Progress).await;
+    pub async fn keep(&self) -> Result<(), LogError> {
+        self.send(AckKind::Progress).await
     }
 
     /// Somebody else shall have it, at once.
-    pub async fn give_back(&self) {
-        self.send(AckKind::Nak(None)).await;
+    pub async fn give_back(&self) -> Result<(), LogError> {
+        self.send(AckKind::Nak(None)).await
     }
 
-    async fn send(&self, kind: AckKind) {
-        if let Err(error) = self.log.client().publish(self.subject.clone(), answer(kind)).await {
-            tracing::debug!(%error, "an answer to the server was not sent; it asks again");
-        }
+    /// Nobody confirms it. An error says that the server takes nothing at the moment.
+    async fn send(&self, kind: AckKind) -> Result<(), LogError> {
+        link::say(&self.log.client(), self.subject.clone(), answer(kind)).await
     }
 }
 

@@ -45,7 +45,7 @@ async fn a_group_is_what_its_first_start_said_and_holds_what_was_not_acknowledge
     third.hold.ack().await.unwrap();
     let state = log.group(&name()).await.unwrap().unwrap();
     assert_eq!((state.acknowledged.get(), state.unacknowledged, state.undelivered), (1, 1, 0));
-    second.hold.give_back().await;
+    second.hold.give_back().await.unwrap();
     assert_eq!(next(&mut pull).await.position.get(), 2);
     assert_eq!(log.groups().await.unwrap().len(), 1);
     assert!(log.delete_group(&name()).await.unwrap());

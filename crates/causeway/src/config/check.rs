@@ -54,8 +54,14 @@ pub(crate) fn check(loaded: &Loaded<Config>, sections: &[Section]) -> Result<(),
         let checked = match section {
             Section::Up => up(&config.up),
             Section::Log => config.log.check().map_err(|invalid| Fault(format!("log.{}", invalid.field), invalid.reason)),
-            Section::EventStore => event_store(&config.event_store),
-            Section::AiProcessor => ai_processor(&config.ai_processor),
+            Section::EventStore => event_store(&config.event_store).and_then(|()| {
+                let needs = config.event_store.drain_timeout.saturating_add(causeway_event_store::CLOSE_MAX);
+                drained("event_store.drain_timeout", needs, config.up.drain_timeout)
+            }),
+            Section::AiProcessor => ai_processor(&config.ai_processor).and_then(|()| {
+                let needs = config.ai_processor.processing.drain_timeout;
+                drained("ai_processor.processing.drain_timeout", needs, config.up.drain_timeout)
+            }),
         };
         checked.map_err(named)?;
     }
@@ -67,6 +73,14 @@ fn up(up: &Up) -> Checked {
         return Err(fault("up.listen", "must be an address and a port such as 127.0.0.1:8470"));
     }
     lasting("up.drain_timeout", up.drain_timeout)
+}
+
+/// A service that takes longer is cut off.
+fn drained(key: &str, needs: Duration, may_take: Duration) -> Checked {
+    match needs < may_take {
+        true => Ok(()),
+        false => Err(fault(key, &format!("takes up to {needs:?} in all; up.drain_timeout, {may_take:?}, must be longer"))),
+    }
 }
 
 fn event_store(config: &causeway_event_store::Config) -> Checked {
@@ -178,6 +192,8 @@ mod tests {
         for (key, value) in [
             ("up.listen", "8470"),
             ("up.drain_timeout", "0s"),
+            ("event_store.drain_timeout", "11s"),
+            ("ai_processor.processing.drain_timeout", "15s"),
             ("log.namespace", "a.b"),
             ("log.request_timeout", "0s"),
             ("event_store.heartbeat", "0s"),

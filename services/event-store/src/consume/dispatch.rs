@@ -263,6 +263,7 @@ impl Dispatch {
     /// A member says that of what it has its client has not taken these so far: their time has not begun.
     pub(super) fn waiting(&mut self, member: &str, held: &[(Position, u32)], positions: &[Position], now: Instant) {
         let later = self.until(now);
+        let positions: HashSet<&Position> = positions.iter().collect();
         for (position, _) in held {
             let waits = positions.contains(position);
             if let Some(Work { state: State::With { member: with, until, taken, .. }, .. }) = self.work(*position)

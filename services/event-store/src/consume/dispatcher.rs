@@ -217,6 +217,7 @@ impl Term {
             if let Err(error) = told {
                 // It will turn out that the member has not got it.
                 tracing::debug!(%error, group = %self.office.group, "a delivery was not sent");
+                return;
             }
         }
     }
@@ -256,7 +257,9 @@ impl Term {
     async fn skip(&mut self, position: Position, hold: &Hold) {
         self.census.came(position);
         self.counting.gone += 1;
-        hold.skip().await;
+        if let Err(error) = hold.skip().await {
+            tracing::debug!(%error, group = %self.office.group, %position, "what is left out was not struck off; it comes again");
+        }
     }
 
     async fn hear(&mut self, post: Post) {
@@ -379,7 +382,9 @@ impl Term {
             return;
         }
         for hold in self.holds.values() {
-            hold.keep().await;
+            if let Err(error) = hold.keep().await {
+                return tracing::debug!(%error, group = %self.office.group, "the server was not told what is still held");
+            }
         }
     }
 
@@ -390,7 +395,10 @@ impl Term {
         }
         // What is parked or dealt with already may not be struck off yet; at once it would be delivered again.
         for (_, hold) in self.holds.iter().filter(|(position, _)| !self.settling.contains(position)) {
-            hold.give_back().await;
+            if let Err(error) = hold.give_back().await {
+                tracing::debug!(%error, group = %self.office.group, "not all was given back; what was not comes again later");
+                break;
+            }
         }
         self.office.log.flush().await;
     }
@@ -424,7 +432,8 @@ impl Term {
             // There is always one renewal under way, and it does not wait once we are to stop.
             lease = match self.work.next().await {
                 Some(Done::Renewed(lease, ..)) => Some(lease),
-                _ => None,
+                Some(_) => None,
+                None => std::future::pending().await,
             };
         }
     }

@@ -6,13 +6,14 @@ mod filters;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use causeway_event_store::{Config, ReadModelConfig};
+use causeway_event_store::{CLOSE_MAX, Config, ReadModelConfig};
 use causeway_log::Log;
 use causeway_proto::v1::consume_request::Message as Say;
 use causeway_proto::v1::consume_response::Message as Hear;
 use causeway_proto::v1::event_store_client::EventStoreClient;
 use causeway_proto::{Kind, Problem, v1};
 use causeway_testkit::{NatsServer, wait_until};
+use reqwest::Method;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -20,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use crate::harness::{Gateway, LIMIT, World};
+use crate::harness::{Gateway, LIMIT, World, note};
 
 /// Longer than a dispatcher that was killed is waited for, and what it held comes again.
 const TAKEOVER: Duration = Duration::from_secs(60);
@@ -579,4 +580,29 @@ async fn a_group_that_is_deleted_at_work_and_started_again_gets_all_that_is_its_
     }
     other.stop().await;
     gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_stops_in_its_time_though_nats_is_away() {
+    let World { gateway, nats, dir } = World::start().await;
+    gateway.stop().await;
+    let read_model = ReadModelConfig { path: dir.path().join("read-model.sqlite"), ..ReadModelConfig::default() };
+    let drain_timeout = Duration::from_secs(5);
+    let gateway = Gateway::start_with(&nats, Config { read_model, drain_timeout, ..Config::default() }).await;
+    let mut members = Vec::new();
+    for group in 0..20 {
+        gateway.note("a", group).await;
+        let mut member = Member::of(&gateway, start(&format!("g{group}"))).await;
+        member.next().await;
+        members.push(member);
+    }
+    nats.pause().unwrap();
+    let waits = tokio::spawn(gateway.request(Method::POST, "/events").json(&note("a", 0)).send());
+    sleep(Duration::from_millis(100)).await;
+    let asked = Instant::now();
+    gateway.stop().await;
+    let took = asked.elapsed();
+    assert!(took < drain_timeout + CLOSE_MAX + Duration::from_secs(1), "{took:?}");
+    nats.resume().unwrap();
+    waits.abort();
 }
