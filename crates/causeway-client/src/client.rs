@@ -86,6 +86,9 @@ impl Client {
             return Err(invalid("it must start with http:// or https://"));
         }
         let mut endpoint = Endpoint::from_shared(server.to_owned()).map_err(|error| invalid(&error.to_string()))?;
+        if endpoint.uri().path_and_query().is_some_and(|path| path != "/") {
+            return Err(invalid("it must be a host and a port, without a path: gRPC has paths of its own"));
+        }
         if server.starts_with("https://") {
             let tls = tonic::transport::ClientTlsConfig::new().with_native_roots();
             endpoint = endpoint.tls_config(tls).map_err(|error| invalid(&error.to_string()))?;

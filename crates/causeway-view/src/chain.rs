@@ -19,6 +19,7 @@ use causeway_event::payload::Usage;
 use causeway_event::{AggregateId, CorrelationId, Event, EventId, EventType, Payload, Position, Source};
 use serde::{Deserialize, Serialize};
 
+pub use mermaid::Drawn;
 pub use tree::{Node, Tree, Waiting};
 
 use crate::Time;

@@ -15,7 +15,7 @@ use crate::output::{Look, Output};
 mod check;
 mod document;
 
-pub(crate) use check::Section;
+pub(crate) use check::{Section, Unworkable};
 
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use causeway_client::{
     Append, Appended, Client, ClientError, Draft, Expected, Filter, Kind, Options, Order, Read, Start, Subscribe, Update,
 };
-use causeway_event::{Data, Event, EventType, payload};
+use causeway_event::{Data, Event, EventType, Labels, payload};
 use causeway_runtime::config::closest;
 use causeway_runtime::shutdown::Signals;
 use causeway_runtime::telemetry::{self, Telemetry, TelemetryError, current_traceparent};
@@ -56,6 +56,12 @@ pub(crate) async fn run(_common: &Common, args: EventsArgs, out: &Output) -> any
 
 async fn append(args: AppendArgs, out: &Output) -> anyhow::Result<()> {
     let data = json("--data", &args.data)?;
+    let mut labels = Labels::new();
+    for (name, value) in args.labels {
+        if labels.insert(name.clone(), value).is_some() {
+            return Err(Usage(format!("--label {name} is given twice")).into());
+        }
+    }
     let expected = match args.expected {
         Expectation::Any => Vec::new(),
         Expectation::LastIs(position) => vec![Expected { aggregate_id: None, category: None, position }],
@@ -70,7 +76,7 @@ async fn append(args: AppendArgs, out: &Output) -> anyhow::Result<()> {
         source: Some(args.source),
         causation_id: args.causation_id,
         correlation_id: args.correlation_id,
-        labels: args.labels.into_iter().collect(),
+        labels,
         schema_version: None,
     };
     let keyed = args.idempotency_key.is_some();

@@ -9,6 +9,7 @@ use causeway_runtime::config::ConfigError;
 use causeway_runtime::telemetry::TelemetryError;
 use serde_json::{Value, json};
 
+use crate::config::Unworkable;
 use crate::output::{self, Output};
 
 /// The command was not used as it must be.
@@ -40,7 +41,7 @@ pub(crate) fn report(out: &Output, error: &Error) -> ExitCode {
 }
 
 fn code(error: &Error) -> u8 {
-    if error.is::<Usage>() || error.is::<ConfigError>() || error.is::<TelemetryError>() {
+    if error.is::<Usage>() || error.is::<ConfigError>() || error.is::<Unworkable>() || error.is::<TelemetryError>() {
         return USAGE;
     }
     if let Some(LogError::Unavailable { .. }) = error.downcast_ref::<LogError>() {
@@ -51,8 +52,8 @@ fn code(error: &Error) -> u8 {
         Some(ClientError::Address { .. } | ClientError::Invalid(_)) => USAGE,
         Some(ClientError::Problem(problem)) => match problem.kind {
             Kind::Conflict => CONFLICT,
-            // The gateway answers, but what it stands for does not.
-            Kind::Unavailable => UNREACHABLE,
+            // Whether it does not answer at all, or what it stands for does not.
+            Kind::Unavailable | Kind::TimedOut => UNREACHABLE,
             _ => FAILED,
         },
         Some(ClientError::Unreadable(_)) | None => FAILED,
@@ -119,6 +120,7 @@ mod tests {
         assert_eq!(code(&Error::from(unreachable).context("while reading")), UNREACHABLE);
         assert_eq!(code(&problem(Kind::Conflict)), CONFLICT);
         assert_eq!(code(&problem(Kind::Unavailable)), UNREACHABLE);
+        assert_eq!(code(&problem(Kind::TimedOut)), UNREACHABLE);
         assert_eq!(code(&problem(Kind::Invalid)), FAILED);
         assert_eq!(code(&Usage("no".to_owned()).into()), USAGE);
         assert_eq!(code(&anyhow::anyhow!("no")), FAILED);

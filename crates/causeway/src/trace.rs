@@ -2,13 +2,13 @@
 
 use anyhow::Context as _;
 use causeway_client::{Kind, Scope, Trace, Traced};
-use causeway_view::chain::Tree;
+use causeway_view::chain::{Drawn, Tree};
 use clap::{Args, ValueEnum};
 use serde_json::value::RawValue;
 
 use crate::cli::{Common, ServerArgs, place_or_ago};
 use crate::events;
-use crate::failure::Hinted;
+use crate::failure::{Hinted, Usage};
 use crate::output::{self, Look, Output, clean};
 
 #[derive(Debug, Args)]
@@ -32,7 +32,7 @@ pub(crate) struct TraceArgs {
     /// The moment: a position, an event id, an RFC 3339 time, or so long ago (10m) [default: now]
     #[arg(long, value_name = "MOMENT", value_parser = place_or_ago)]
     pub(crate) as_of: Option<String>,
-    /// A drawing for a terminal, JSON for programs, or a Mermaid flowchart
+    /// A drawing for a terminal, JSON for programs, or a Mermaid flowchart (of at most 400 events)
     #[arg(long, default_value = "tree")]
     pub(crate) format: TraceFormat,
 }
@@ -64,6 +64,10 @@ async fn trace(args: TraceArgs, out: &Output) -> anyhow::Result<()> {
         output::program(),
         output::shell_word(&args.id)
     );
+    if out.json && args.format == TraceFormat::Mermaid {
+        return Err(Usage("--json and --format mermaid exclude each other".to_owned()).into());
+    }
+    let drawn = if args.why { Drawn::Last } else { Drawn::First };
     let trace = Trace { id: args.id, scope, as_of: args.as_of };
     let traced = events::client(&args.server)?.trace(trace).await;
     let Traced { tree: json, url, .. } = traced.map_err(|error| match error.kind() {
@@ -76,13 +80,13 @@ async fn trace(args: TraceArgs, out: &Output) -> anyhow::Result<()> {
     }
     let tree: Tree = serde_json::from_slice(&json).context("the gateway's trees are of another version")?;
     if args.format == TraceFormat::Mermaid {
-        return Ok(out.line(clean(&tree.mermaid()).trim_end())?);
+        return Ok(out.line(clean(&tree.mermaid(drawn)).trim_end())?);
     }
     if tree.events == 0 {
         return Ok(out.line("no events")?);
     }
     for line in lines(&tree) {
-        let painted: String = line.iter().map(|(look, text)| out.paint(*look, text)).collect();
+        let painted: String = line.iter().map(|(look, text)| out.paint(*look, &clean(text))).collect();
         out.line(&painted)?;
     }
     match url {

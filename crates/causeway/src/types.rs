@@ -56,7 +56,7 @@ pub(crate) struct RegisterTypeArgs {
     #[arg(long, value_name = "JSON")]
     pub(crate) upcast: Option<String>,
     /// The version that this is: refused if it is another one's [default: the next]
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) version: Option<u32>,
     /// What it says, for a person
     #[arg(long, value_name = "TEXT")]
@@ -120,11 +120,10 @@ async fn show(args: ShowTypeArgs, out: &Output) -> anyhow::Result<()> {
 
 async fn register(args: RegisterTypeArgs, out: &Output) -> anyhow::Result<()> {
     let RegisterTypeArgs { server, name, schema, upcast, version, description } = args;
-    let read = |flag: &str, given: &str| events::json(flag, given);
     let register = RegisterType {
         name: name.to_string(),
-        schema: read("--schema", &schema)?,
-        upcast: upcast.map(|upcast: String| read("--upcast", &upcast)).transpose().map_err(|error: anyhow::Error| error)?,
+        schema: events::json("--schema", &schema)?,
+        upcast: upcast.as_deref().map(|upcast| events::json("--upcast", upcast)).transpose()?,
         version,
         description: description.unwrap_or_default(),
     };

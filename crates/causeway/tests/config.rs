@@ -45,7 +45,7 @@ fn a_configuration_that_cannot_work_is_refused_before_anything_is_ready() {
     ] {
         let output = causeway(arguments, &[variable]);
         let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
         assert!(stderr.contains(key), "{arguments:?}: {stderr}");
         assert!(output.stdout.is_empty(), "{arguments:?}: no word of readiness");
     }

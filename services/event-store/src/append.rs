@@ -88,7 +88,14 @@ async fn prepare(gateway: &Gateway, request: Request) -> Result<Prepared, Proble
     {
         return Ok(Prepared::Done(earlier));
     }
-    let (events, span) = events(gateway, drafts, &source, traceparent).await?;
+    let (events, span) = match events(gateway, drafts, &source, traceparent).await {
+        Ok(events) => events,
+        // What was right the first time may not be any more, a newer version of its type being registered since.
+        Err(refused) => match &idempotency_key {
+            Some(key) => return keys::remembered(gateway, &shape, key).boxed().await?.map(Prepared::Done).ok_or(refused),
+            None => return Err(refused),
+        },
+    };
     Ok(Prepared::New(Box::new(New { append: Append { events, expected, idempotency_key }, shape, span, looked_up })))
 }
 

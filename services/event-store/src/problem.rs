@@ -55,7 +55,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Log(error) => of_log(error),
-            error @ StoreError::Behind { .. } => Self::new(Kind::Behind, error.to_string()),
+            error @ StoreError::Behind { .. } => Self::new(Kind::Behind, error.to_string()).retry_after(COME_BACK),
             error @ StoreError::Busy => Self::new(Kind::Overloaded, error.to_string()).retry_after(COME_BACK),
             error @ (StoreError::Closed | StoreError::LostItsEnd) => Self::new(Kind::Unavailable, error.to_string()),
             // Both interfaces name the field so; gRPC puts its place in the message before it.

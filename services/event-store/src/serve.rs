@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use causeway_proto::{FILE_DESCRIPTOR_SET, Kind, Problem};
@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_web::GrpcWebLayer;
-use tower_http::cors::CorsLayer;
+use tower_http::cors::{AllowHeaders, CorsLayer};
 
 use crate::gateway::{Gateway, semaphore};
 use crate::http::Wire;
@@ -42,10 +42,7 @@ const READS_MAX: usize = 1024;
 /// Pause after a connection that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What the clients of gRPC-Web (grpc-web and Connect) send beside the content type ...
-const GRPC_WEB_REQUEST_HEADERS: [&str; 6] =
-    ["x-grpc-web", "x-user-agent", "grpc-timeout", "connect-protocol-version", "connect-timeout-ms", "authorization"];
-/// ... and read of an answer that is an error without a body; and what those of HTTP read beside one.
+/// What clients of gRPC-Web read of an answer that is an error without a body, and those of HTTP beside one.
 const RESPONSE_HEADERS: [&str; 6] =
     ["grpc-status", "grpc-message", "grpc-status-details-bin", "retry-after", "location", "causeway-last-position"];
 /// How long a browser may remember what it is allowed.
@@ -102,12 +99,11 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, Error> {
     let origin = |origin: &String| {
         HeaderValue::from_str(origin).map_err(|_| Error::Config(format!("cors_origins: {origin:?} is not an origin")))
     };
-    let own = ["idempotency-key", "last-event-id", "traceparent"];
-    let headers = own.into_iter().chain(GRPC_WEB_REQUEST_HEADERS).map(HeaderName::from_static);
     let layer = CorsLayer::new()
         .allow_origin(origins.iter().map(origin).collect::<Result<Vec<_>, _>>()?)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers(headers.chain([header::CONTENT_TYPE]).collect::<Vec<_>>())
+        // Those of a CloudEvent are any that begin with `ce-`.
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(RESPONSE_HEADERS.map(HeaderName::from_static))
         .max_age(PREFLIGHT_MAX_AGE);
     Ok(Some(layer))
@@ -180,7 +176,7 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use axum::http::{Request, StatusCode};
+    use axum::http::{Request, StatusCode, header};
     use axum::routing::get;
     use tower::ServiceExt as _;
 

@@ -370,10 +370,13 @@ pub(crate) fn registration(
     description: String,
 ) -> Result<Registration, Problem> {
     let name = name.parse().map_err(|invalid: Invalid| invalid.within("/name"))?;
+    if version == Some(0) {
+        return Err(Problem::invalid("/version", "must be at least 1"));
+    }
     Ok(Registration { name, schema, upcast, version, description })
 }
 
-/// Keeps the registry as new as the store's feed. Ends when the store is closed.
+/// Keeps the registry as new as the store's feed, until it is dropped.
 pub(crate) async fn follow(gateway: &Gateway) {
     let types = &gateway.types;
     let filter = Filter { aggregate_id: Some(types.aggregate.clone()), ..Filter::default() };

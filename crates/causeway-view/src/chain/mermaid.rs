@@ -6,6 +6,15 @@ use std::fmt::Write as _;
 use super::render::{gap_text, name, notes};
 use super::{Node, Tree};
 
+/// Which events are drawn of a tree with too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drawn {
+    /// The root and what follows it.
+    First,
+    /// Those at the end: of the causes of an event the nearest, and the event.
+    Last,
+}
+
 /// Events that are drawn: Mermaid refuses a drawing of more than 500 arrows.
 const NODES_MAX: usize = 400;
 
@@ -18,10 +27,14 @@ impl Tree {
     ///     n2["AIProcessingStarted demo<br/>#35;2 ai-processor<br/>took 1.50 s"]
     ///     n1 -->|"+2.4 ms"| n2
     /// ```
-    pub fn mermaid(&self) -> String {
+    pub fn mermaid(&self, drawn_part: Drawn) -> String {
         let mut text = String::from("flowchart TD\n");
         let mut drawn = HashMap::new();
-        let shown = &self.nodes[..self.nodes.len().min(NODES_MAX)];
+        let left = self.nodes.len().saturating_sub(NODES_MAX);
+        let shown = match drawn_part {
+            Drawn::First => &self.nodes[..self.nodes.len() - left],
+            Drawn::Last => &self.nodes[left..],
+        };
         for node in shown {
             let at = node.link.position;
             // Writing to a string cannot fail.
@@ -35,7 +48,6 @@ impl Tree {
                 let _ = writeln!(text, "    n{cause} -->|\"{}\"| n{}", escape(&gap), node.link.position);
             }
         }
-        let left = self.nodes.len() - shown.len();
         let left = (left > 0).then(|| format!("{left} more events"));
         let left: Vec<_> = left.into_iter().chain(self.cut().map(|cut| format!("... {cut}"))).collect();
         if !left.is_empty() {

@@ -157,14 +157,14 @@ fn a_chain_takes_so_many_events_and_says_that_there_are_more() {
     let (taken, beyond) = events.split_at(EVENTS_MAX);
     let mut full = chain(taken);
     let tree = full.tree(&Prices::default());
-    assert!(!tree.more && tree.render().len() == EVENTS_MAX + 1 && !tree.mermaid().contains("cut"));
+    assert!(!tree.more && tree.render().len() == EVENTS_MAX + 1 && !tree.mermaid(Drawn::First).contains("cut"));
     assert_eq!(full.parts(&beyond[0]), [crate::Part::at("/more".to_owned())]);
     let mut cut = beyond.iter().fold(full, fold);
     assert_eq!(cut.parts(&beyond[2]), [], "nothing more is said of what comes later");
     let cut_tree = cut.tree(&Prices::default());
     assert_eq!(cut_tree, Tree { more: true, ..tree });
     assert_eq!(cut_tree.render().last().map(String::as_str), Some("... more events, cut at 10000"));
-    assert!(cut_tree.mermaid().contains("9600 more events<br/>... more events, cut at 10000"));
+    assert!(cut_tree.mermaid(Drawn::First).contains("9600 more events<br/>... more events, cut at 10000"));
     let kept: Chain = serde_json::from_str(&serde_json::to_string(&cut).unwrap()).unwrap();
     assert_eq!(kept, cut);
 }
@@ -196,10 +196,17 @@ fn a_cause_in_another_chain_is_shown_with_its_chain() {
 fn a_flowchart_shows_the_tree_and_no_label_ends_it() {
     let mut events = turn();
     events[1].metadata.source = r#"x"] --> evil["#.parse().unwrap();
-    insta::assert_snapshot!(chain(&events[..7]).tree(&Prices::default()).mermaid());
+    insta::assert_snapshot!(chain(&events[..7]).tree(&Prices::default()).mermaid(Drawn::First));
     let causes: Vec<u64> = (0..1_000).collect();
-    let long = chain(&links(&causes)).tree(&Prices::default()).mermaid();
+    let tree = chain(&links(&causes)).tree(&Prices::default());
+    let long = tree.mermaid(Drawn::First);
     assert!(long.lines().count() < 1_000 && long.contains("600 more events"), "{long}");
+    assert!(long.contains("n400[") && !long.contains("n401["));
+    let end = tree.mermaid(Drawn::Last);
+    assert!(
+        end.contains("n1000[") && end.contains("n601[") && !end.contains("n600[") && end.contains("600 more events"),
+        "{end}"
+    );
 }
 
 #[test]

@@ -59,6 +59,23 @@ async fn bounded(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Ve
     if received > bytes_max { Err(too_large()) } else { Ok(bytes) }
 }
 
+/// Only what is announced as JSON: any other body a browser also sends for pages of foreign origins, without asking first.
+pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    match essence(headers).as_deref() {
+        Some("application/json") => Ok(()),
+        _ => Err(Problem::new(Kind::UnsupportedMediaType, "send application/json").at("Content-Type")),
+    }
+}
+
+/// The media type that the headers state, without its parameters.
+pub(super) fn essence(headers: &HeaderMap) -> Option<String> {
+    headers.get(header::CONTENT_TYPE).map(|value| essence_of(value.to_str().unwrap_or_default()))
+}
+
+pub(super) fn essence_of(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
 /// What was sent, and how.
 #[derive(Debug)]
 pub(super) struct Parsed {

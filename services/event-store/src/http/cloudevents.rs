@@ -9,22 +9,26 @@
 //!
 //! What has no place is refused by its name, never dropped. A problem's field is a pointer into the body, or the name of a header.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use causeway_event::cloudevents::{self, SCHEMA_URI};
 use causeway_event::notation::percent_decode;
 use causeway_event::{CorrelationId, Data, EventType, IdempotencyKey, Invalid, Labels, TraceParent};
 use causeway_proto::{Draft, Kind, Problem};
+use serde::Deserialize;
+use serde::de::{self, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::body::{Form, Object, Parsed, from_json};
+use super::body::{Form, Parsed, essence, essence_of, from_json};
 
 /// How an attribute's header begins.
 const HEADER_PREFIX: &str = "ce-";
@@ -41,8 +45,7 @@ pub(super) enum Media {
 
 /// What the headers say of the body.
 pub(super) fn media(headers: &HeaderMap) -> Result<Media, Problem> {
-    let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
-    let essence = content_type.map(essence);
+    let essence = essence(headers);
     // One without its `ce-specversion` is told so.
     let binary = ["ce-specversion", "ce-type", "ce-source", "ce-id"].iter().any(|name| headers.contains_key(*name));
     match essence.as_deref() {
@@ -58,25 +61,21 @@ pub(super) fn media(headers: &HeaderMap) -> Result<Media, Problem> {
     }
 }
 
-fn essence(content_type: &str) -> String {
-    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
 fn is_json(essence: &str) -> bool {
     matches!(essence, "application/json" | "text/json") || essence.ends_with("+json")
 }
 
 /// One event in the body.
 pub(super) fn structured(json: &[u8]) -> Result<Parsed, Problem> {
-    let Object(fields) = from_json::<Object<BTreeMap<String, Box<RawValue>>>>(json)?;
+    let Fields(fields) = from_json(json)?;
     let event = Attributes::of_json(&fields).and_then(Attributes::event).map_err(|invalid| invalid.within("/"))?;
     Ok(parsed(vec![event], Form::CloudEvent))
 }
 
 /// A list of them.
 pub(super) fn batch(json: &[u8]) -> Result<Parsed, Problem> {
-    let list: Vec<Object<BTreeMap<String, Box<RawValue>>>> = from_json(json)?;
-    let events = list.iter().enumerate().map(|(index, Object(fields))| {
+    let list: Vec<Fields> = from_json(json)?;
+    let events = list.iter().enumerate().map(|(index, Fields(fields))| {
         let event = Attributes::of_json(fields).and_then(Attributes::event);
         event.map_err(|invalid| Problem::from(invalid.within(&format!("/{index}/"))))
     });
@@ -87,10 +86,36 @@ pub(super) fn batch(json: &[u8]) -> Result<Parsed, Problem> {
 pub(super) fn binary(headers: &HeaderMap, body: &[u8]) -> Result<Parsed, Problem> {
     let event =
         Attributes::of_headers(headers, body).and_then(Attributes::event).map_err(|invalid| match invalid.field.as_str() {
-            "data" => Problem::invalid("", invalid.reason),
+            "" => Problem::invalid("", invalid.reason),
             name => Problem::invalid(format!("{HEADER_PREFIX}{name}"), invalid.reason),
         })?;
     Ok(parsed(vec![event], Form::BinaryCloudEvent))
+}
+
+/// The members of a JSON object, each of them given once.
+struct Fields(BTreeMap<String, Box<RawValue>>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Fields;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = BTreeMap::new();
+                while let Some((name, value)) = map.next_entry::<String, _>()? {
+                    if fields.contains_key(&name) {
+                        return Err(de::Error::custom(format_args!("duplicate field `{name}`")));
+                    }
+                    fields.insert(name, value);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Read)
+    }
 }
 
 /// Attributes that are texts, whatever else an attribute may be.
@@ -184,11 +209,15 @@ impl Attributes {
             let (Some(value), None) = (values.next(), values.next()) else {
                 return Err(Invalid::new(attribute, "may be given only once"));
             };
-            let text = percent_decode(value.as_bytes()).ok_or_else(|| Invalid::new(attribute, "is not percent-encoded UTF-8"))?;
+            if attribute == "data" {
+                return Err(Invalid::new(attribute, "is no attribute: the body is the data"));
+            }
+            let text = percent_decode(&unquoted(value.as_bytes()))
+                .ok_or_else(|| Invalid::new(attribute, "is not percent-encoded UTF-8"))?;
             attributes.put(attribute, Value::String(text))?;
         }
         if !body.is_empty() {
-            attributes.data = Some(Data::from_json(body).map_err(|error| at("data", error))?);
+            attributes.data = Some(Data::from_json(body).map_err(|error| at("", error))?);
         }
         Ok(attributes)
     }
@@ -200,7 +229,7 @@ impl Attributes {
             None => return Err(Invalid::new("specversion", "is missing")),
         }
         if let Some(content_type) = self.texts.remove("datacontenttype")
-            && !is_json(&essence(&content_type))
+            && !is_json(&essence_of(&content_type))
         {
             return Err(Invalid::new("datacontenttype", "is not JSON, which the data of an event must be"));
         }
@@ -249,6 +278,13 @@ impl Attributes {
     fn optional<T: FromStr<Err = Invalid>>(&mut self, name: &str) -> Result<Option<T>, Invalid> {
         self.texts.remove(name).map(|text| parse(name, &text)).transpose()
     }
+}
+
+/// A header's value without the quotes that it may stand in (RFC 9110, 5.6.4), which CloudEvents has undone before all else.
+fn unquoted(value: &[u8]) -> Cow<'_, [u8]> {
+    let Some(quoted) = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")) else { return value.into() };
+    let mut bytes = quoted.iter();
+    std::iter::from_fn(|| bytes.next().and_then(|byte| if *byte == b'\\' { bytes.next() } else { Some(byte) }).copied()).collect()
 }
 
 /// What an event is known by. A source that has spaces, which no URI has, says where it ends.
@@ -429,5 +465,19 @@ mod tests {
         let mut bad = headers.clone();
         bad.insert("ce-subject", "%zz".parse().unwrap());
         assert_eq!(binary(&bad, b"1").unwrap_err().field.as_deref(), Some("ce-subject"));
+        bad.insert("ce-subject", r#""a \"b\\ %22c""#.parse().unwrap());
+        assert_eq!(binary(&bad, b"1").unwrap().drafts[0].aggregate_id.as_str(), r#"a "b\ "c"#, "unquoted, then decoded");
+        bad.insert("ce-data", "1".parse().unwrap());
+        assert_eq!(binary(&bad, b"1").unwrap_err().field.as_deref(), Some("ce-data"));
+    }
+
+    #[test]
+    fn a_member_that_comes_twice_is_refused() {
+        for name in ["subject", "type", "data", "own"] {
+            let json = event().to_string().replacen('{', &format!(r#"{{"{name}":"A","{name}":"A","#), 1);
+            for problem in [structured(json.as_bytes()).unwrap_err(), batch(format!("[{json}]").as_bytes()).unwrap_err()] {
+                assert!(problem.field.as_ref().unwrap().ends_with(&format!("/{name}")), "{problem}");
+            }
+        }
     }
 }

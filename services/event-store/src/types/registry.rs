@@ -233,24 +233,21 @@ impl Registry {
         event.metadata.schema_version.is_some_and(|version| newest.is_some_and(|newest| version < newest.version))
     }
 
-    /// The event in the newest version of its type. None if it is: it has that version or none, or does not fit the newest.
+    /// The event in the newest version of its type that it fits. None if it stays as it is: it has that version, or none.
     pub(crate) fn upcast(&self, event: &Event) -> Option<Event> {
         let version = event.metadata.schema_version.filter(|version| *version > 0)?;
         let versions = self.versions(&event.event_type);
-        let newest = versions.last().filter(|newest| version < newest.version)?;
+        let newer =
+            versions.get(versions.partition_point(|known| known.version <= version)..).filter(|newer| !newer.is_empty())?;
         let before: Value = serde_json::from_str(event.data.as_str()).ok()?;
-        let mut data = before.clone();
-        for step in versions.iter().filter(|known| known.version > version) {
-            data = step.compiled()?.upcast.apply(data);
-        }
-        newest.compiled()?.schema.check(&data).ok()?;
+        let (version, data) = newest_that_fits(newer, &before)?;
         let data = match data == before {
             // As it was written: no number loses a digit to a version that changes nothing.
             true => event.data.clone(),
             false => Data::of(&data).ok().filter(|data| data.as_bytes().len() <= DATA_BYTES_MAX)?,
         };
         let mut event = Event { data, ..event.clone() };
-        event.metadata.schema_version = Some(newest.version);
+        event.metadata.schema_version = Some(version);
         Some(event)
     }
 
@@ -262,7 +259,28 @@ impl Registry {
     }
 }
 
+/// The newest of these versions that data of the version before them fits, and the data in it.
+fn newest_that_fits(newer: &[Arc<Version>], before: &Value) -> Option<(u32, Value)> {
+    let newest = newer.last()?;
+    let data = newer.iter().try_fold(before.clone(), |data, step| Some(step.compiled()?.upcast.apply(data)))?;
+    if newest.fits(&data) {
+        return Some((newest.version, data));
+    }
+    let (mut data, mut fits) = (before.clone(), None);
+    for step in newer {
+        data = step.compiled()?.upcast.apply(data);
+        if step.fits(&data) {
+            fits = Some((step.version, data.clone()));
+        }
+    }
+    fits
+}
+
 impl Version {
+    fn fits(&self, data: &Value) -> bool {
+        self.compiled().is_some_and(|compiled| compiled.schema.check(data).is_ok())
+    }
+
     fn compiled(&self) -> Option<&Compiled> {
         let compile = || {
             let schema = schema::compile(&self.schema).ok()?;

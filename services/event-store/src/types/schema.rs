@@ -26,14 +26,17 @@ const LEVEL_BYTES: usize = 3 * 1024;
 const OWN_STACK_BYTES: usize = 768 * 1024;
 /// The largest stack of such a thread. Memory is only taken as far as the recursion goes.
 const STACK_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// The most bytes that a compiled pattern may take.
-const PATTERN_BYTES_MAX: usize = 256 * 1024;
+/// The most bytes that a compiled pattern may take, and all of a schema together.
+const PATTERN_BYTES_MAX: usize = 8 << 20;
+const PATTERNS_BYTES_MAX: usize = 32 << 20;
 /// The most visits that saying yes or no may take at one place of the data.
 const WIDTH_MAX: usize = 2000;
 /// The most visits that finding out what exactly is wrong may take. Beyond, it is only said that something is.
 const VISITS_MAX: usize = 100_000;
 /// The most bytes of the sentence that says what is wrong: a schema may list thousands of values.
 const REASON_BYTES_MAX: usize = 400;
+/// What is said then.
+const TOO_INTRICATE: &str = "does not fit its schema; there is too much of it, or the schema is too intricate, to say where";
 /// The one dialect.
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 
@@ -66,14 +69,15 @@ pub(super) fn compile(schema: &Value) -> Result<Schema, Invalid> {
         return Err(Invalid::new("", "has references that fan out too far at one place"));
     }
     let levels = (seen.depth + 1) * (seen.refs + 1);
+    let pattern_bytes = PATTERN_BYTES_MAX.min(PATTERNS_BYTES_MAX / seen.patterns.max(1));
     let build = || {
         jsonschema::options()
             .with_draft(Draft::Draft202012)
             .offline()
-            .with_pattern_options(PatternOptions::regex().size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX))
+            .with_pattern_options(PatternOptions::regex().size_limit(pattern_bytes).dfa_size_limit(pattern_bytes))
             .build(schema)
             // Of a bad schema, what was checked is the schema itself: the path leads to what is wrong in it.
-            .map_err(|error| Invalid::new(error.instance_path().as_str(), bounded(error.to_string())))
+            .map_err(|error| Invalid::new(error.instance_path().as_str(), reason(&error, pattern_bytes)))
     };
     let validator = with_stack(levels, build).unwrap_or_else(|| Err(Invalid::new("", "cannot be compiled")))?;
     let intricate = (seen.refs > 0 || seen.alternatives).then(|| schema.clone());
@@ -101,6 +105,7 @@ struct Seen {
     refs: usize,
     unevaluated: usize,
     alternatives: bool,
+    patterns: usize,
 }
 
 /// What a schema may not hold, wherever it stands. Looks at values that are no schemas (of `const`, say) as well: to refuse an
@@ -126,6 +131,8 @@ fn look(value: &Value, at: &mut String, depth: usize, seen: &mut Seen) -> Result
                         return Err(Invalid::new(at.as_str(), "is only allowed at the top"));
                     }
                     ("anyOf" | "oneOf", _) => seen.alternatives = true,
+                    ("pattern", Value::String(_)) => seen.patterns += 1,
+                    ("patternProperties", Value::Object(patterns)) => seen.patterns += patterns.len(),
                     _ => {}
                 }
                 seen.check().map_err(|reason| Invalid::new(at.as_str(), reason))?;
@@ -177,7 +184,7 @@ impl Schema {
                 return Ok(());
             }
             if self.is_too_intricate(data) {
-                return Err(Invalid::new("", "does not fit its schema"));
+                return Err(Invalid::new("", TOO_INTRICATE));
             }
             let Err(error) = self.validator.validate(data) else { return Ok(()) };
             // The sentence does not repeat what was sent: it may be large, or nobody else's business.
@@ -201,6 +208,18 @@ fn field(error: &ValidationError<'_>) -> String {
             unexpected.first().map_or_else(|| at.to_owned(), |name| format!("{at}{}", pointer_to(name)))
         }
         _ => at.to_owned(),
+    }
+}
+
+/// What is wrong with a schema.
+fn reason(error: &ValidationError<'_>, pattern_bytes: usize) -> String {
+    match error.kind() {
+        ValidationErrorKind::Format { format } if format == "regex" => format!(
+            "is no pattern that can be used: a regular expression without look-around and back-references, of at most {} KiB when \
+             compiled",
+            pattern_bytes / 1024
+        ),
+        _ => bounded(error.to_string()),
     }
 }
 
@@ -256,7 +275,9 @@ mod tests {
             (json!({"$defs": {"a": {"$id": "x"}}}), "/$defs/a/$id", "top"),
             (json!({"$ref": "#/$defs/none"}), "", "none"),
             (json!({"pattern": "("}), "/pattern", ""),
-            (json!({"pattern": "(?=x)"}), "/pattern", ""),
+            (json!({"pattern": "(?=x)"}), "/pattern", "without look-around"),
+            (json!({"pattern": r"x\S{10000}y"}), "/pattern", "at most 8192 KiB"),
+            (json!({"patternProperties": {"(x)\\1": {}}}), "/patternProperties/(x)\\1", "back-references"),
             (json!({"enum": ["x".repeat(SCHEMA_BYTES_MAX)]}), "", "bytes"),
             ((0..33).fold(json!({}), |inner, _| json!({"not": inner})), &"/not".repeat(33), "nests"),
             (json!({"allOf": vec![json!({"$ref": "#/$defs/a"}); 65], "$defs": {"a": {}}}), "/allOf/64/$ref", "too many"),
@@ -268,6 +289,16 @@ mod tests {
             assert_eq!(at, field, "{text:.200}: {why}");
             assert!(why.contains(reason), "{text:.200}: {why}");
         }
+    }
+
+    #[test]
+    fn patterns_have_room_and_share_it() {
+        for pattern in [r"^https?://\S{1,2000}$", "^[A-Za-z0-9+/]{1,4096}={0,2}$", "^(a|b|ab)*c.{0,200}$"] {
+            compile(&json!({"pattern": pattern})).unwrap();
+        }
+        let url = json!({"pattern": r"^https?://\S{1,2000}$"});
+        let many: serde_json::Map<_, _> = (0..500).map(|number| (number.to_string(), url.clone())).collect();
+        assert!(refused(json!({ "properties": many })).1.contains("65 KiB"));
     }
 
     #[test]
@@ -324,7 +355,7 @@ mod tests {
             assert_eq!(chain.check(&bounded).unwrap_err().field, "/a".repeat(3));
             // Every way in which every alternative failed is more than there is memory.
             let many = compile(&json!({"anyOf": vec![json!({"items": {"type": "string"}}); 500]})).unwrap();
-            assert_eq!(many.check(&json!(vec![1; 200_000])).unwrap_err().reason, "does not fit its schema");
+            assert_eq!(many.check(&json!(vec![1; 200_000])).unwrap_err().reason, TOO_INTRICATE);
             // Each level twice: 2^100 without memory.
             let twice = json!({"$defs": {"n": {"anyOf": [
                 {"properties": {"a": {"$ref": "#/$defs/n"}}, "required": ["x"]},

@@ -86,13 +86,13 @@ async fn pages_of_a_configured_origin_may_call_and_read_errors() {
     let preflight = async |origin: &str| {
         let request = gateway.request(Method::OPTIONS, &format!("{SERVICE}/Append")).header("origin", origin);
         let request = request.header("access-control-request-method", "POST");
-        let asked = "content-type,x-grpc-web,x-user-agent,grpc-timeout,traceparent";
+        let asked = "content-type,x-grpc-web,x-user-agent,grpc-timeout,traceparent,ce-specversion";
         gateway.send(request.header("access-control-request-headers", asked)).await
     };
     let allowed = preflight("https://example.com").await;
     assert_eq!(allowed.headers["access-control-allow-origin"], "https://example.com");
     let headers = allowed.headers["access-control-allow-headers"].to_str().unwrap();
-    for header in ["content-type", "x-grpc-web", "x-user-agent", "grpc-timeout", "traceparent"] {
+    for header in ["content-type", "x-grpc-web", "x-user-agent", "grpc-timeout", "traceparent", "ce-specversion"] {
         assert!(headers.contains(header), "{header} of {headers}");
     }
     assert!(preflight("https://example.org").await.headers.get("access-control-allow-origin").is_none());

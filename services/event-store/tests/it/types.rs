@@ -208,6 +208,7 @@ async fn a_registration_is_made_once_or_refused_with_a_reason() {
         (json!({"schema": {"type": "objekt"}}), 400, "/schema/type"),
         (json!({"schema": {"$ref": "https://example.com/x"}}), 400, "/schema/$ref"),
         (json!({"upcast": [{"op": "jump"}]}), 400, "/upcast/0"),
+        (json!({"version": 0}), 400, "/version"),
         (json!({"version": 3}), 409, "/version"),
         (json!({"version": 1}), 409, "/version"),
         (json!({"versoin": 1}), 400, "/versoin"),
@@ -244,6 +245,40 @@ async fn a_registration_is_made_once_or_refused_with_a_reason() {
     assert!(grpc.register_type(request.clone()).await.unwrap().into_inner().duplicate);
     let taken = grpc.register_type(v1::RegisterTypeRequest { schema: b"true".to_vec(), ..request }).await.unwrap_err();
     assert_eq!(taken.code(), tonic::Code::FailedPrecondition);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_page_of_any_origin_may_send_changes_nothing() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let event = order(json!({"amount": 1}));
+    for (path, body) in [("/types", version(1)), ("/events", event)] {
+        for content_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""] {
+            let mut request = gateway.request(Method::POST, path).body(body.to_string()).header("origin", "http://evil.example");
+            if !content_type.is_empty() {
+                request = request.header("content-type", content_type);
+            }
+            let answer = gateway.send(request).await;
+            assert_eq!(answer.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{path} {content_type}: {answer:?}");
+            assert_eq!(answer.json()["field"], "Content-Type");
+        }
+    }
+    assert_eq!(gateway.last_position().await, 0);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_under_a_key_is_answered_though_it_would_be_refused_by_now() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    register(&gateway, &version(1)).await.created();
+    let keyed = |number: u32, data: Value| json!({"events": [order(data)], "idempotency_key": format!("k{number}")});
+    for number in 0..50 {
+        let first = gateway.post(&keyed(number, json!({"amount": number}))).await.created();
+        // Before the read model has the first one, mostly.
+        let again = gateway.post(&keyed(number, json!({"total": number}))).await.created();
+        assert_eq!((&again[0]["id"], &again[0]["duplicate"]), (&first[0]["id"], &json!(true)));
+    }
+    assert_eq!(gateway.post(&keyed(50, json!({"total": 1}))).await.status, StatusCode::BAD_REQUEST, "it is a new one");
     gateway.stop().await;
 }
 

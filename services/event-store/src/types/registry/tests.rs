@@ -194,6 +194,18 @@ fn events_are_read_in_the_newest_version() {
     }
 }
 
+#[test]
+fn what_does_not_fit_the_newest_version_is_read_in_the_newest_that_it_fits() {
+    let three = given([
+        registered(1, number("amount"), json!([])),
+        registered(2, number("total"), json!([{"op": "move", "from": "/amount", "path": "/total"}])),
+        registered(3, json!({"required": ["currency"]}), json!([{"op": "move", "from": "/total", "path": "/sum"}])),
+    ]);
+    assert_eq!(three.read(Some(1), json!({"amount": 1})), (Some(2), json!({"total": 1})));
+    assert_eq!(three.read(Some(1), json!({"amount": 1, "currency": "EUR"})), (Some(3), json!({"sum": 1, "currency": "EUR"})));
+    assert_eq!(three.read(Some(1), json!({"other": 1})), (Some(1), json!({"other": 1})));
+}
+
 fn data() -> impl Strategy<Value = Value> {
     let value = prop_oneof![any::<i32>().prop_map(|n| json!(n)), Just(json!("x")), Just(json!(null)), Just(json!({"a": [1]}))];
     proptest::collection::btree_map("amount|total|currency|x", value, 0..4).prop_map(|fields| json!(fields))
