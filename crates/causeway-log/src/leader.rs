@@ -96,7 +96,7 @@ impl Log {
         }
     }
 
-    async fn at(&self, position: Position) -> Result<Option<Raw>, LogError> {
+    pub(crate) async fn at(&self, position: Position) -> Result<Option<Raw>, LogError> {
         self.raw(&json!({ "seq": position.get() })).await
     }
 }

@@ -40,5 +40,5 @@ pub use import::Import;
 pub use info::{ConsumerInfo, LogInfo};
 pub use message::{Record, Stored};
 pub use snapshot::{Restoring, Snapshot, StreamFacts};
-pub use subscribe::{Leaf, Subscription};
+pub use subscribe::{Leaf, Replaced, Subscription};
 pub use walk::Walk;

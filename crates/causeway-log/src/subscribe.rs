@@ -35,13 +35,20 @@ pub struct Leaf {
     pub run: u64,
 }
 
+/// Another log stands in the place of the one that was read: a server came back with an older disk, or a backup was restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("what stands at position {0} is not what was read there: it is another log")]
+pub struct Replaced(pub Position);
+
 /// Events from a position on, for ever.
 ///
 /// Made of one ephemeral consumer after another: whenever one breaks, the next starts behind the last message that came
-/// through, and a message that is not the next of its consumer breaks it.
+/// through, provided that it still stands there, and a message that is not the next of its consumer breaks it.
 pub struct Subscription {
     log: Log,
     seen: Position,
+    /// When the log stored what was seen last, in nanoseconds: no other message has both its place and its time.
+    stored_at: Option<i128>,
     connections: watch::Receiver<u64>,
     current: Option<Pull>,
     /// A pull broke, or the last record was unreadable: the next one may be what breaks a connection.
@@ -61,6 +68,7 @@ impl Log {
         Subscription {
             log: self.clone(),
             seen: after,
+            stored_at: None,
             connections: self.inner.reading.connections.clone(),
             current: None,
             careful: false,
@@ -71,21 +79,21 @@ impl Log {
 
 impl Subscription {
     /// The next record. Waits as long as it takes, across outages. Cancel-safe: a record is either returned or comes again.
-    pub async fn next(&mut self) -> Record {
-        self.next_with_leaf(|_| false).await.0
+    pub async fn next(&mut self) -> Result<Record, Replaced> {
+        Ok(self.next_with_leaf(|_| false).await?.0)
     }
 
     /// The next record as [`Self::next`] gives it, and its leaf if that is wanted of its position.
-    pub async fn next_with_leaf(&mut self, wanted: impl Fn(Position) -> bool) -> (Record, Option<Leaf>) {
+    pub async fn next_with_leaf(&mut self, wanted: impl Fn(Position) -> bool) -> Result<(Record, Option<Leaf>), Replaced> {
         loop {
             if self.careful && self.current.is_none() {
-                match self.by_itself(&wanted).await {
-                    Some(record) => return record,
+                match self.by_itself(&wanted).await? {
+                    Some(record) => return Ok(record),
                     None => continue,
                 }
             }
             let Some(pull) = &mut self.current else {
-                self.connect().await;
+                self.connect().await?;
                 continue;
             };
             let message = tokio::select! {
@@ -100,7 +108,7 @@ impl Subscription {
             match message {
                 Some(Ok(message)) => {
                     if let Some(record) = self.accept(&message, &wanted) {
-                        return record;
+                        return Ok(record);
                     }
                 }
                 Some(Err(error)) => self.broken(&error),
@@ -127,9 +135,9 @@ impl Subscription {
             return None;
         }
         pull.delivered = info.consumer_sequence;
-        self.seen = Position::new(info.stream_sequence);
-        let place =
-            Place { subject: &message.subject, sequence: info.stream_sequence, time_ns: info.published.unix_timestamp_nanos() };
+        let time_ns = info.published.unix_timestamp_nanos();
+        (self.seen, self.stored_at) = (Position::new(info.stream_sequence), Some(time_ns));
+        let place = Place { subject: &message.subject, sequence: info.stream_sequence, time_ns };
         let headers = message.headers.as_ref();
         let record = message::record(&self.log.inner.names, &place, headers, &message.payload);
         let leaf = wanted(self.seen).then(|| {
@@ -146,25 +154,54 @@ impl Subscription {
     }
 
     /// The next record in the way that nothing can break, if there is one.
-    async fn by_itself(&mut self, wanted: impl Fn(Position) -> bool) -> Option<(Record, Option<Leaf>)> {
-        match self.log.raw_behind(self.seen, &self.log.inner.names.all_events()).await {
-            Ok(raw) => {
-                self.careful = raw.as_ref().is_some_and(|raw| raw.readable().is_err());
-                self.seen = raw.as_ref().map_or(self.seen, |raw| raw.position);
-                let raw = raw?;
-                let leaf = wanted(raw.position)
-                    .then(|| Leaf { hash: self.log.raw_entry(&raw).leaf(), run: RUNS.fetch_add(1, Ordering::Relaxed) });
-                Some((raw.record(&self.log.inner.names), leaf))
-            }
+    async fn by_itself(&mut self, wanted: impl Fn(Position) -> bool) -> Result<Option<(Record, Option<Leaf>)>, Replaced> {
+        let raw = match self.log.raw_behind(self.seen, &self.log.inner.names.all_events()).await {
+            Ok(raw) => raw,
             Err(error) => {
                 tracing::debug!(%error, "the log cannot be followed yet");
                 tokio::time::sleep(RETRY_PAUSE).await;
-                None
+                return Ok(None);
             }
+        };
+        // Nothing is behind it: whoever is made next looks whether it is still there.
+        let Some(raw) = raw else {
+            self.careful = false;
+            return Ok(None);
+        };
+        if !self.goes_on().await? {
+            return Ok(None);
         }
+        self.careful = raw.readable().is_err();
+        (self.seen, self.stored_at) = (raw.position, Some(raw.time_ns));
+        let leaf = wanted(raw.position)
+            .then(|| Leaf { hash: self.log.raw_entry(&raw).leaf(), run: RUNS.fetch_add(1, Ordering::Relaxed) });
+        Ok(Some((raw.record(&self.log.inner.names), leaf)))
     }
 
-    async fn connect(&mut self) {
+    /// Whether what was seen last still stands there, so that what was just found behind it goes on from it. False if that cannot be
+    /// known yet. Asked after that was found: a log that is replaced in between is noticed the next time at the latest.
+    async fn goes_on(&mut self) -> Result<bool, Replaced> {
+        if self.seen == Position::START {
+            return Ok(true);
+        }
+        let missing = match self.log.at(self.seen).await {
+            Ok(Some(raw)) if *self.stored_at.get_or_insert(raw.time_ns) == raw.time_ns => return Ok(true),
+            Ok(Some(_)) => return Err(Replaced(self.seen)),
+            Ok(None) => self.log.last_position().await,
+            Err(error) => Err(error),
+        };
+        match missing {
+            // The server lost that one.
+            Ok(last) if self.seen <= last => return Ok(true),
+            // A log that is too short may be so for a moment only.
+            Ok(last) => tracing::debug!(seen = %self.seen, %last, "the log does not have what was read of it"),
+            Err(error) => tracing::debug!(%error, "the log cannot be followed yet"),
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+        Ok(false)
+    }
+
+    async fn connect(&mut self) -> Result<(), Replaced> {
         self.connections.mark_unchanged();
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.seen.next().get() },
@@ -189,13 +226,16 @@ impl Subscription {
         };
         match made.await {
             Ok(messages) => {
-                self.run = RUNS.fetch_add(1, Ordering::Relaxed);
-                self.current = Some(Pull { messages, delivered: 0 });
+                if self.goes_on().await? {
+                    self.run = RUNS.fetch_add(1, Ordering::Relaxed);
+                    self.current = Some(Pull { messages, delivered: 0 });
+                }
             }
             Err(error) => {
                 tracing::debug!(error, "the log cannot be followed yet");
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
         }
+        Ok(())
     }
 }

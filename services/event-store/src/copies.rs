@@ -181,6 +181,9 @@ async fn keep_one(log: &Log, store: &Store, config: &CopiesConfig, path: &Path) 
         return Ok(None);
     }
     let identity = log.identity().await?;
+    if store.identity() != identity {
+        return Ok(None);
+    }
     let ours = |copies: Vec<Copy>| -> Vec<Copy> {
         copies.into_iter().filter(|copy| copy.label.schema == SCHEMA && copy.label.log == identity).collect()
     };

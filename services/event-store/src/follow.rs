@@ -19,13 +19,13 @@
 mod haste;
 mod write;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use causeway_event::Position;
-use causeway_log::{LogError, Record, Stored};
+use causeway_log::{LogError, Record, Replaced, Stored};
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, OptionFuture};
 use futures::stream::BoxStream;
@@ -45,6 +45,8 @@ use crate::types;
 const RECORDS_MAX: usize = 512;
 /// How often progress is told while the model is behind the log.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 2000 });
+/// Pause before a log that does not answer is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Snapshots that may wait for the writer; further ones are let go.
 pub(crate) const KEEPING_MAX: usize = 64;
 
@@ -52,8 +54,10 @@ pub(crate) const KEEPING_MAX: usize = 64;
 pub(crate) struct Source {
     /// The last position as of now.
     pub(crate) last: Box<dyn Fn() -> BoxFuture<'static, Result<Position, LogError>> + Send + Sync>,
-    /// Everything behind a position, for ever.
-    pub(crate) records: Box<dyn Fn(Position) -> BoxStream<'static, Record> + Send + Sync>,
+    /// Which log it is.
+    pub(crate) identity: Box<dyn Fn() -> BoxFuture<'static, Result<String, LogError>> + Send + Sync>,
+    /// Everything behind a position, until another log stands in the place of this one.
+    pub(crate) records: Box<dyn Fn(Position) -> BoxStream<'static, Result<Record, Replaced>> + Send + Sync>,
 }
 
 /// What the feed, the writer and all readers share.
@@ -82,6 +86,8 @@ pub(crate) struct Shared {
     woken: AtomicBool,
     /// How many snapshots wait.
     keeping: AtomicUsize,
+    /// The log that is read.
+    identity: Mutex<String>,
     lookups: Lookups,
 }
 
@@ -136,6 +142,7 @@ impl Shared {
             commands: sender,
             woken: AtomicBool::new(false),
             keeping: AtomicUsize::new(0),
+            identity: Mutex::new(loaded.meta.identity.clone()),
             lookups: Lookups::default(),
             config,
         };
@@ -179,16 +186,31 @@ impl Shared {
         self.lookups.last_position(&self.source).await
     }
 
-    /// Damage was met in the database of this epoch.
-    pub(crate) fn give_up(&self, epoch: u64, reason: &str) {
-        self.begin_again(epoch, None, reason);
+    /// Which log is read.
+    pub(crate) fn identity(&self) -> String {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The database of this epoch is exchanged; queries wait until the next one has all that this one had, or all of a log that is
-    /// shorter.
-    fn begin_again(&self, epoch: u64, shorter: Option<Position>, reason: &str) {
-        if self.tail.give_up(epoch, shorter) {
+    /// Damage was met in the database of this epoch.
+    pub(crate) fn give_up(&self, epoch: u64, reason: &str) {
+        if self.tail.give_up(epoch, None) {
             tracing::warn!(reason, "the read model cannot be believed; it is set aside and made again from the log");
+            self.wake();
+        }
+    }
+
+    /// The log is not, or not all of, what was read. Waits until it says what it is.
+    async fn lost(&self, epoch: u64, reason: &str) {
+        let (identity, last) = loop {
+            match futures::try_join!((self.source.identity)(), self.last_position()) {
+                Ok(found) => break found,
+                Err(error) => tracing::debug!(%error, reason, "the log is another one, but cannot be asked"),
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        };
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+        if self.tail.give_up(epoch, Some(last)) {
+            tracing::warn!(reason, %last, "the log is not what was read of it; the read model is made again");
             self.wake();
         }
     }
@@ -292,7 +314,13 @@ async fn feed(shared: &Shared) {
             tokio::select! {
                 chunk = records.next(), if !shared.tail.is_full() => {
                     let (Some(chunk), true) = (chunk, shared.tail.epoch() == epoch) else { break };
-                    let (arrived, end) = arrived(chunk);
+                    let (arrived, end) = match chunk.into_iter().collect() {
+                        Ok(records) => arrived(records),
+                        Err(Replaced(position)) => {
+                            shared.lost(epoch, &Replaced(position).to_string()).await;
+                            break;
+                        }
+                    };
                     shared.note_registrations(&arrived);
                     if shared.tail.push(epoch, arrived, end) == Pushed::Stale {
                         break;
@@ -310,7 +338,10 @@ async fn feed(shared: &Shared) {
                 () = progress.due(), if looking.is_none() => looking = Some(Box::pin(look(shared))),
                 Some(seen) = OptionFuture::from(looking.as_mut()), if looking.is_some() => {
                     looking = None;
-                    progress.tell(shared, seen);
+                    let epoch = seen.epoch;
+                    if let Some(shorter) = progress.tell(shared, seen) {
+                        shared.lost(epoch, &shorter).await;
+                    }
                 }
             }
         }
@@ -372,18 +403,17 @@ impl Progress {
         self.interval.tick().await;
     }
 
-    fn tell(&mut self, shared: &Shared, seen: Seen) {
-        let Seen { epoch, end, written: position, target } = seen;
+    /// Says if the log lost its end.
+    fn tell(&mut self, shared: &Shared, seen: Seen) -> Option<String> {
+        let Seen { end, written: position, target, .. } = seen;
         // At the first look it has only just begun.
         if let Some(doing) = shared.doing().filter(|_| self.target.is_some()) {
             tracing::info!(%position, %doing, "the read model does not answer yet");
         }
         // While the log is away there is no news; whoever needs it says so.
-        let Ok(target) = target else { return };
+        let target = target.ok()?;
         // A replica may have been asked that is a moment behind; not for the whole interval.
-        if target < end && self.shorter {
-            shared.begin_again(epoch, Some(target), &format!("it goes to {end}, the log only to {target}"));
-        }
+        let shorter = (target < end && self.shorter).then(|| format!("{end} was read, and it only goes to {target}"));
         let seconds = self.told.elapsed().as_secs_f64().max(0.001);
         let rate = position.get().saturating_sub(self.position.get()) as f64 / seconds;
         let behind = CatchingUp { position, target, per_second: rate as u64 };
@@ -399,6 +429,7 @@ impl Progress {
         }
         (self.told, self.position) = (Instant::now(), position);
         (self.behind, self.shorter) = (is_behind, target < end);
+        shorter
     }
 }
 

@@ -161,9 +161,14 @@ impl Store {
         self.shared.tail.epoch()
     }
 
+    /// Which log it is of.
+    pub(crate) fn identity(&self) -> String {
+        self.shared.identity()
+    }
+
     /// How often the log was found to have lost its end. A subscription is begun with what this was before its place was looked up.
     pub(crate) fn losses(&self) -> u64 {
-        self.shared.tail.end().borrow().losses
+        self.shared.tail.losses()
     }
 
     /// The last registration of a type among what is, or is about to be, readable.
@@ -371,8 +376,12 @@ impl Store {
 
 impl Source {
     fn of(log: Log, leaves: Arc<Leaves>) -> Self {
-        let reader = log.clone();
+        let (reader, named) = (log.clone(), log.clone());
         Self {
+            identity: Box::new(move || {
+                let log = named.clone();
+                async move { log.identity().await }.boxed()
+            }),
             last: Box::new(move || {
                 let log = log.clone();
                 async move { log.last_position().await }.boxed()

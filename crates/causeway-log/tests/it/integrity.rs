@@ -70,7 +70,7 @@ pub(crate) async fn leaves_are_those_of_a_walk(log: &Log) {
     let mut subscription = log.subscribe(Position::START);
     for entry in walk(log).await {
         let next = subscription.next_with_leaf(|position| position == entry.position);
-        let (record, leaf) = tokio::time::timeout(Duration::from_secs(20), next).await.expect("in time");
+        let (record, leaf) = tokio::time::timeout(Duration::from_secs(20), next).await.expect("in time").unwrap();
         assert_eq!(record.position(), entry.position);
         assert_eq!(leaf.map(|leaf| leaf.hash), Some(entry.leaf()), "{entry:?}");
     }
@@ -91,7 +91,7 @@ async fn a_subscription_says_the_same_leaves_as_a_walk_and_where_it_was_broken()
     let mut subscription = log.subscribe(Position::START);
     let mut run = async || {
         let next = subscription.next_with_leaf(|position| position.get() != 2);
-        tokio::time::timeout(Duration::from_secs(2), next).await.ok()?.1.map(|leaf| leaf.run)
+        tokio::time::timeout(Duration::from_secs(2), next).await.ok()?.unwrap().1.map(|leaf| leaf.run)
     };
     let (first, unwanted, third) = (run().await, run().await, run().await);
     assert!(first.is_some() && first == third && unwanted.is_none(), "{first:?} {unwanted:?} {third:?}");

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use causeway_event::{Delta, DeltaKind, Position};
-use causeway_log::{Log, Record};
+use causeway_log::{Append, Log, Record, Replaced};
 use futures::StreamExt as _;
 
 use crate::support::{config, id, next, note, server, single, text};
@@ -34,6 +34,45 @@ async fn a_subscription_catches_up_and_goes_live_across_restarts_without_gap_or_
         }
     }
     writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_subscription_goes_on_where_its_log_stands_and_ends_where_another_does() {
+    let (nats, log) = server().await;
+    for text in ["1", "2", "3"] {
+        log.append(single(note("a", text))).await.unwrap();
+    }
+    let (mut read, mut late) = (log.subscribe(Position::START), log.subscribe(Position::new(3)));
+    for text_of in ["1", "2", "3"] {
+        assert_eq!(text(&next(&mut read).await), text_of);
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(500), late.next()).await.is_err(), "nothing is there");
+    let client = nats.client().await.unwrap();
+    // Breaks what is under way, and leaves the log what it is.
+    for consumer in consumers(&client).await {
+        client.request(format!("$JS.API.CONSUMER.DELETE.causeway_EVENTS.{consumer}"), "".into()).await.unwrap();
+    }
+    log.append(single(note("a", "4"))).await.unwrap();
+    assert_eq!(text(&next(&mut read).await), "4");
+    assert_eq!(text(&next(&mut late).await), "4");
+
+    client.request("$JS.API.STREAM.DELETE.causeway_EVENTS", "".into()).await.unwrap();
+    let other = Log::connect(&config(&nats.url())).await.unwrap();
+    // Never what the one before had: it is longer at once.
+    other
+        .append(Append { events: ["a", "b", "c", "d", "e", "f"].map(|text| note("a", text)).to_vec(), ..Append::default() })
+        .await
+        .unwrap();
+    for subscription in [&mut read, &mut late] {
+        let ended = tokio::time::timeout(Duration::from_secs(20), subscription.next()).await.expect("in time");
+        assert_eq!(ended, Err(Replaced(Position::new(4))));
+    }
+}
+
+async fn consumers(client: &async_nats::Client) -> Vec<String> {
+    let names = client.request("$JS.API.CONSUMER.NAMES.causeway_EVENTS", "".into()).await.unwrap();
+    let names: serde_json::Value = serde_json::from_slice(&names.payload).unwrap();
+    names["consumers"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect()
 }
 
 #[tokio::test]

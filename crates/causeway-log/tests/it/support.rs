@@ -65,7 +65,7 @@ pub(crate) async fn texts(log: &Log) -> Vec<String> {
 }
 
 pub(crate) async fn next(subscription: &mut Subscription) -> Record {
-    tokio::time::timeout(std::time::Duration::from_secs(20), subscription.next()).await.expect("an event within 20 s")
+    tokio::time::timeout(std::time::Duration::from_secs(20), subscription.next()).await.expect("an event within 20 s").unwrap()
 }
 
 pub(crate) fn text(record: &Record) -> String {

@@ -196,7 +196,7 @@ impl Scene {
         let mut subscription = self.log.subscribe(Position::START);
         let mut events = Vec::new();
         while events.len() as u64 != last.get() {
-            let Record::Event(stored) = subscription.next().await else { panic!("unreadable") };
+            let Record::Event(stored) = subscription.next().await.unwrap() else { panic!("unreadable") };
             events.push(stored.event);
         }
         events

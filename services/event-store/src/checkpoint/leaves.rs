@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use causeway_event::Position;
-use causeway_log::{Record, Subscription};
+use causeway_log::{Record, Replaced, Subscription};
 use causeway_proof::Hash;
 use tokio::sync::mpsc;
 
@@ -47,16 +47,16 @@ pub(crate) fn leaves() -> (Arc<Leaves>, Incoming) {
 
 impl Leaves {
     /// The next record of the log, whose leaf is handed on if it is wanted.
-    pub(crate) async fn next_of(&self, subscription: &mut Subscription) -> Record {
+    pub(crate) async fn next_of(&self, subscription: &mut Subscription) -> Result<Record, Replaced> {
         let wanted = |position: Position| self.behind.load(Ordering::Relaxed) < position.get();
-        let (record, leaf) = subscription.next_with_leaf(wanted).await;
+        let (record, leaf) = subscription.next_with_leaf(wanted).await?;
         if let Some(leaf) = leaf {
             let is_checkpoint =
                 matches!(&record, Record::Event(stored) if is_checkpoint(&stored.event.aggregate_id, &stored.event.event_type));
             // One too many is read by the signer itself.
             let _ = self.sender.try_send(Leaf { position: record.position(), hash: leaf.hash, run: leaf.run, is_checkpoint });
         }
-        record
+        Ok(record)
     }
 }
 

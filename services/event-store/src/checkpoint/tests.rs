@@ -84,7 +84,7 @@ async fn a_log_that_was_put_in_the_place_of_another_is_signed_as_it_is() {
 /// Reads on what is behind the feed, as the read model does.
 async fn feed(log: &Log, feed: &mut Subscription, leaves: &Leaves) {
     let last = log.last_position().await.unwrap();
-    while leaves.next_of(feed).await.position() < last {}
+    while leaves.next_of(feed).await.unwrap().position() < last {}
 }
 
 async fn linked(signing: &mut Signing, incoming: &mut Incoming) -> Position {
@@ -149,7 +149,7 @@ async fn nothing_is_missing_of_what_the_feed_read_while_the_first_checkpoint_was
     let writer = tokio::spawn(async move { take_notes(&written, "meanwhile", usize::MAX).await });
     let fed = tokio::spawn(async move {
         loop {
-            leaves.next_of(&mut fed).await;
+            leaves.next_of(&mut fed).await.unwrap();
         }
     });
     assert!(signing.look(&mut incoming, 1, Instant::now()).await.unwrap());
@@ -205,7 +205,8 @@ async fn leaves_of_a_log_that_was_put_in_the_place_of_another_are_not_linked_to_
     nats.client().await.unwrap().request("$JS.API.STREAM.DELETE.causeway_EVENTS", "".into()).await.unwrap();
     let restored = connect(&nats).await;
     take_notes(&restored, "behind", 9).await;
-    feed(&restored, &mut fed, &leaves).await;
+    assert!(leaves.next_of(&mut fed).await.is_err());
+    feed(&restored, &mut restored.subscribe(Position::START), &leaves).await;
     assert_eq!(linked(&mut signing, &mut incoming).await, Position::new(5), "what was linked does not stand there");
     signing.advance().await.unwrap();
     assert_eq!(vouched(&restored).await, 9);

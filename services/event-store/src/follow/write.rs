@@ -81,10 +81,14 @@ pub(super) fn spawn(shared: Arc<Shared>, work: Work) -> Result<oneshot::Receiver
 /// Writes what is in the tail, whatever is waiting in one transaction, until the feed has ended.
 fn write(shared: &Shared, work: Work) -> Result<(), ModelError> {
     let Work { mut writer, mut target, commands, .. } = work;
-    let (mut epoch, mut rebuilt) = (0, Vec::new());
+    let (mut epoch, mut losses, mut rebuilt) = (0, 0, Vec::new());
     while !shared.closed.is_cancelled() {
         if shared.tail.epoch() != epoch {
-            (writer, epoch) = rebuild(shared, writer, &mut rebuilt)?;
+            let lost = shared.tail.losses();
+            (writer, epoch) = match std::mem::replace(&mut losses, lost) == lost {
+                true => rebuild(shared, writer, &mut rebuilt)?,
+                false => replace(shared, writer)?,
+            };
             target = index_at(Position::START, shared.tail.furthest());
         }
         if let Some(command) = linger(shared, &commands) {
@@ -212,12 +216,19 @@ fn rebuild(shared: &Shared, damaged: Writer, rebuilt: &mut Vec<Instant>) -> Resu
     }
     rebuilt.push(Instant::now());
     let epoch = shared.tail.epoch();
-    let identity = damaged.identity().to_owned();
     drop(damaged);
     let fresh = shared.pool.exclusively(|| {
         let aside = shared.files.set_aside()?;
         tracing::warn!(path = %aside.display(), "the damaged read model was kept there");
-        shared.files.create(&identity)
+        shared.files.create(&shared.identity())
     })?;
+    Ok((Writer::new(fresh)?, epoch))
+}
+
+/// Puts an empty database in the place of one that is sound, but of a log that is no more.
+fn replace(shared: &Shared, old: Writer) -> Result<(Writer, u64), ModelError> {
+    let epoch = shared.tail.epoch();
+    drop(old);
+    let fresh = shared.pool.exclusively(|| shared.files.create(&shared.identity()))?;
     Ok((Writer::new(fresh)?, epoch))
 }

@@ -130,6 +130,11 @@ impl Tail {
         self.end.subscribe()
     }
 
+    /// How often the log was found to be another one, or to have lost its end.
+    pub(crate) fn losses(&self) -> u64 {
+        self.end.borrow().losses
+    }
+
     /// How far the database goes, whether or not it answers.
     pub(crate) fn written(&self) -> Position {
         self.read().written

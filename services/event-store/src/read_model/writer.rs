@@ -46,10 +46,6 @@ impl Writer {
         Ok(Self { conn, meta, names: AllNames::new(), indexed })
     }
 
-    pub(crate) fn identity(&self) -> &str {
-        &self.meta.identity
-    }
-
     /// Writes a batch and how far it goes, both or neither.
     pub(crate) fn apply(&mut self, batch: &Batch) -> Result<(), ModelError> {
         let mut meta = self.meta.clone();

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use causeway_event::{Event, Position};
-use causeway_log::{LogError, Record, Stored};
+use causeway_log::{LogError, Record, Replaced, Stored};
 use causeway_testkit::wait_until;
 use futures::future::join_all;
 use futures::{FutureExt as _, StreamExt as _, stream};
@@ -35,11 +35,18 @@ struct MemoryLog {
     lookups: Arc<AtomicUsize>,
     /// Whether it says where it ends.
     answers: watch::Sender<bool>,
+    /// Which log it is.
+    number: Arc<AtomicUsize>,
 }
 
 impl MemoryLog {
     fn new() -> Self {
-        Self { records: watch::Sender::new(BTreeMap::new()), lookups: Arc::default(), answers: watch::Sender::new(true) }
+        Self {
+            records: watch::Sender::new(BTreeMap::new()),
+            lookups: Arc::default(),
+            answers: watch::Sender::new(true),
+            number: Arc::new(AtomicUsize::new(1)),
+        }
     }
 
     fn append(&self, event: Event) {
@@ -54,12 +61,19 @@ impl MemoryLog {
         }
     }
 
+    /// Puts another log in the place of this one.
+    fn replace(&self, events: impl Iterator<Item = Event>) {
+        self.number.fetch_add(1, Ordering::SeqCst);
+        let records = events.map(|event| (event.position.get(), Record::Event(Stored { event, key: None })));
+        self.records.send_replace(records.collect());
+    }
+
     fn last(&self) -> Position {
         Position::new(self.records.borrow().last_key_value().map_or(0, |(position, _)| *position))
     }
 
     fn source(&self) -> Source {
-        let (log, asked) = (self.clone(), self.clone());
+        let (log, asked, named) = (self.clone(), self.clone(), self.clone());
         Source {
             last: Box::new(move || {
                 let log = asked.clone();
@@ -71,13 +85,26 @@ impl MemoryLog {
                 }
                 .boxed()
             }),
+            identity: Box::new(move || {
+                let identity = format!("log@{}", named.number.load(Ordering::SeqCst));
+                async { Ok(identity) }.boxed()
+            }),
             records: Box::new(move |after| {
-                let start = (log.records.subscribe(), after.get());
-                stream::unfold(start, |(mut records, seen)| async move {
-                    let next = records.wait_for(|records| records.range(seen + 1..).next().is_some()).await.ok()?;
-                    let (position, record) = next.range(seen + 1..).next().map(|(at, record)| (*at, record.clone()))?;
-                    drop(next);
-                    Some((record, (records, position)))
+                let (log, number) = (log.clone(), log.number.load(Ordering::SeqCst));
+                stream::unfold((log.records.subscribe(), after.get()), move |(mut records, seen)| {
+                    let other = log.number.clone();
+                    async move {
+                        let is_other = || other.load(Ordering::SeqCst) != number;
+                        let next =
+                            records.wait_for(|records| is_other() || records.range(seen + 1..).next().is_some()).await.ok()?;
+                        let found = next.range(seen + 1..).next().map(|(at, record)| (*at, record.clone()));
+                        drop(next);
+                        if is_other() {
+                            return Some((Err(Replaced(Position::new(seen))), (records, seen)));
+                        }
+                        let (position, record) = found?;
+                        Some((Ok(record), (records, position)))
+                    }
                 })
                 .boxed()
             }),
@@ -473,6 +500,31 @@ async fn as_many_snapshots_wait_for_the_writer_as_have_a_place_however_often_it_
     });
     assert_eq!(join_all(kept).await, [vec![true; KEEPING_MAX], vec![false]].concat());
     Running { store, shutdown, feed }.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_log_in_the_place_of_the_one_that_was_read_is_read_from_its_beginning() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(300);
+    let running = Running::start(&log, &folder, 64).await;
+    let store = &running.store;
+    // More often than a disk may fail.
+    for round in 1..=5 {
+        store.fresh().await.unwrap();
+        let mut updates = subscribe(store, Filter::default(), 290, HEARTBEAT).await;
+        assert!(updates.next().await.unwrap().is_ok());
+        // Never shorter than what was read.
+        log.replace((1..=300 + round).map(|position| event(position, "Zebra", &format!("log-{round}"))));
+        let ended: Vec<_> = tokio::time::timeout(LIMIT, updates.filter_map(async |update| update.err()).collect()).await.unwrap();
+        assert!(matches!(ended.as_slice(), [StoreError::LostItsEnd]), "{ended:?}");
+        assert_eq!(all(store).await, (1..=300 + round).collect::<Vec<_>>());
+        let first = store.by_position(Position::new(1)).await.unwrap().unwrap();
+        assert_eq!((first.aggregate_id.as_str(), store.identity()), (&*format!("log-{round}"), format!("log@{}", round + 1)));
+    }
+    running.stop().await;
+    assert!(fs::read_dir(folder.path()).unwrap().all(|file| !file.unwrap().path().to_string_lossy().contains("corrupt")));
+    let found = Files::lock(&path(&folder)).unwrap().load(u64::MAX).unwrap().unwrap();
+    assert_eq!((found.meta.identity.as_str(), found.meta.position), ("log@6", Position::new(305)));
 }
 
 /// Writes nonsense over all of the file and its journal but their first pages, and leaves their lengths.

@@ -1,10 +1,13 @@
 //! The log goes away and comes back.
 
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use causeway_event_store::{Config, Limits, ReadModelConfig};
 use causeway_testkit::{NatsServer, wait_until};
 use reqwest::{Method, StatusCode};
+use serde_json::json;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -104,5 +107,63 @@ async fn an_append_without_acknowledgement_is_unknown_and_its_key_settles_it() {
     let again = append().await.created();
     assert_eq!((&again["id"], &again["duplicate"]), (&settled.created()["id"], &true.into()));
     assert_eq!(gateway.positions("/events?aggregate_id=a").await.len(), 1);
+    gateway.stop().await;
+}
+
+/// Puts a copy of a folder in the place of another.
+fn put_folder(from: &Path, to: &Path) {
+    if to.exists() {
+        fs::remove_dir_all(to).unwrap();
+    }
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap().is_dir() {
+            true => put_folder(&entry.path(), &to.join(entry.file_name())),
+            false => _ = fs::copy(entry.path(), to.join(entry.file_name())).unwrap(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_came_back_older_and_went_on_without_this_gateway_is_noticed() {
+    let World { gateway, mut nats, dir: _dir } = World::start().await;
+    let keyed = |text: &str| json!({"events": [{"type": "Noted", "aggregate_id": text, "data": {}}], "idempotency_key": text});
+    for number in 1..=5 {
+        gateway.note("kept", number).await;
+    }
+    nats.kill();
+    let older = tempfile::tempdir().unwrap();
+    put_folder(&nats.store_dir(), older.path());
+    nats.restart().await.unwrap();
+    wait_until("the gateway to append", LIMIT, async || {
+        (gateway.post(&keyed("lost")).await.status == StatusCode::CREATED).then_some(())
+    })
+    .await;
+    assert_eq!(gateway.positions("/events").await, (1..=6).collect::<Vec<_>>());
+
+    // The old one goes on elsewhere, until it has more than was lost, and comes back.
+    nats.kill();
+    let (mut elsewhere, other_dir) = (NatsServer::start().await.unwrap(), tempfile::tempdir().unwrap());
+    elsewhere.kill();
+    put_folder(older.path(), &elsewhere.store_dir());
+    elsewhere.restart().await.unwrap();
+    let other = Gateway::start(&elsewhere, other_dir.path()).await;
+    for number in 1..=5 {
+        other.note("other", number).await;
+    }
+    other.stop().await;
+    elsewhere.kill();
+    put_folder(&elsewhere.store_dir(), &nats.store_dir());
+    nats.restart().await.unwrap();
+
+    let others = async || {
+        let events = gateway.get("/events").await;
+        (events.status == StatusCode::OK && events.json()["events"][5]["aggregate_id"] == "other").then_some(events.json())
+    };
+    let events = wait_until("the gateway to read what is there", LIMIT, others).await;
+    assert_eq!(events["events"].as_array().unwrap().len(), 10);
+    let again = gateway.post(&keyed("lost")).await.created();
+    assert_eq!((&again[0]["duplicate"], &again[0]["position"]), (&json!(false), &json!(11)), "it is not there any more");
     gateway.stop().await;
 }
