@@ -12,12 +12,15 @@
 //! Of each line only the first event is worked on, and nothing else of the line while one is with a member or settling: so the
 //! events of an aggregate are dealt with one after the other, in the order of the log.
 
+mod members;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use causeway_event::{AggregateId, Position};
 
+use self::members::Members;
 use super::words::Answer;
 
 /// A member that was not heard of for this long is gone.
@@ -102,7 +105,7 @@ pub(super) struct Park {
 
 pub(super) struct Dispatch {
     rules: Rules,
-    members: BTreeMap<String, Member>,
+    members: Members,
     lines: HashMap<AggregateId, Line>,
     lines_of: HashMap<Position, AggregateId>,
     /// Lines whose first event may be free.
@@ -116,15 +119,6 @@ pub(super) struct Dispatch {
     /// What was struck off lately, and whether from the log: else it was a replay.
     settled: HashMap<Position, bool>,
     settled_order: VecDeque<Position>,
-    turn: u64,
-}
-
-struct Member {
-    /// How many deliveries it works on at once.
-    room: usize,
-    with: BTreeSet<Position>,
-    heard_at: Instant,
-    served: u64,
 }
 
 #[derive(Default)]
@@ -141,6 +135,10 @@ struct Work {
     /// Whether we gave it out; if not, a member may have it from a dispatcher before us.
     given: bool,
     state: State,
+    /// With whom its last delivery came to nothing.
+    failed_with: Option<String>,
+    /// That one was taken for dead, and may still be at work.
+    is_lost: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -161,7 +159,7 @@ impl Dispatch {
     pub(super) fn new(rules: Rules) -> Self {
         Self {
             rules,
-            members: BTreeMap::new(),
+            members: Members::default(),
             lines: HashMap::new(),
             lines_of: HashMap::new(),
             due: VecDeque::new(),
@@ -171,7 +169,6 @@ impl Dispatch {
             settlements: Vec::new(),
             settled: HashMap::new(),
             settled_order: VecDeque::new(),
-            turn: 0,
         }
     }
 
@@ -202,7 +199,7 @@ impl Dispatch {
 
     /// How many deliveries are with members.
     pub(super) fn in_flight(&self) -> usize {
-        self.members.values().map(|member| member.with.len()).sum()
+        self.members.in_flight()
     }
 
     /// An event came in.
@@ -217,7 +214,7 @@ impl Dispatch {
         let line = self.lines.entry(aggregate.clone()).or_default();
         let (deliveries, until) = self.past.remove(&position).unwrap_or_default();
         let state = until.filter(|until| now < *until).map_or(State::Free, State::Delayed);
-        line.work.insert(position, Work { origin, deliveries, given: false, state });
+        line.work.insert(position, Work { origin, deliveries, given: false, state, failed_with: None, is_lost: false });
         match self.claims.remove(&position) {
             Some((member, claimed)) => self.adopt(position, &member, claimed.max(deliveries), now),
             None => self.queue(aggregate),
@@ -227,33 +224,26 @@ impl Dispatch {
 
     /// A member says that it is there, how much it works on at once (0: nothing at the moment), and what it has.
     pub(super) fn announce(&mut self, member: &str, room: usize, held: &[(Position, u32)], now: Instant) {
-        let known = self.members.entry(member.to_owned()).or_insert_with(|| Member {
-            room,
-            with: BTreeSet::new(),
-            heard_at: now,
-            served: 0,
-        });
-        (known.room, known.heard_at) = (room, now);
-        let with: Vec<Position> = known.with.iter().copied().collect();
+        self.members.hear(member, room, now);
+        let with = self.members.with(member);
         self.claims.retain(|_, (claimant, _)| claimant != member);
         for (position, deliveries) in held {
             match self.work(*position) {
-                // Whoever dispatched before us gave it to this member.
-                Some(work) if !work.given && work.state == State::Free => {
-                    self.adopt(*position, member, *deliveries, now);
-                }
+                // Whoever dispatched before us gave it to this member, or it was taken for dead and is not.
+                Some(work) if work.is_free_for(member, *deliveries) => self.adopt(*position, member, *deliveries, now),
                 Some(_) => {}
                 None => _ = self.claims.insert(*position, (member.to_owned(), *deliveries)),
             }
         }
-        let held: HashSet<Position> = held.iter().map(|(position, _)| *position).collect();
+        let held: BTreeSet<Position> = held.iter().map(|(position, _)| *position).collect();
+        self.members.holds(member, &held);
         for position in with.into_iter().filter(|position| !held.contains(position)) {
             let ack_wait = self.rules.ack_wait;
             let Some(State::With { since, taken, .. }) = self.work(position).map(|work| &work.state) else { continue };
             let (lost, out) = (*since + LOST_AFTER <= now, *taken && *since + ack_wait <= now);
             match lost {
                 // A member of an earlier version drops what was not answered in time.
-                true if out => self.fail(position, &format!("was not answered within {ack_wait:?}"), State::Free),
+                true if out => self.run_out(position),
                 true => self.never_given(position),
                 false => {}
             }
@@ -281,11 +271,10 @@ impl Dispatch {
     /// again and again at once.
     pub(super) fn leave(&mut self, member: &str, broke: Option<&[(Position, u32)]>, reason: &str, now: Instant) {
         self.claims.retain(|_, (claimant, _)| claimant != member);
-        let with = self.members.get(member).map(|member| member.with.clone()).unwrap_or_default();
-        for position in with {
+        for position in self.members.with(member) {
             let deliveries = self.work(position).map_or(0, |work| work.deliveries);
             match broke {
-                None => self.fail(position, reason, State::Free),
+                None => self.lose(position, reason),
                 Some(broke) if broke.contains(&(position, deliveries)) => {
                     self.fail(position, reason, State::Delayed(now + backoff(deliveries)));
                 }
@@ -298,10 +287,13 @@ impl Dispatch {
     /// A member answers its delivery of this number.
     pub(super) fn answer(&mut self, member: &str, position: Position, deliveries: u32, answer: Answer, now: Instant) -> Taken {
         let later = self.until(now);
+        if !matches!(answer, Answer::Nak { unanswered: true, .. }) {
+            self.members.answered(member);
+        }
         let Some(work) = self.work(position) else {
             return if self.settled.contains_key(&position) { Taken::Done } else { Taken::Later };
         };
-        if !work.given && work.state == State::Free {
+        if work.is_free_for(member, deliveries) {
             self.adopt(position, member, deliveries, now);
         }
         let Some(work) = self.work(position) else { return Taken::Later };
@@ -311,7 +303,11 @@ impl Dispatch {
                     *until = later;
                     Taken::Done
                 }
-                Answer::Nak { delay_ms, reason } => {
+                Answer::Nak { unanswered: true, .. } => {
+                    self.run_out(position);
+                    Taken::Done
+                }
+                Answer::Nak { delay_ms, reason, .. } => {
                     let until = now + delay_ms.map_or_else(|| backoff(deliveries), Duration::from_millis);
                     self.fail(position, &reason, State::Delayed(until));
                     Taken::Done
@@ -337,11 +333,8 @@ impl Dispatch {
 
     /// Nobody could be heard up to now: that nobody was is no sign of anything.
     pub(super) fn excuse(&mut self, now: Instant) {
-        for member in self.members.values_mut() {
-            member.heard_at = now;
-        }
-        let with: Vec<Position> = self.members.values().flat_map(|member| member.with.iter().copied()).collect();
-        for position in with {
+        self.members.excuse(now);
+        for position in self.members.with_all() {
             if let Some(Work { state: State::With { until, .. }, .. }) = self.work(position) {
                 *until = (*until).max(now + GRACE);
             }
@@ -350,17 +343,14 @@ impl Dispatch {
 
     /// What has become due by the time alone.
     pub(super) fn tick(&mut self, now: Instant) {
-        let silent = self.members.iter().filter(|(_, member)| member.heard_at + MEMBER_SILENCE <= now);
-        for member in silent.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+        for member in self.members.silent(now) {
             self.leave(&member, None, "its member vanished", now);
         }
-        let with: Vec<Position> = self.members.values().flat_map(|member| member.with.iter().copied()).collect();
-        let reason = format!("was not answered within {:?}", self.rules.ack_wait);
-        for position in with {
+        for position in self.members.with_all() {
             if let Some(Work { state: State::With { until, .. }, .. }) = self.work(position)
                 && *until <= now
             {
-                self.fail(position, &reason, State::Free);
+                self.run_out(position);
             }
         }
         while let Some((until, _)) = self.delayed.first()
@@ -374,12 +364,11 @@ impl Dispatch {
 
     /// The next event that a member can have.
     pub(super) fn next(&mut self, now: Instant) -> Option<Assignment> {
-        let free = |member: &Member| member.with.len() < member.room;
-        // The least busy for what it takes; of those, who has waited longest.
-        let load = |member: &Member| (member.with.len() * 1024 / member.room.max(1), member.served);
-        let (id, _) = self.members.iter().filter(|(_, member)| free(member)).min_by_key(|(_, member)| load(member))?;
-        let id = id.clone();
-        while let Some(aggregate) = self.due.pop_front() {
+        for _ in 0..self.due.len() {
+            if !self.members.any_free() {
+                break;
+            }
+            let Some(aggregate) = self.due.pop_front() else { break };
             let Some(line) = self.lines.get_mut(&aggregate) else { continue };
             line.queued = false;
             let Some((position, work)) = line.work.first_key_value().filter(|_| line.busy == 0) else { continue };
@@ -394,17 +383,20 @@ impl Dispatch {
             }
             let (position, deliveries) = (*position, work.deliveries);
             // Whoever saw its last delivery come to nothing is gone as well, maybe of it. One that is sent back begins anew.
-            if deliveries >= self.rules.deliveries_max && work.origin == Origin::Log {
-                let reason = format!("gave up after {deliveries} deliveries: the last one ended with its dispatcher");
+            if deliveries >= self.rules.deliveries_max && (work.is_lost || work.origin == Origin::Log) {
+                let end = if work.is_lost { "its member vanished" } else { "the last one ended with its dispatcher" };
+                let reason = format!("gave up after {deliveries} deliveries: {end}");
                 self.settle(position, Some(Park { reason, deliveries }));
                 continue;
             }
+            let Some(id) = self.members.next(work.failed_with.as_deref()) else {
+                // Whoever is to have it is busy.
+                line.queued = true;
+                self.due.push_back(aggregate);
+                continue;
+            };
             let deliveries = deliveries + 1;
             self.adopt(position, &id, deliveries, now);
-            self.turn += 1;
-            if let Some(member) = self.members.get_mut(&id) {
-                member.served = self.turn;
-            }
             return Some(Assignment { member: id, position, deliveries });
         }
         None
@@ -451,7 +443,7 @@ impl Dispatch {
     fn adopt(&mut self, position: Position, member: &str, deliveries: u32, now: Instant) {
         let until = self.until(now);
         if let Some(work) = self.work(position) {
-            (work.deliveries, work.given) = (deliveries, true);
+            (work.deliveries, work.given, work.is_lost) = (deliveries, true, false);
             self.set(position, State::With { member: member.to_owned(), since: now, until, taken: false });
         }
     }
@@ -466,6 +458,31 @@ impl Dispatch {
         if let Some(work) = self.work(position) {
             (work.deliveries, work.given) = (work.deliveries.saturating_sub(1), false);
             self.set(position, State::Free);
+        }
+    }
+
+    /// A delivery was not answered in time.
+    fn run_out(&mut self, position: Position) {
+        if let Some(Work { state: State::With { member, .. }, .. }) = self.work(position) {
+            let member = member.clone();
+            self.members.ran_out(&member);
+        }
+        let reason = format!("was not answered within {:?}", self.rules.ack_wait);
+        self.fail(position, &reason, State::Free);
+    }
+
+    /// The member of a delivery is not heard of any more, dead or cut off. If that was the last one it is not given up before its
+    /// time is over: a member that was only cut off may be done with it.
+    fn lose(&mut self, position: Position, reason: &str) {
+        let deliveries_max = self.rules.deliveries_max;
+        let Some(Work { state: State::With { until, .. }, deliveries, .. }) = self.work(position) else { return };
+        let (until, is_last) = (*until, *deliveries >= deliveries_max);
+        match is_last {
+            true => self.set(position, State::Delayed(until)),
+            false => self.fail(position, reason, State::Free),
+        }
+        if let Some(work) = self.work(position) {
+            work.is_lost = true;
         }
     }
 
@@ -492,17 +509,15 @@ impl Dispatch {
         let Some(line) = self.lines.get_mut(&aggregate) else { return };
         let Some(work) = line.work.get_mut(&position) else { return };
         let before = std::mem::replace(&mut work.state, state.clone());
+        if let State::With { member, .. } = &before {
+            work.failed_with = Some(member.clone());
+        }
         line.busy = line.busy - usize::from(before.is_busy()) + usize::from(state.is_busy());
-        if let State::With { member, .. } = before
-            && let Some(member) = self.members.get_mut(&member)
-        {
-            member.with.remove(&position);
+        if let State::With { member, .. } = before {
+            self.members.give_up(&member, position);
         }
         match state {
-            State::With { member, since, .. } => {
-                let new = || Member { room: 0, with: BTreeSet::new(), heard_at: since, served: 0 };
-                self.members.entry(member).or_insert_with(new).with.insert(position);
-            }
+            State::With { member, since, .. } => self.members.take(member, position, since),
             State::Free | State::Delayed(_) => self.queue(&aggregate),
             State::Settling => {}
         }
@@ -513,6 +528,18 @@ impl Dispatch {
             && !std::mem::replace(&mut line.queued, true)
         {
             self.due.push_back(aggregate.clone());
+        }
+    }
+}
+
+impl Work {
+    /// Whether this member can have this delivery of it that it says it has.
+    fn is_free_for(&self, member: &str, deliveries: u32) -> bool {
+        let is_lost = self.is_lost && self.deliveries == deliveries && self.failed_with.as_deref() == Some(member);
+        match self.state {
+            State::Free => is_lost || !self.given,
+            State::Delayed(_) => is_lost,
+            State::With { .. } | State::Settling => false,
         }
     }
 }

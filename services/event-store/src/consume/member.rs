@@ -259,7 +259,7 @@ impl Desk {
             let taken_back = CancellationToken::new();
             self.failing.insert(id, taken_back.clone());
             let reason = format!("was not answered within {:?}", self.member.ack_wait);
-            self.say(id, Answer::Nak { delay_ms: Some(0), reason }, taken_back);
+            self.say(id, Answer::Nak { delay_ms: Some(0), reason, unanswered: true }, taken_back);
         }
         if out.went_back > 0 {
             self.is_stuck = true;

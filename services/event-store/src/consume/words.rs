@@ -36,9 +36,17 @@ pub(super) enum ToDispatcher {
 #[serde(rename_all = "snake_case", tag = "is")]
 pub(crate) enum Answer {
     Ack,
-    Nak { delay_ms: Option<u64>, reason: String },
+    Nak {
+        delay_ms: Option<u64>,
+        reason: String,
+        /// The client did not say so: its time is over.
+        #[serde(default)]
+        unanswered: bool,
+    },
     Progress,
-    Park { reason: String },
+    Park {
+        reason: String,
+    },
 }
 
 /// What became of it.

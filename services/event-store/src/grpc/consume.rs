@@ -162,7 +162,7 @@ fn said(request: v1::ConsumeRequest) -> Result<Said, Problem> {
         Some(Request_::Nak(nak)) => {
             let delay = nak.delay.map(|delay| duration("/nak/delay", delay, Duration::ZERO)).transpose()?;
             let delay_ms = delay.map(|delay| delay.as_millis() as u64);
-            (nak.delivery_id, Answer::Nak { delay_ms, reason: reason("/nak/reason", nak.reason)? })
+            (nak.delivery_id, Answer::Nak { delay_ms, reason: reason("/nak/reason", nak.reason)?, unanswered: false })
         }
         Some(Request_::Progress(progress)) => (progress.delivery_id, Answer::Progress),
         Some(Request_::Park(park)) => (park.delivery_id, Answer::Park { reason: reason("/park/reason", park.reason)? }),

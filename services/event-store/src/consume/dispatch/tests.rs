@@ -68,7 +68,7 @@ impl World {
 }
 
 fn nak(delay: Duration) -> Answer {
-    Answer::Nak { delay_ms: Some(delay.as_millis() as u64), reason: "not now".into() }
+    Answer::Nak { delay_ms: Some(delay.as_millis() as u64), reason: "not now".into(), unanswered: false }
 }
 
 #[test]
@@ -128,10 +128,110 @@ fn what_is_not_answered_in_time_or_left_behind_is_given_to_others_and_parked_in_
     world.dispatch.leave("m", None, "it left", world.now);
     world.dispatch.announce("n", 1, &[], world.now);
     assert_eq!(world.given(), [("n".into(), 1, 3)]);
-    world.pass(MEMBER_SILENCE);
+    world.pass(RULES.ack_wait + LATE);
+    world.dispatch.announce("o", 1, &[], world.now);
+    assert!(world.given().is_empty());
     let parked = world.settle_all();
     let reason = "gave up after 3 deliveries: its member vanished".to_owned();
     assert_eq!(parked, [Settlement { position: at(1), origin: Origin::Log, park: Some(Park { reason, deliveries: 3 }) }]);
+}
+
+#[test]
+fn what_a_member_that_hangs_does_not_answer_goes_to_another_and_it_gets_one_at_a_time() {
+    let mut world = world(&[("hangs", 2), ("works", 2)]);
+    let names: Vec<String> = (1..=20).map(|number| format!("a{number}")).collect();
+    let events: Vec<(u64, &str)> = (1..).zip(names.iter().map(String::as_str)).collect();
+    world.arrive(&events);
+    let (mut done, mut hanging, mut most) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
+    for _ in 0..200 {
+        for (member, position, deliveries) in world.given() {
+            match member.as_str() {
+                "works" => {
+                    world.answer("works", position, deliveries, Answer::Ack);
+                    done.insert(position);
+                }
+                _ => assert_eq!(hanging.insert(position, deliveries), None, "{position} had come to nothing there"),
+            }
+        }
+        world.settle_all();
+        most.push(world.dispatch.members.with("hangs").len());
+        // What ran out is said to have, by its gateway.
+        for position in world.dispatch.members.with("hangs") {
+            let deliveries = hanging[&position.get()];
+            let unanswered = Answer::Nak { delay_ms: Some(0), reason: "late".into(), unanswered: true };
+            world.answer("hangs", position.get(), deliveries, unanswered);
+        }
+        world.pass(Duration::from_secs(1));
+        world.dispatch.announce("hangs", 2, &[], world.now);
+        world.dispatch.announce("works", 2, &[], world.now);
+    }
+    assert_eq!(done.len(), 20, "{done:?}");
+    assert_eq!((most[0], most[1..].iter().max()), (2, Some(&1)));
+    world.arrive(&[(21, "b"), (22, "c"), (23, "d"), (24, "e")]);
+    assert_eq!(world.given().iter().filter(|(member, ..)| member == "hangs").count(), 1);
+    world.answer("hangs", 1, 1, Answer::Ack);
+    world.arrive(&[(25, "f")]);
+    assert_eq!(world.given().len(), 1, "it lives, and has room for another one");
+}
+
+#[test]
+fn without_another_member_the_one_that_hangs_has_it_again() {
+    let mut world = world(&[("hangs", 1)]);
+    world.arrive(&[(1, "a")]);
+    for deliveries in 1..=RULES.deliveries_max {
+        assert_eq!(world.given(), [("hangs".into(), 1, deliveries)]);
+        let unanswered = Answer::Nak { delay_ms: Some(0), reason: "late".into(), unanswered: true };
+        world.answer("hangs", 1, deliveries, unanswered);
+    }
+    assert_eq!(world.settle_all().len(), 1);
+}
+
+#[test]
+fn a_member_that_was_cut_off_has_what_nobody_else_got_and_no_more_than_it_takes() {
+    let mut world = world(&[("cut", 2)]);
+    world.arrive(&[(1, "a"), (2, "b")]);
+    assert_eq!(world.given().len(), 2);
+    world.pass(MEMBER_SILENCE);
+    world.dispatch.announce("other", 1, &[], world.now);
+    let given = world.given();
+    let [(_, taken, 2)] = given[..] else { panic!("{given:?}") };
+    let left = 3 - taken;
+    // It comes back, and has both.
+    world.dispatch.announce("cut", 2, &[(at(1), 1), (at(2), 1)], world.now);
+    assert_eq!(world.answer("cut", left, 1, Answer::Progress), Taken::Done, "nobody else has it");
+    world.arrive(&[(3, "c")]);
+    assert!(world.given().is_empty(), "it works on two");
+    assert_eq!(world.answer("cut", taken, 1, Answer::Ack), Taken::Settling, "done is done");
+    world.settle_all();
+    world.dispatch.announce("cut", 2, &[(at(left), 1)], world.now);
+    assert_eq!(world.given().len(), 1);
+}
+
+#[test]
+fn the_last_delivery_of_a_member_that_was_cut_off_is_given_up_when_its_time_is_over() {
+    for comes_back in [true, false] {
+        let mut world = world(&[("cut", 1)]);
+        world.arrive(&[(1, "a")]);
+        for deliveries in 1..RULES.deliveries_max {
+            world.given();
+            world.answer("cut", 1, deliveries, nak(Duration::ZERO));
+        }
+        assert_eq!(world.given(), [("cut".into(), 1, RULES.deliveries_max)]);
+        world.pass(MEMBER_SILENCE);
+        world.dispatch.announce("other", 1, &[], world.now);
+        assert!(world.given().is_empty() && world.settle_all().is_empty(), "it may be done with it");
+        if comes_back {
+            world.dispatch.announce("cut", 1, &[(at(1), RULES.deliveries_max)], world.now);
+            assert_eq!(world.answer("cut", 1, RULES.deliveries_max, Answer::Ack), Taken::Settling);
+            assert_eq!(world.settle_all()[0].park, None);
+            continue;
+        }
+        world.pass(RULES.ack_wait + LATE);
+        world.dispatch.announce("other", 1, &[], world.now);
+        assert!(world.given().is_empty());
+        let park = world.settle_all()[0].park.clone().unwrap();
+        assert_eq!(park.reason, "gave up after 3 deliveries: its member vanished");
+    }
 }
 
 #[test]

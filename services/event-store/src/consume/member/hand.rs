@@ -256,7 +256,7 @@ mod tests {
     }
 
     fn nak() -> Answer {
-        Answer::Nak { delay_ms: None, reason: "no".to_owned() }
+        Answer::Nak { delay_ms: None, reason: "no".to_owned(), unanswered: false }
     }
 
     fn park() -> Answer {
