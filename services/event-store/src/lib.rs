@@ -88,7 +88,8 @@ pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: Canc
     let (leaves, incoming) = checkpoint::leaves::leaves();
     let opening = async {
         let (store, feeding) = Store::open(log.clone(), &config.read_model, leaves, end.clone()).await?;
-        Ok::<_, StoreError>((store, feeding, Types::open(&log).await?))
+        let types = store::answered(|| Types::open(&log)).await?;
+        Ok::<_, StoreError>((store, feeding, types))
     };
     let (store, feeding, types) = tokio::select! {
         served = &mut serving => return served.map_err(Error::Serve),

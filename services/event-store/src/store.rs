@@ -33,6 +33,8 @@ use crate::read_model::{
 
 pub(crate) use subscribe::{Subscription, Update};
 
+/// Pause before the log is asked again.
+const ASK_PAUSE: Duration = Duration::from_millis(500);
 /// Times that one question is asked again of a model that was made again meanwhile.
 const ATTEMPTS_MAX: usize = 4;
 /// A page in which nothing passes ends after this long; the next one goes on. Tests cut wherever they can.
@@ -96,7 +98,7 @@ impl Store {
         leaves: Arc<Leaves>,
         shutdown: CancellationToken,
     ) -> Result<(Self, impl Future<Output = Result<(), StoreError>> + Send + 'static + use<>), StoreError> {
-        let identity = log.identity().await?;
+        let identity = answered(|| log.identity()).await?;
         let (files, loaded) = blocking({
             let config = config.clone();
             move || load(&config)
@@ -118,7 +120,7 @@ impl Store {
             }
             loaded => (files, loaded),
         };
-        let last = log.last_position().await?;
+        let last = answered(|| log.last_position()).await?;
         Self::start(config, Source::of(log, leaves), (identity, last), (files, loaded), shutdown).await
     }
 
@@ -397,6 +399,17 @@ impl Source {
     }
 }
 
+/// Asks the log until it answers: at the start of a cluster its leader may not be there yet.
+pub(crate) async fn answered<T, F: Future<Output = Result<T, LogError>>>(ask: impl Fn() -> F) -> Result<T, LogError> {
+    loop {
+        match ask().await {
+            Err(error) if error.is_transient() => tracing::warn!(%error, "the log does not answer yet; it is asked again"),
+            answer => return answer,
+        }
+        tokio::time::sleep(ASK_PAUSE).await;
+    }
+}
+
 /// Opens what is there; damage is set aside, and told.
 fn load(config: &ReadModelConfig) -> Result<(Files, Option<Loaded>), ModelError> {
     let files = Files::lock(&config.path)?;
@@ -415,10 +428,10 @@ fn load(config: &ReadModelConfig) -> Result<(Files, Option<Loaded>), ModelError>
 async fn belongs(meta: &Meta, last: Option<(Position, EventId)>, log: &Log, identity: &str) -> Result<bool, StoreError> {
     let reason = if meta.identity != identity {
         "it was made from another log"
-    } else if log.last_position().await? < meta.position {
+    } else if answered(|| log.last_position()).await? < meta.position {
         "the log is shorter"
     } else if let Some((position, id)) = last
-        && log.event_id_at(position).await? != Some(id)
+        && answered(|| log.event_id_at(position)).await? != Some(id)
     {
         "the log has another event in the place of its last one"
     } else {
