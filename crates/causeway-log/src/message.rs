@@ -64,13 +64,24 @@ pub(crate) fn record(names: &Names, place: &Place<'_>, headers: Option<&HeaderMa
     }
 }
 
+/// Whether a header of this name, however it is written, says something of an event.
+fn is_ours(name: &str) -> bool {
+    let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    begins("ce-") || begins("causeway-") || ["traceparent", "content-type"].iter().any(|ours| name.eq_ignore_ascii_case(ours))
+}
+
 fn read(names: &Names, place: &Place<'_>, headers: Option<&HeaderMap>, payload: &[u8]) -> Result<Stored, Invalid> {
     // Some ten headers, each of which is asked for: a look at each is faster than the hashes of a map.
-    let headers: Vec<(&str, &str)> = headers
-        .iter()
-        .flat_map(|headers| headers.iter())
-        .filter_map(|(name, values)| Some((name.as_ref(), values.first()?.as_str())))
-        .collect();
+    let mut known: Vec<(&str, &str)> = Vec::with_capacity(headers.map_or(0, HeaderMap::len));
+    for (name, values) in headers.iter().flat_map(|headers| headers.iter()) {
+        let name: &str = name.as_ref();
+        // Clients disagree on which of several counts, and on whether case does: nothing is vouched for that others read otherwise.
+        if is_ours(name) && (values.len() > 1 || name.bytes().any(|byte| byte.is_ascii_uppercase())) {
+            return Err(Invalid::new(name, "is there more than once, or not in lower case"));
+        }
+        known.extend(values.first().map(|value| (name, value.as_str())));
+    }
+    let headers = known;
     let header = |name: &'static str| headers.iter().find(|(there, _)| *there == name).map(|(_, value)| *value);
     let stored = cloudevents::read(header, payload)?;
     // A fold reads by subject: an event under a foreign one would be in some views and not in others.

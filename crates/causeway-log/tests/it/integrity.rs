@@ -5,10 +5,11 @@ use std::time::Duration;
 use async_nats::jetstream;
 use async_nats::jetstream::{kv, object_store, stream};
 use bytes::Bytes;
-use causeway_event::{Category, Position};
+use causeway_event::{Category, EventId, Position};
 use causeway_log::{Append, Config, ConsumerConfig, Import, Log, LogError};
 use causeway_proof::{Chain, Content, Entry, Foreign};
 use causeway_testkit::NatsServer;
+use uuid::Uuid;
 
 use crate::support::{config, connected, event, fenced, id, keyed, note, server, single};
 
@@ -311,4 +312,33 @@ async fn a_log_that_is_opened_is_not_made() {
     assert!(refused.to_string().contains("there is no log"), "{refused}");
     let reached = Log::reach(&Config { ..config(&nats.url()) }).await.unwrap();
     assert!(reached.streams().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_event_that_other_clients_would_read_otherwise_is_none() {
+    let (nats, log) = server().await;
+    let js = jetstream::new(nats.client().await.unwrap());
+    let publish = async |more: &[(&'static str, &'static str)]| {
+        let mut headers = async_nats::HeaderMap::new();
+        let id = EventId::from_uuid(Uuid::now_v7()).to_string();
+        for (name, value) in [("ce-specversion", "1.0"), ("ce-id", &id), ("ce-type", "NoteTaken"), ("ce-source", "nats")] {
+            headers.insert(name, value);
+        }
+        headers.insert("ce-subject", "a");
+        headers.insert("ce-correlationid", "c");
+        more.iter().for_each(|(name, value)| headers.append(*name, *value));
+        js.publish_with_headers("causeway.ev.a.custom", headers, "{}".into()).await.unwrap().await.unwrap();
+        let last = log.last_position().await.unwrap();
+        log.walk(last.previous(), last).page().await.unwrap().remove(0).content
+    };
+    for unknown in [&[][..], &[("x-note", "1"), ("x-note", "2"), ("X-Note", "3"), ("Nats-X", "4")]] {
+        let content = publish(unknown).await;
+        assert!(matches!(content, Content::Event(_)), "{content:?}");
+    }
+    for more in
+        [("ce-type", "Refunded"), ("Ce-Type", "Refunded"), ("ce-source", "the-bank"), ("CAUSEWAY-time", "2020-01-01T00:00:00Z")]
+    {
+        let Content::Foreign(foreign) = publish(&[more]).await else { panic!("{more:?} is an event") };
+        assert!(foreign.reason.reason.contains("more than once"), "{:?}", foreign.reason);
+    }
 }
