@@ -39,6 +39,6 @@ pub use group::{Claim, Group, GroupName, GroupPull, GroupState, Hold, Lease, Mai
 pub use import::Import;
 pub use info::{ConsumerInfo, LogInfo};
 pub use message::{Record, Stored};
-pub use snapshot::{Restoring, Snapshot, StreamFacts};
+pub use snapshot::{Held, Restoring, Snapshot, StreamFacts};
 pub use subscribe::{Leaf, Replaced, Subscription};
 pub use walk::Walk;

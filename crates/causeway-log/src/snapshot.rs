@@ -40,6 +40,17 @@ pub struct StreamFacts {
     pub consumers: usize,
 }
 
+/// What a stream holds of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Just that: as many messages, the first and the last at the same positions and stored at the same nanosecond.
+    Same,
+    /// That, and what came behind it.
+    More,
+    /// Something else, or a part of it.
+    Other,
+}
+
 /// What is being restored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Restoring {
@@ -108,20 +119,28 @@ impl Log {
         }
     }
 
-    /// Whether there is a stream of this name, and if so whether it holds what its snapshot was made of: as many messages, the
-    /// first and the last at the same positions and stored at the same nanosecond.
-    pub async fn holds_snapshot(&self, stream: &str, description: &Value) -> Result<Option<bool>, LogError> {
-        let state = self.stream_state(stream).await?;
-        let same = |state: &Value, name: &str| state[name] == description["state"][name];
-        Ok(state.map(|state| {
-            let is_empty = state["messages"] == 0;
+    /// What a stream of this name holds of what its snapshot was made of; none if there is no such stream.
+    pub async fn held_of(&self, stream: &str, description: &Value) -> Result<Option<Held>, LogError> {
+        let Some(state) = self.stream_state(stream).await? else { return Ok(None) };
+        let saved = &description["state"];
+        let same = |names: &[&str]| names.iter().all(|name| state[name] == saved[name]);
+        let is_same = match state["messages"] == 0 {
             // Of none the server says as it happens where the first would be, and when.
-            let alike: &[&str] = match is_empty {
-                true => &["messages", "last_seq"],
-                false => &["messages", "first_seq", "first_ts", "last_seq", "last_ts"],
-            };
-            alike.iter().all(|name| same(&state, name))
-        }))
+            true => same(&["messages", "last_seq"]),
+            false => same(&["messages", "first_seq", "first_ts", "last_seq", "last_ts"]),
+        };
+        if is_same {
+            return Ok(Some(Held::Same));
+        }
+        let number = |state: &Value, name: &str| state[name].as_u64().unwrap_or_default();
+        let last = number(saved, "last_seq");
+        if number(&state, "last_seq") <= last || (number(saved, "messages") > 0 && !same(&["first_seq", "first_ts"])) {
+            return Ok(Some(Held::Other));
+        }
+        let time = saved["last_ts"].as_str().and_then(|time| time.parse::<jiff::Timestamp>().ok());
+        let found = self.raw_of(stream, &json!({ "seq": last })).await?;
+        let goes_on = found.is_some_and(|raw| Some(raw.time_ns) == time.map(jiff::Timestamp::as_nanosecond));
+        Ok(Some(if goes_on { Held::More } else { Held::Other }))
     }
 
     /// Begins a snapshot of this stream and its consumers. The server checks every message of it first.

@@ -154,3 +154,49 @@ async fn a_backup_that_is_made_while_somebody_appends_is_the_log_as_it_was_at_a_
     let notes = info["categories"]["custom"].as_u64().unwrap();
     assert!((before as u64..=behind as u64 + 1).contains(&notes), "{before} <= {notes} <= {behind}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_lives_through_a_restore_goes_on_with_it() {
+    let causeway = filled(25).await;
+    let nats = causeway.ready().nats.clone();
+    let folder = causeway.home().join("backup");
+    log(&["backup", text(&folder), "--nats", &nats]).await.ok();
+    let event = causeway.api().fetch("/events/3").await.unwrap();
+    let js = async_nats::jetstream::new(async_nats::connect(&nats).await.unwrap());
+    for stream in ["causeway_EVENTS", "causeway_DLQ"] {
+        js.delete_stream(stream).await.unwrap();
+    }
+    let (done, api) = (AtomicBool::new(false), causeway.api());
+    let writers = futures::future::join_all((0..8).map(|writer| {
+        let (done, api) = (&done, &api);
+        async move {
+            let note = json!({"type": "NoteTaken", "aggregate_id": format!("w{writer}"), "data": {}});
+            while !done.load(Ordering::Relaxed) {
+                // Refused while there is no log.
+                if api.append(&note).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        }
+    }));
+    let restore = async {
+        let restored = log(&["restore", text(&folder), "--nats", &nats]).await;
+        let again = log(&["restore", text(&folder), "--nats", &nats]).await;
+        done.store(true, Ordering::Relaxed);
+        (restored, again)
+    };
+    let (_, (restored, again)) = tokio::join!(writers, restore);
+    restored.ok();
+    assert!(again.0.stderr.contains("exist already and hold something else"), "it is done, and went on: {:?}", again.0);
+    assert!(js.get_stream("causeway_DLQ").await.is_ok() && js.get_stream("causeway_RESTORE").await.is_err());
+    assert_eq!(log(&["verify", "--json", "--nats", &nats]).await.problems(), []);
+    wait_until("the gateway to go on", Duration::from_secs(30), async || {
+        (api.fetch("/events/3").await.ok()? == event).then_some(())
+    })
+    .await;
+    wait_until("the gateway to have what the log has", Duration::from_secs(30), async || {
+        let entries = log(&["info", "--json", "--nats", &nats]).await.json()["entries"].as_u64();
+        (entries == api.fetch("/events/count").await.ok()?["count"].as_u64()).then_some(())
+    })
+    .await;
+}

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use causeway_event::format_timestamp;
-use causeway_log::{Log, Restoring, StreamFacts};
+use causeway_log::{Held, Log, Restoring, StreamFacts};
 use causeway_proof::to_hex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -136,16 +136,21 @@ pub(super) async fn restore(common: &Common, args: &RestoreArgs, out: &Output) -
     let (mut missing, mut others, mut half) = (Vec::new(), Vec::new(), Vec::new());
     for saved in &manifest.streams {
         let name = saved.facts.name.as_str();
-        match log.holds_snapshot(name, &saved.description).await? {
+        let is_ours = broke_off.as_ref().is_some_and(|restoring| restoring.streams.iter().any(|stream| stream == name));
+        match log.held_of(name, &saved.description).await? {
             None => missing.push(saved),
-            Some(true) => {}
-            Some(false) if made_by(broke_off.as_ref(), saved, &log).await? => {
+            Some(Held::Same) => {}
+            // Whoever lives goes on as soon as the log is there.
+            Some(Held::More) if is_ours => {}
+            Some(Held::Other) if is_ours && is_less(saved, &log).await? => {
                 half.push(name);
                 missing.push(saved);
             }
-            Some(false) => others.push(name),
+            Some(Held::More | Held::Other) => others.push(name),
         }
     }
+    // The log last: with it a gateway that lives through this goes on, and all that its events refer to is to be there.
+    missing.sort_by_key(|saved| saved.facts.name.ends_with("_EVENTS"));
     if !others.is_empty() {
         let delete: Vec<String> = others.iter().map(|name| format!("`nats stream rm {name}`")).collect();
         return Err(Hinted {
@@ -173,7 +178,8 @@ pub(super) async fn restore(common: &Common, args: &RestoreArgs, out: &Output) -
         give_back(&log, &args.folder, saved, args.replicas, out).await.with_context(|| format!("cannot restore {name}"))?;
         let found = log.stream_facts(name).await?.with_context(|| format!("{name} is not there behind its restore"))?;
         let is = |facts: &StreamFacts| (facts.messages, facts.first, facts.last);
-        if is(&found) != is(&saved.facts) {
+        let has_grown = found.last > saved.facts.last;
+        if !has_grown && is(&found) != is(&saved.facts) {
             let (messages, first, last) = is(&found);
             bail!("{name} was restored with {messages} messages from {first} to {last}, which is not what was backed up");
         }
@@ -190,13 +196,9 @@ pub(super) async fn restore(common: &Common, args: &RestoreArgs, out: &Output) -
     Ok(())
 }
 
-/// Whether what there is of a stream is what a restore that broke off has made of it, and nobody has written to it since.
-async fn made_by(broke_off: Option<&Restoring>, saved: &Saved, log: &Log) -> anyhow::Result<bool> {
-    let StreamFacts { name, last, .. } = &saved.facts;
-    if !broke_off.is_some_and(|restoring| restoring.streams.contains(name)) {
-        return Ok(false);
-    }
-    Ok(log.stream_facts(name).await?.is_none_or(|found| found.last < *last))
+/// Whether what there is of a stream is less than what was saved of it: its restore broke off, and nobody has written to it since.
+async fn is_less(saved: &Saved, log: &Log) -> anyhow::Result<bool> {
+    Ok(log.stream_facts(&saved.facts.name).await?.is_none_or(|found| found.last < saved.facts.last))
 }
 
 /// The manifest, once every file is known to be what it says.
