@@ -105,6 +105,13 @@ async fn what_was_restored_in_part_is_not_taken_for_the_log_and_is_restored_anew
     log(&["restore", text(&folder), "--nats", &nats.url()]).await.ok();
     let gateway = Setup::event_store(&nats.url()).start().await.unwrap();
     assert_eq!(gateway.api().fetch("/events/3").await.unwrap(), event);
+    // One that was killed at its very end, and the log went on: nothing of it is deleted, or told to be.
+    append(&gateway, 100..101).await;
+    stream("causeway_RESTORE", &[], &note(&["causeway_EVENTS", "causeway_DLQ"])).await;
+    js.delete_stream("causeway_DLQ").await.unwrap();
+    log(&["restore", text(&folder), "--nats", &nats.url()]).await.ok();
+    assert!(js.get_stream("causeway_DLQ").await.is_ok() && js.get_stream("causeway_RESTORE").await.is_err());
+    assert_eq!(gateway.api().fetch("/events/3").await.unwrap(), event);
     // Of another backup nobody knows what may be deleted.
     let other = causeway_testkit::NatsServer::start().await.unwrap();
     let js = async_nats::jetstream::new(other.client().await.unwrap());
