@@ -384,6 +384,18 @@ async fn an_export_overwrites_nothing_and_one_that_was_kept_says_how_far_it_reac
     let (json, told) = against("cut.ndjson").await;
     assert_eq!(reach(&json), (0, 20, false));
     assert!(warned(&json, "breaks off behind position 20") && told.contains("positions 1 to 20; what stands"), "{json} {told}");
+    // And one that was cut within a line, the same.
+    let within = &whole[..whole.lines().take(20).map(|line| line.len() + 1).sum::<usize>() + 30];
+    fs::write(file("within.ndjson"), within).unwrap();
+    let (json, told) = against("within.ndjson").await;
+    assert_eq!(reach(&json), (0, 20, false));
+    assert!(warned(&json, "breaks off behind position 20") && told.contains("positions 1 to 20; what stands"), "{json} {told}");
+    // What begins behind the end of a log is not put on it, and no log is begun for it.
+    let fresh = causeway_testkit::NatsServer::start().await.unwrap();
+    let refused = log(&["import", text(&file("part.ndjson")), "--nats", &fresh.url()]).await;
+    assert!(refused.0.stderr.contains("it begins behind position 3, and the log ends at 0"), "{:?}", refused.0);
+    let js = async_nats::jetstream::new(fresh.client().await.unwrap());
+    assert!(js.get_stream("causeway_EVENTS").await.is_err());
     let thinned: String = whole.lines().enumerate().filter(|(at, _)| *at != 9).map(|(_, line)| format!("{line}\n")).collect();
     fs::write(file("thinned.ndjson"), thinned).unwrap();
     let (json, _) = against("thinned.ndjson").await;

@@ -20,12 +20,16 @@ impl Names {
     pub(crate) fn new(namespace: &str) -> Result<Self, LogError> {
         let fits = (1..=32).contains(&namespace.len())
             && namespace.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-        match fits {
-            true => Ok(Self { namespace: namespace.to_owned() }),
-            false => {
-                Err(LogError::Mismatch { what: format!("the namespace {namespace:?} must be 1 to 32 letters, digits, - or _") })
-            }
+        if !fits {
+            return Err(LogError::Mismatch {
+                what: format!("the namespace {namespace:?} must be 1 to 32 letters, digits, - or _"),
+            });
         }
+        // So NATS names the streams of buckets, which are those of another namespace.
+        if ["KV_", "OBJ_"].iter().any(|bucket| namespace.starts_with(bucket)) {
+            return Err(LogError::Mismatch { what: format!("the namespace {namespace:?} must not begin with KV_ or OBJ_") });
+        }
+        Ok(Self { namespace: namespace.to_owned() })
     }
 
     pub(crate) fn events_stream(&self) -> String {
@@ -203,7 +207,7 @@ mod tests {
         let names = Names::new("causeway").unwrap();
         let aggregate = "telegram:4.2 *>é".parse().unwrap();
         assert_eq!(names.event(&aggregate, Category::Input), "causeway.ev.telegram%3A4%2E2%20%2A%3E%C3%A9.input");
-        assert!(Names::new("a.b").is_err());
+        assert!(["a.b", "KV_a", "OBJ_a"].iter().all(|name| Names::new(name).is_err()));
     }
 
     #[test]

@@ -310,11 +310,7 @@ impl Raw {
             metadata,
             key: self.idempotencykey,
             // Whatever a publisher said.
-            expected: self
-                .expectedposition
-                .map(|text| text.parse())
-                .transpose()
-                .map_err(|error| invalid("expectedposition", &error))?,
+            expected: self.expectedposition.map(|text| number(&text, "expectedposition")).transpose()?,
             payload,
         })
     }
@@ -331,10 +327,19 @@ fn on_one_line(bytes: &[u8]) -> Option<Box<RawValue>> {
 }
 
 fn position(text: &str, name: &str) -> Result<Position, LineError> {
-    let position: Position = text.parse().map_err(|error: Invalid| LineError(format!("{name}: {error}")))?;
+    let position = number(text, name)?;
     match i64::try_from(position.get()) {
         Ok(_) => Ok(position),
         Err(_) => Err(LineError(format!("{name}: no log has so many"))),
+    }
+}
+
+/// Written as an export writes it: whoever checks a line by other means is to come to the same.
+fn number(text: &str, name: &str) -> Result<Position, LineError> {
+    let number: Position = text.parse().map_err(|error: Invalid| LineError(format!("{name}: {error}")))?;
+    match number.to_string() == text {
+        true => Ok(number),
+        false => Err(LineError(format!("{name}: is not written as a position"))),
     }
 }
 

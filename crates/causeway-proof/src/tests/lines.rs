@@ -85,6 +85,8 @@ fn what_is_no_line_is_refused() {
         ("\"data\":1", "\"data\":1,\"data_base64\":\"MQ==\""),
         (",\"data\":1", ""),
         ("\"position\":\"1\"", "\"position\":\"x\""),
+        ("\"position\":\"1\"", "\"position\":\"+1\""),
+        ("\"position\":\"1\"", "\"position\":\"01\""),
         ("\"subject\":\"a\",", ""),
         ("\"source\"", "\"sauce\""),
         ("2026-", "today-"),

@@ -22,6 +22,8 @@ pub(super) struct Lines {
     number: u64,
     /// Bytes that have been read.
     pub(super) bytes: u64,
+    /// The last line breaks off.
+    pub(super) broke_off: bool,
     buffer: Vec<u8>,
 }
 
@@ -32,7 +34,7 @@ impl Lines {
             true => Box::new(BufReader::new(io::stdin())),
             false => Box::new(BufReader::with_capacity(1 << 20, File::open(path).map_err(about(path))?)),
         };
-        Ok(Self { source, path: path.to_owned(), number: 0, bytes: 0, buffer: Vec::new() })
+        Ok(Self { source, path: path.to_owned(), number: 0, bytes: 0, broke_off: false, buffer: Vec::new() })
     }
 
     /// The next line; none at the end. What is no line of an export is told with its number.
@@ -49,6 +51,7 @@ impl Lines {
             if self.buffer.len() as u64 == LINE_BYTES_MAX {
                 bail!("line {number} of {} has more than {LINE_BYTES_MAX} bytes", self.path.display());
             }
+            self.broke_off = true;
             return Ok(Some(Err(format!("line {number} breaks off"))));
         };
         Ok(Some(Line::read(line).map_err(|error: LineError| format!("line {number} {error}"))))
@@ -58,7 +61,7 @@ impl Lines {
 /// Where an export goes.
 pub(super) enum Sink {
     Stdout(BufWriter<io::Stdout>),
-    /// While it is not whole it has another name, and goes if nothing comes of it.
+    /// While it is not whole it has another name, and goes if nothing comes of it, unless the process is killed.
     File(BufWriter<NamedTempFile>, PathBuf),
 }
 

@@ -85,10 +85,12 @@ fn check(args: &ImportArgs, last: Position, trust: Trust, namespace: &str, out: 
     // Only what forbids the import is told.
     let mut told = Told::progress_of(out);
     let mut found = Vec::new();
-    let mut refused = None;
+    let (mut refused, mut start) = (None, Position::START);
     of_export(&args.file, &mut audit, &mut Kept::open(None)?, &mut told, |audit, line| {
-        if let (None, Some(Line::Entry { entry, .. })) = (&refused, line) {
-            refused = Import::check(namespace, entry).err();
+        match line {
+            Some(Line::Entry { entry, .. }) if refused.is_none() => refused = Import::check(namespace, entry).err(),
+            Some(Line::Start(chain)) => start = chain.position,
+            _ => {}
         }
         if audit.position() == last {
             at_last = Some(audit.chain());
@@ -111,6 +113,9 @@ fn check(args: &ImportArgs, last: Position, trust: Trust, namespace: &str, out: 
     }
     if let Some(refused) = refused {
         bail!("the export cannot be imported: {refused}");
+    }
+    if last < start {
+        bail!("the export cannot be imported: it begins behind position {start}, and the log ends at {last}");
     }
     // Whoever names a key wants its word. That of the folder may be new, and for what comes behind the import.
     if !args.public_keys.is_empty() && summary.vouched == Position::START && summary.seen > 0 {

@@ -192,7 +192,12 @@ impl Kept {
         self.ahead = None;
         let Some(lines) = &mut self.lines else { return Ok(()) };
         while let Some(line) = lines.next()? {
-            let line = line.map_err(|what| anyhow::anyhow!("{}: {what}", self.path.display()))?;
+            let line = match line {
+                Ok(line) => line,
+                // Told with the end that is missing.
+                Err(_) if lines.broke_off => return Ok(()),
+                Err(what) => anyhow::bail!("{}: {what}", self.path.display()),
+            };
             let behind = self.up_to;
             self.up_to = behind.max(reach(&line));
             match line {
