@@ -118,12 +118,12 @@ impl Client {
 
     /// One event, by id or position; `None` if there is none.
     pub async fn get(&self, id: &str) -> Result<Option<Event>, ClientError> {
-        self.get_one(v1::GetRequest { id: id.to_owned(), raw: false }).await
-    }
-
-    /// The same with its data in the version in which it was appended.
-    pub async fn get_raw(&self, id: &str) -> Result<Option<Event>, ClientError> {
-        self.get_one(v1::GetRequest { id: id.to_owned(), raw: true }).await
+        let request = v1::GetRequest { id: id.to_owned(), raw: false };
+        match self.ask(request, |mut grpc, request| async move { grpc.get(request).await }).await {
+            Ok(response) => event(response.event).map(Some),
+            Err(error) if error.kind() == Some(Kind::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// How many events there are, exactly.
@@ -156,14 +156,6 @@ impl Client {
             }
         });
         pages.try_flatten().boxed()
-    }
-
-    async fn get_one(&self, request: v1::GetRequest) -> Result<Option<Event>, ClientError> {
-        match self.ask(request, |mut grpc, request| async move { grpc.get(request).await }).await {
-            Ok(response) => event(response.event).map(Some),
-            Err(error) if error.kind() == Some(Kind::NotFound) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     async fn open_read(&self, request: &v1::ReadRequest) -> Result<Streaming<v1::ReadResponse>, ClientError> {

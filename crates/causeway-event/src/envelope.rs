@@ -105,6 +105,16 @@ pub enum Lineage {
     },
 }
 
+impl Lineage {
+    /// The chain, if it is known.
+    pub fn correlation(&self) -> Option<&CorrelationId> {
+        match self {
+            Self::Root { correlation } => correlation.as_ref(),
+            Self::CausedBy { correlation, .. } => Some(correlation),
+        }
+    }
+}
+
 impl NewEvent {
     /// An event with one of the known payloads.
     pub fn of(payload: &Payload, aggregate_id: AggregateId, source: Source, lineage: Lineage) -> Result<Self, Invalid> {

@@ -45,7 +45,7 @@ pub(crate) struct Inner {
     pub(crate) reading: Link,
     pub(crate) publisher: Publisher,
     pub(crate) group: Group,
-    /// Of which messages that no client can read the program's own log tells already.
+    /// Messages that no client can read and that were warned about.
     pub(crate) told: Mutex<BTreeSet<Position>>,
 }
 
@@ -227,31 +227,35 @@ impl Log {
     }
 
     fn events_config(&self) -> stream::Config {
+        let names = &self.inner.names;
         stream::Config {
-            name: self.inner.names.events_stream(),
-            subjects: vec![self.inner.names.all_events()],
-            storage: stream::StorageType::File,
-            retention: stream::RetentionPolicy::Limits,
-            num_replicas: self.inner.config.replicas,
-            duplicate_window: DUPLICATE_WINDOW,
             deny_delete: true,
             deny_purge: true,
-            allow_direct: true,
             allow_atomic_publish: true,
-            ..unlimited()
+            ..self.kept(names.events_stream(), names.all_events())
         }
     }
 
     fn dead_letters_config(&self) -> stream::Config {
+        self.kept(self.inner.names.dead_letters_stream(), self.inner.names.all_dead_letters())
+    }
+
+    /// A stream of which nothing is ever dropped.
+    fn kept(&self, name: String, subject: String) -> stream::Config {
         stream::Config {
-            name: self.inner.names.dead_letters_stream(),
-            subjects: vec![self.inner.names.all_dead_letters()],
+            name,
+            subjects: vec![subject],
             storage: stream::StorageType::File,
             retention: stream::RetentionPolicy::Limits,
             num_replicas: self.inner.config.replicas,
             duplicate_window: DUPLICATE_WINDOW,
             allow_direct: true,
-            ..unlimited()
+            // As the server says that there is no limit.
+            max_messages: -1,
+            max_bytes: -1,
+            max_messages_per_subject: -1,
+            max_message_size: -1,
+            ..stream::Config::default()
         }
     }
 
@@ -279,17 +283,6 @@ impl Log {
                 ),
             }),
         }
-    }
-}
-
-/// Limits retention without limits, as the server says it: nothing is ever dropped.
-fn unlimited() -> stream::Config {
-    stream::Config {
-        max_messages: -1,
-        max_bytes: -1,
-        max_messages_per_subject: -1,
-        max_message_size: -1,
-        ..stream::Config::default()
     }
 }
 

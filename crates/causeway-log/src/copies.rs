@@ -13,6 +13,7 @@ use futures::TryStreamExt as _;
 use jiff::Timestamp;
 use tokio::io::AsyncRead;
 
+use crate::connection::not_found;
 use crate::{Log, LogError};
 
 /// Bytes of one message of a copy: a part of it is in memory at a time.
@@ -143,11 +144,8 @@ impl CopyLabel {
 
 fn is_missing(error: &jetstream::context::ObjectStoreError) -> bool {
     use std::error::Error as _;
-    let missing = |error: &jetstream::context::GetStreamError| {
-        use jetstream::{ErrorCode, context::GetStreamErrorKind};
-        matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
-    };
-    error.kind() == ObjectStoreErrorKind::GetStore && error.source().and_then(|source| source.downcast_ref()).is_some_and(missing)
+    error.kind() == ObjectStoreErrorKind::GetStore
+        && error.source().and_then(|source| source.downcast_ref()).is_some_and(not_found)
 }
 
 fn failed(what: &str, error: &dyn std::fmt::Display) -> LogError {

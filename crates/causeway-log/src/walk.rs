@@ -77,16 +77,12 @@ impl Log {
     pub(crate) fn raw_entry(&self, raw: &Raw) -> Entry {
         match raw.readable() {
             Ok(headers) => self.entry(&raw.place(), Some(&headers), &raw.payload),
-            Err(_) => self.unreadable(raw),
+            Err(reason) => self.unreadable(raw, Invalid::new("headers", reason)),
         }
     }
 
     /// A message whose headers cannot be told apart: they are kept as they came, under a name that no header can have.
-    fn unreadable(&self, raw: &Raw) -> Entry {
-        let reason = match raw.record(&self.inner.names) {
-            Record::Unreadable { reason, .. } => reason,
-            Record::Event(_) => Invalid::new("headers", "cannot be read"),
-        };
+    fn unreadable(&self, raw: &Raw, reason: Invalid) -> Entry {
         let content = Content::Foreign(Foreign {
             subject: self.inner.names.relative(&raw.subject).to_owned(),
             headers: vec![(RAW_HEADERS.to_owned(), STANDARD.encode(&raw.headers))],
@@ -111,7 +107,8 @@ impl Walk {
             });
             let begun = tokio::time::Instant::now();
             let read = self.log.batch(&request, |message| {
-                let _: () = page.push(self.read(message)?);
+                let entry = self.read(message)?;
+                page.push(entry);
                 Ok(())
             });
             match read.await {

@@ -135,7 +135,7 @@ pub enum FirstCheckpoint {
 }
 
 /// What was seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// What it began behind: nothing was seen of what stands before.
     pub start: Chain,
@@ -162,7 +162,7 @@ pub struct Summary {
 }
 
 /// An audit under way. Its memory grows with the ids, keys and aggregates that it has to remember.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Audit {
     keys: Vec<PublicKey>,
     first_checkpoint: FirstCheckpoint,
@@ -178,8 +178,8 @@ pub struct Audit {
     expected: Chain,
     /// The chain as an export's own hashes have it.
     stated: Chain,
-    /// Whether the chain that checkpoints see has never been set right: then what they agree with is what stands here.
-    unbroken: bool,
+    /// Whether the chain that checkpoints see was ever set right: if not, what they agree with is what stands here.
+    broken: bool,
     /// Up to here a checkpoint of whatever key was compared.
     compared: Position,
     /// Entries up to what is vouched for, by the chain.
@@ -210,45 +210,8 @@ impl Audit {
         for head in trust.heads {
             heads.entry(head.position).or_default().push(head.hash);
         }
-        let mut audit = Self {
-            keys: trust.keys,
-            first_checkpoint: trust.first_checkpoint,
-            heads,
-            leaves: BTreeMap::new(),
-            kept_gaps: Vec::new(),
-            start_is_kept: false,
-            seen: Position::START,
-            truth: Chain::START,
-            expected: Chain::START,
-            stated: Chain::START,
-            unbroken: true,
-            compared: Position::START,
-            vouched_entries: 0,
-            has_content: false,
-            recent: VecDeque::new(),
-            ids: HashSet::new(),
-            used_keys: HashSet::new(),
-            tips: HashMap::new(),
-            taken_out: Vec::new(),
-            without_data: Vec::new(),
-            without_data_last: Position::START,
-            pending: Vec::new(),
-            found: Vec::new(),
-            summary: Summary {
-                start,
-                chain: start,
-                seen: 0,
-                events: 0,
-                without_data: 0,
-                checkpoints: 0,
-                signed: 0,
-                vouched: Position::START,
-                unvouched: 0,
-                problems: 0,
-                warnings: 0,
-            },
-            ended: false,
-        };
+        let mut audit = Self { keys: trust.keys, first_checkpoint: trust.first_checkpoint, heads, ..Self::default() };
+        audit.summary.chain = start;
         audit.begin(start);
         audit
     }

@@ -25,6 +25,12 @@ pub struct Chain {
     pub hash: Hash,
 }
 
+impl Default for Chain {
+    fn default() -> Self {
+        Self::START
+    }
+}
+
 impl Chain {
     /// Before the first entry.
     pub const START: Self = Self { log: Hash::ZERO, position: Position::START, entries: 0, hash: Hash::ZERO };

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tracing::{Instrument as _, info_span};
 use uuid::Uuid;
 
-use crate::cli::{Common, DEFAULT_SERVER, ServerArgs};
+use crate::cli::{DEFAULT_SERVER, ServerArgs};
 use crate::events;
 use crate::output::{self, Look, Output};
 use screen::Screen;
@@ -58,14 +58,7 @@ enum Outcome {
 }
 
 /// `causeway chat`
-pub(crate) async fn run(_common: &Common, args: ChatArgs, out: &Output) -> anyhow::Result<()> {
-    let telemetry = events::telemetry()?;
-    let outcome = converse(args, out).await;
-    telemetry.shutdown().await;
-    outcome
-}
-
-async fn converse(args: ChatArgs, out: &Output) -> anyhow::Result<()> {
+pub(crate) async fn run(args: ChatArgs, out: &Output) -> anyhow::Result<()> {
     let session = match args.session {
         Some(session) => session,
         // The end of a UUID is its random part.

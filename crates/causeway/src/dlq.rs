@@ -5,7 +5,7 @@ use causeway_client::{Client, GroupInfo, Parked};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::cli::{Common, ServerArgs};
+use crate::cli::ServerArgs;
 use crate::events;
 use crate::output::{Look, Output, clean, one_line};
 
@@ -85,26 +85,20 @@ enum GroupsCommand {
 }
 
 /// `causeway dlq ..`
-pub(crate) async fn run(_common: &Common, args: DlqArgs, out: &Output) -> anyhow::Result<()> {
-    let telemetry = events::telemetry()?;
-    let outcome = match args.command {
+pub(crate) async fn run(args: DlqArgs, out: &Output) -> anyhow::Result<()> {
+    match args.command {
         DlqCommand::List { server, group } => list(&events::client(&server)?, group.as_deref(), out).await,
         DlqCommand::Show { server, letter } => show(&events::client(&server)?, letter, out).await,
         DlqCommand::Retry { server, group, letters, .. } => retry(&events::client(&server)?, &group, &letters, out).await,
-    };
-    telemetry.shutdown().await;
-    outcome
+    }
 }
 
 /// `causeway groups ..`
-pub(crate) async fn groups(_common: &Common, args: GroupsArgs, out: &Output) -> anyhow::Result<()> {
-    let telemetry = events::telemetry()?;
-    let outcome = match args.command {
+pub(crate) async fn groups(args: GroupsArgs, out: &Output) -> anyhow::Result<()> {
+    match args.command {
         GroupsCommand::List { server } => list_groups(&events::client(&server)?, out).await,
         GroupsCommand::Delete { server, group } => delete_group(&events::client(&server)?, &group, out).await,
-    };
-    telemetry.shutdown().await;
-    outcome
+    }
 }
 
 async fn list(client: &Client, group: Option<&str>, out: &Output) -> anyhow::Result<()> {

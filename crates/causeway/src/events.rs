@@ -19,7 +19,7 @@ use tracing::{Instrument as _, info_span};
 pub(crate) use args::EventsArgs;
 use args::{AppendArgs, Direction, EventsCommand, Expectation, FilterArgs, ReadArgs, TailArgs};
 
-use crate::cli::{Common, ServerArgs};
+use crate::cli::ServerArgs;
 use crate::failure::{Hinted, Usage};
 use crate::output::{self, Look, Output, clean, one_line};
 
@@ -43,15 +43,12 @@ pub(crate) fn telemetry() -> Result<Telemetry, TelemetryError> {
 }
 
 /// `causeway events ..`
-pub(crate) async fn run(_common: &Common, args: EventsArgs, out: &Output) -> anyhow::Result<()> {
-    let telemetry = telemetry()?;
-    let outcome = match args.command {
+pub(crate) async fn run(args: EventsArgs, out: &Output) -> anyhow::Result<()> {
+    match args.command {
         EventsCommand::Append(args) => append(args, out).instrument(info_span!("events append")).await,
         EventsCommand::Read(args) => read(args, out).await,
         EventsCommand::Tail(args) => tail(args, out).await,
-    };
-    telemetry.shutdown().await;
-    outcome
+    }
 }
 
 async fn append(args: AppendArgs, out: &Output) -> anyhow::Result<()> {

@@ -66,18 +66,27 @@ fn huge_pages(wanted: bool) {
 
 async fn run(cli: Cli, out: &Output) -> anyhow::Result<()> {
     let common = cli.common;
-    match cli.command {
+    // What serves has its own, as it is configured.
+    let telemetry = match &cli.command {
+        Command::Up(_) | Command::EventStore(_) | Command::AiProcessor(_) | Command::Log(_) | Command::Config(_) => None,
+        _ => Some(events::telemetry()?),
+    };
+    let outcome = match cli.command {
         Command::Up(args) => up::run(&common, &args, out).await,
         Command::EventStore(args) => services::event_store(&common, &args, out).await,
         Command::AiProcessor(args) => services::ai_processor(&common, &args, out).await,
-        Command::Chat(args) => chat::run(&common, args, out).await,
-        Command::Events(args) => events::run(&common, args, out).await,
-        Command::View(args) => view::run(&common, args, out).await,
-        Command::Trace(args) => trace::run(&common, args, out).await,
+        Command::Chat(args) => chat::run(args, out).await,
+        Command::Events(args) => events::run(args, out).await,
+        Command::View(args) => view::run(args, out).await,
+        Command::Trace(args) => trace::run(args, out).await,
         Command::Log(args) => log::run(&common, args, out).await,
-        Command::Groups(args) => dlq::groups(&common, args, out).await,
-        Command::Dlq(args) => dlq::run(&common, args, out).await,
-        Command::Types(args) => types::run(&common, args, out).await,
+        Command::Groups(args) => dlq::groups(args, out).await,
+        Command::Dlq(args) => dlq::run(args, out).await,
+        Command::Types(args) => types::run(args, out).await,
         Command::Config(args) => config::run(&common, &args, out),
+    };
+    if let Some(telemetry) = telemetry {
+        telemetry.shutdown().await;
     }
+    outcome
 }

@@ -6,7 +6,7 @@ use causeway_view::chain::{Drawn, Tree};
 use clap::{Args, ValueEnum};
 use serde_json::value::RawValue;
 
-use crate::cli::{Common, ServerArgs, place_or_ago};
+use crate::cli::{ServerArgs, place_or_ago};
 use crate::events;
 use crate::failure::{Hinted, Usage};
 use crate::output::{self, Look, Output, clean};
@@ -46,14 +46,7 @@ pub(crate) enum TraceFormat {
 }
 
 /// `causeway trace ID`
-pub(crate) async fn run(_common: &Common, args: TraceArgs, out: &Output) -> anyhow::Result<()> {
-    let telemetry = events::telemetry()?;
-    let outcome = trace(args, out).await;
-    telemetry.shutdown().await;
-    outcome
-}
-
-async fn trace(args: TraceArgs, out: &Output) -> anyhow::Result<()> {
+pub(crate) async fn run(args: TraceArgs, out: &Output) -> anyhow::Result<()> {
     let scope = match (args.why, args.effects) {
         (true, _) => Scope::Ancestors,
         (false, true) => Scope::Descendants,

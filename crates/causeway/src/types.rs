@@ -6,7 +6,7 @@ use causeway_event::{Category, Data, EventType};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::cli::{Common, ServerArgs};
+use crate::cli::ServerArgs;
 use crate::events;
 use crate::output::{Look, Output, clean, one_line};
 
@@ -64,18 +64,15 @@ pub(crate) struct RegisterTypeArgs {
 }
 
 /// `causeway types ...`
-pub(crate) async fn run(_common: &Common, args: TypesArgs, out: &Output) -> anyhow::Result<()> {
-    let telemetry = events::telemetry()?;
-    let outcome = match args.command {
+pub(crate) async fn run(args: TypesArgs, out: &Output) -> anyhow::Result<()> {
+    match args.command {
         TypesCommand::List(server) => {
             let types = events::client(&server)?.types().await?;
             list(&types, out)
         }
         TypesCommand::Show(args) => show(args, out).await,
         TypesCommand::Register(args) => register(args, out).await,
-    };
-    telemetry.shutdown().await;
-    outcome
+    }
 }
 
 fn list(types: &[EventTypeInfo], out: &Output) -> anyhow::Result<()> {

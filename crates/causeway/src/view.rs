@@ -15,7 +15,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::cli::{Common, ServerArgs, place_or_ago};
+use crate::cli::{ServerArgs, place_or_ago};
 use crate::events;
 use crate::output::{Look, Output, clean, one_line};
 use crate::trace;
@@ -52,14 +52,7 @@ pub(crate) struct ViewArgs {
 }
 
 /// `causeway view VIEW ID`
-pub(crate) async fn run(_common: &Common, args: ViewArgs, out: &Output) -> anyhow::Result<()> {
-    let telemetry = events::telemetry()?;
-    let outcome = view(args, out).await;
-    telemetry.shutdown().await;
-    outcome
-}
-
-async fn view(args: ViewArgs, out: &Output) -> anyhow::Result<()> {
+pub(crate) async fn run(args: ViewArgs, out: &Output) -> anyhow::Result<()> {
     let client = events::client(&args.server)?;
     let ViewArgs { view, id, as_of, diff, watch, min_position, .. } = args;
     let Some((view, id)) = view.zip(id) else {

@@ -60,7 +60,7 @@ pub(crate) async fn append(gateway: &Gateway, request: Request) -> Result<Append
 
 /// An append that lacks nothing but the log.
 enum Prepared {
-    /// Nor that: it was done before.
+    /// It was done before, under its key.
     Done(Appended),
     New(Box<New>),
 }
@@ -261,7 +261,7 @@ async fn events(
             schema_version: draft.schema_version,
             traceparent: None,
         };
-        let correlation = correlation(&event.lineage);
+        let correlation = event.lineage.correlation().cloned().unwrap_or_else(|| CorrelationId::from_uuid(Uuid::now_v7()));
         let (span, parent) = spans.entry(correlation.clone()).or_insert_with(|| {
             let parent = trace::parent_of(&correlation, [traceparent, causing]);
             (trace::append_span(&event, &correlation, parent), parent)
@@ -302,13 +302,6 @@ async fn causing(gateway: &Gateway, id: EventId, needed: bool) -> Result<Option<
     }
     gateway.store.fresh().await?;
     Ok(gateway.store.by_id(id).await?)
-}
-
-fn correlation(lineage: &Lineage) -> CorrelationId {
-    match lineage {
-        Lineage::Root { correlation: Some(correlation) } | Lineage::CausedBy { correlation, .. } => correlation.clone(),
-        Lineage::Root { correlation: None } => CorrelationId::from_uuid(Uuid::now_v7()),
-    }
 }
 
 #[cfg(test)]

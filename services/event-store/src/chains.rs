@@ -132,7 +132,7 @@ async fn chain(gateway: &Gateway, id: &str, at: Position, last: Position) -> Res
 
 /// The chain of this id; without events if there is none.
 async fn whole(gateway: &Gateway, correlation: &CorrelationId, at: Position) -> Result<Chain, Problem> {
-    collect(gateway, Chain::default(), Query { before: Some(behind(at)), ..of(correlation) }).await
+    collect(gateway, Chain::default(), Query { before: Some(at.next()), ..of(correlation) }).await
 }
 
 async fn exists(gateway: &Gateway, correlation: &CorrelationId) -> Result<bool, Problem> {
@@ -144,10 +144,6 @@ async fn exists(gateway: &Gateway, correlation: &CorrelationId) -> Result<bool, 
 fn of(correlation: &CorrelationId) -> Query {
     let filter = Filter { correlation_id: Some(correlation.clone()), ..Filter::default() };
     Query { filter, limit: PAGE_EVENTS, ..Query::default() }
-}
-
-fn behind(at: Position) -> Position {
-    Position::new(at.get().saturating_add(1))
 }
 
 /// The chain with what the query finds, as far as a chain goes.
@@ -177,7 +173,7 @@ async fn judge(gateway: &Gateway, tree: &mut Tree, at: Position) -> Result<(), P
     let after = unfinished.clone().map(|node| node.link.position).min();
     let chains: BTreeSet<_> = unfinished.filter_map(|node| node.link.correlation_id.clone().or_else(|| first.clone())).collect();
     for correlation in chains.iter().take(CHAINS_MAX) {
-        let query = Query { after, before: Some(behind(at)), ..of(correlation) };
+        let query = Query { after, before: Some(at.next()), ..of(correlation) };
         end(gateway, tree, &mut waiting, query).await?;
     }
     Ok(())
@@ -240,7 +236,7 @@ async fn descendants(gateway: &Gateway, event: &Event, at: Position) -> Result<C
     let query = Query {
         filter: Filter { descendants_of: Some(event.id), ..Filter::default() },
         after: Some(event.position),
-        before: Some(behind(at)),
+        before: Some(at.next()),
         // One more than a chain takes, so that it says that there are more.
         descendants: Some(Arc::new(gateway.store.first_descendants(event.id, at, EVENTS_MAX + 1).await?)),
         limit: PAGE_EVENTS,

@@ -33,11 +33,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PAGE_PAUSE: Duration = Duration::from_millis(2);
 /// Pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// So many entries may have come while the chain was made, of those that an audit remembers (ten times as many): a checkpoint
-/// that stands too far behind what it vouches for cannot be compared.
+/// How far behind the end of the log a checkpoint may be signed. An audit remembers ten times as many entries, and could not compare
+/// one that stands further behind what it vouches for.
 const BEHIND_MAX: u64 = 10_000;
-/// So often it is tried to come that near. Where appends are faster than the walk, what was walked is signed all the same, for
-/// the next start to go on from.
+/// How many passes are made to come that near. Where appends are faster than the walk, what was walked is signed all the same, for the
+/// next start to go on from.
 const ROUNDS_MAX: u32 = 10;
 
 /// Signed checkpoints of the log. Without a key there are none.

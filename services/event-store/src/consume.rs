@@ -45,11 +45,11 @@ pub(crate) use words::Answer;
 
 /// Deliveries that may wait for a client to take them; more wait with the member, who then takes no further ones.
 const UNREAD_MAX: usize = 8;
-/// Bytes of parked events in one answer, about ...
+/// Bytes of parked events in one answer, about.
 const PARKED_BYTES_MAX: usize = 2 << 20;
-/// ... how much each has beside its data, its labels and its reason, at most ...
+/// Bytes of a parked event beside its data, its labels and its reason, at most.
 const PARKED_BYTES: usize = 1024;
-/// ... and how many are fetched at once.
+/// Parked events that are fetched at once.
 const PARKED_FETCHED_MAX: usize = 16;
 /// How long somebody who asks how a group does waits for its dispatcher.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -293,18 +293,17 @@ impl Terms {
     fn check(&self, found: &Self, group: &GroupName) -> Result<(), Problem> {
         let (types, wanted) = (in_order(&found.types), Self { types: in_order(&self.types), ..self.clone() });
         let same = Self { types, ack_wait_ms: self.ack_wait_ms, deliveries_max: self.deliveries_max, ..found.clone() };
-        let differing = match () {
-            () if same != wanted => Some(("/start/filter", "another filter".to_owned())),
-            () if self.ack_wait_ms != found.ack_wait_ms => Some(("/start/ack_wait", format!("{} ms", found.ack_wait_ms))),
-            () if self.deliveries_max != found.deliveries_max => {
-                Some(("/start/deliveries_max", found.deliveries_max.to_string()))
-            }
-            () => None,
-        };
-        match differing {
-            None => Ok(()),
-            Some((field, what)) => Err(Problem::invalid(field, format!("the group {group} was started with {what}"))),
+        let differs = |field, what: &str| Err(Problem::invalid(field, format!("the group {group} was started with {what}")));
+        if same != wanted {
+            return differs("/start/filter", "another filter");
         }
+        if self.ack_wait_ms != found.ack_wait_ms {
+            return differs("/start/ack_wait", &format!("{} ms", found.ack_wait_ms));
+        }
+        if self.deliveries_max != found.deliveries_max {
+            return differs("/start/deliveries_max", &found.deliveries_max.to_string());
+        }
+        Ok(())
     }
 }
 

@@ -40,6 +40,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_log::Log;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -103,28 +105,22 @@ pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: Canc
 
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { feeding.await.map_err(read_model_failed) });
-    let watched = gateway.clone();
-    let watching = end.clone();
-    tasks.spawn(async move {
-        watching.run_until_cancelled_owned(ready::watch(&watched, health)).await;
-        Ok(())
-    });
-    let (following, end_of_types) = (gateway.clone(), end.clone());
-    tasks.spawn(async move {
-        end_of_types.run_until_cancelled_owned(types::follow(&following)).await;
-        Ok(())
-    });
+    let until_the_end = |work: BoxFuture<'static, ()>| {
+        let end = end.clone();
+        async move {
+            end.run_until_cancelled_owned(work).await;
+            Ok(())
+        }
+    };
+    let [watched, following, refreshed, copied] = [(); 4].map(|()| gateway.clone());
+    tasks.spawn(until_the_end(async move { ready::watch(&watched, health).await }.boxed()));
+    tasks.spawn(until_the_end(async move { types::follow(&following).await }.boxed()));
+    tasks.spawn(until_the_end(async move { refresh::run(&refreshed).await }.boxed()));
     let signing = end.clone();
     tasks.spawn(async move {
         signing.run_until_cancelled_owned(checkpoint::run(integrity, signed, incoming)).await.unwrap_or(Ok(()))
     });
-    let (refreshed, end_of_refresh) = (gateway.clone(), end.clone());
-    tasks.spawn(async move {
-        end_of_refresh.run_until_cancelled(refresh::run(&refreshed)).await;
-        end_of_refresh.cancelled().await;
-        Ok(())
-    });
-    let (copied, end_of_copies) = (gateway.clone(), end.clone());
+    let end_of_copies = end.clone();
     tasks.spawn(async move {
         let config = &copied.config.read_model.copies;
         copies::keep(&copied.log, &copied.store, config, &end_of_copies).await;

@@ -41,7 +41,7 @@ impl Wanted {
     pub(crate) async fn resolve(self, gateway: &Gateway) -> Result<(Query, Position), Problem> {
         let store = &gateway.store;
         let last = gateway.fresh().await?;
-        let end = Position::new(last.get().saturating_add(1));
+        let end = last.next();
         let mut query = Query { filter: self.filter, order: self.order, limit: PAGE_EVENTS, ..Query::default() };
         for (named, side) in
             [(self.after, Side::Behind), (self.from, Side::From), (self.until, Side::Before), (self.before, Side::Before)]

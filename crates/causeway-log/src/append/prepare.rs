@@ -2,7 +2,7 @@
 
 use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
-use causeway_event::{CorrelationId, DATA_BYTES_MAX, EventId, Invalid, Lineage, NewEvent, Position, cloudevents};
+use causeway_event::{CorrelationId, DATA_BYTES_MAX, EventId, Invalid, NewEvent, Position, cloudevents};
 use uuid::Uuid;
 
 use super::{Append, EVENTS_MAX, Fence};
@@ -119,10 +119,7 @@ fn check_fences(events: &[NewEvent], fences: &[Fence]) -> Result<(), Invalid> {
 
 fn message(names: &Names, event: &NewEvent) -> Message {
     let id = EventId::from_uuid(Uuid::now_v7());
-    let correlation = match &event.lineage {
-        Lineage::Root { correlation: Some(correlation) } | Lineage::CausedBy { correlation, .. } => correlation.clone(),
-        Lineage::Root { correlation: None } => CorrelationId::from_uuid(Uuid::now_v7()),
-    };
+    let correlation = event.lineage.correlation().cloned().unwrap_or_else(|| CorrelationId::from_uuid(Uuid::now_v7()));
     Message {
         id,
         subject: names.event(&event.aggregate_id, event.category()),
@@ -135,7 +132,7 @@ fn message(names: &Names, event: &NewEvent) -> Message {
 
 #[cfg(test)]
 mod tests {
-    use causeway_event::{Category, Data, Labels};
+    use causeway_event::{Category, Data, Labels, Lineage};
 
     use super::*;
 

@@ -53,7 +53,7 @@ struct Inbox {
     messages: Subscriber,
 }
 
-/// A request at the server, or a pause (with nothing left) before the next one.
+/// A pull request at the server, or a pause before the next one; it ends at `ends`.
 struct Asked {
     left: usize,
     ends: Instant,

@@ -37,7 +37,7 @@ impl Audit {
                 self.problem(Fault::Altered, position, position, what);
             }
             (self.stated.hash, self.expected.hash) = (stated, stated);
-            self.unbroken = false;
+            self.broken = true;
         }
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
@@ -144,7 +144,7 @@ impl Audit {
         let at = self.recent.partition_point(|(_, chain)| chain.position <= vouched).checked_sub(1);
         let found = at.and_then(|at| self.recent.get(at)).map(|(_, chain)| *chain);
         // What was set right has the right hash, and not the right count.
-        let agrees = |chain: Chain| match self.unbroken {
+        let agrees = |chain: Chain| match !self.broken {
             true => chain == checkpoint.chain,
             false => chain.head() == checkpoint.chain.head(),
         };
@@ -152,7 +152,7 @@ impl Audit {
             self.summary.checkpoints += 1;
             self.summary.signed += u64::from(signed);
             self.compared = self.compared.max(vouched);
-            if signed && self.unbroken {
+            if signed && !self.broken {
                 self.vouch(vouched, checkpoint.chain.entries);
             }
             return self.settle(vouched, Severity::Warning);
@@ -212,7 +212,7 @@ impl Audit {
             *known = chain;
         }
         self.expected = chain;
-        self.unbroken = false;
+        self.broken = true;
     }
 
     pub(super) fn compare_heads(&mut self) {
@@ -228,7 +228,7 @@ impl Audit {
         self.problem(Fault::KeptHead, first, position, what);
     }
 
-    /// `told` by the line itself, or by its absence.
+    /// Nothing stands there; `in_export` if a line of an export says so.
     fn missing(&mut self, first: Position, last: Position, in_export: bool) {
         let what = match first == last {
             true => format!("position {first} is missing"),
@@ -258,7 +258,7 @@ impl Audit {
         self.ended = true;
         let position = self.seen.next();
         // What was set right has the right hash, and not the right count.
-        let same_count = !self.unbroken || self.stated.entries == chain.entries;
+        let same_count = self.broken || self.stated.entries == chain.entries;
         if self.stated.head() != chain.head() || !same_count {
             let what = match chain.position == self.stated.position {
                 true => format!("the lines up to position {} are not those that the export was made of", chain.position),

@@ -49,7 +49,7 @@ pub(super) enum Outcome {
     Nothing,
     /// All that was begun before is here.
     Recovered,
-    /// It is gone on without so many.
+    /// So many are waited for no longer.
     GaveUp(u64),
 }
 

@@ -27,8 +27,8 @@ use super::words::Answer;
 pub(super) const MEMBER_SILENCE: Duration = Duration::from_secs(4);
 /// A member that does not know of a delivery after this long never got it.
 const LOST_AFTER: Duration = Duration::from_secs(3);
-/// A member counts the time of a delivery from when its client was given it, and says so when it ran out. This is for one that does
-/// not: so much later it is as if it had.
+/// Members count the time of a delivery, from when their client was given it, and report what ran out. Of a member that does not, the
+/// dispatcher takes a delivery for failed this long after its time.
 const LATE: Duration = Duration::from_secs(4);
 const _: () = assert!(LOST_AFTER.as_millis() < LATE.as_millis(), "what never came is not taken for what failed");
 /// The time that a member has to answer when it could not for a while.
@@ -77,7 +77,7 @@ pub(super) enum Taken {
     Stale,
 }
 
-/// What is left to those after us of an event: how often it was delivered, and until when it rests.
+/// What the next dispatcher needs to know of an event that is not dealt with: how often it was delivered, and until when it rests.
 pub(super) type Note = (Position, u32, Option<Instant>);
 
 /// An event for a member.

@@ -38,7 +38,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 const FINISH_MAX: Duration = Duration::from_secs(3);
 /// A client that ended its side hears the other out; one that does not within this time is gone.
 const HEARS_OUT: Duration = Duration::from_millis(500);
-/// And for so long, that it leaves.
+/// How long the dispatcher may take to hear that a member leaves.
 const LEAVE_MAX: Duration = Duration::from_secs(1);
 /// Answers that are being said at once; a client whose further ones are not read waits. Twice what a member may work on at once: of
 /// each delivery one mark and the answer.

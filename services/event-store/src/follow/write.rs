@@ -104,25 +104,17 @@ fn write(shared: &Shared, work: Work) -> Result<(), ModelError> {
             }
             Ok(written)
         });
-        let wait = match result {
-            Ok(true) => Wait::No,
-            Ok(false) => Wait::ForACommand,
-            // The end.
-            Err(ModelError::Interrupted) => Wait::No,
-            Err(ModelError::Corrupt(reason)) => {
-                shared.give_up(epoch, &reason);
-                Wait::No
-            }
+        let is_idle = matches!(result, Ok(false));
+        match result {
+            // The second of them is the end.
+            Ok(_) | Err(ModelError::Interrupted) => {}
+            Err(ModelError::Corrupt(reason)) => shared.give_up(epoch, &reason),
             Err(error) => {
                 tracing::error!(%error, "the read model cannot be written; reads go stale until it can");
                 pause(shared, &mut writer, epoch, &commands);
-                Wait::No
             }
-        };
-        let command = match wait {
-            Wait::No => commands.try_recv().ok(),
-            Wait::ForACommand => commands.recv().ok(),
-        };
+        }
+        let command = if is_idle { commands.recv().ok() } else { commands.try_recv().ok() };
         if let Some(command) = command {
             obey(shared, &mut writer, epoch, command);
         }
@@ -175,12 +167,6 @@ fn linger(shared: &Shared, commands: &Receiver<Command>) -> Option<Command> {
         }
     }
     None
-}
-
-/// What the writer does before it looks at the tail again.
-enum Wait {
-    No,
-    ForACommand,
 }
 
 /// Where a database at `position` gets its indexes, if it has none: at once, or when it has what the log has.

@@ -40,7 +40,7 @@ impl<'g> Pages<'g> {
         let query = Query {
             filter: subject.filter.clone(),
             after: Some(after),
-            before: last.map(|last| Position::new(last.get().saturating_add(1))),
+            before: last.map(Position::next),
             limit: PAGE_EVENTS,
             ..Query::default()
         };

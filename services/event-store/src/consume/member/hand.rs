@@ -99,7 +99,7 @@ impl Held {
         matches!(self.state, State::Answered { .. })
     }
 
-    fn answered(&mut self) {
+    fn mark_answered(&mut self) {
         self.state = State::Answered { given: self.is_given() };
     }
 }
@@ -117,7 +117,7 @@ impl Hand {
         let before = self.held.insert(id.position, Held { deliveries: id.deliveries, serial: self.serial, until, state });
         // Somebody counted its time out. The client may be at work on it all the same.
         if let Some(Held { deliveries, state: State::Given { .. }, .. }) = before {
-            self.is_late(DeliveryId { position: id.position, deliveries });
+            self.remember_late(DeliveryId { position: id.position, deliveries });
         }
         Errand { id, serial: self.serial }
     }
@@ -150,7 +150,7 @@ impl Hand {
             Answer::Ack => _ = self.acking.insert(id.position),
             Answer::Nak { .. } | Answer::Park { .. } => {}
         }
-        held.answered();
+        held.mark_answered();
         Heard::Say
     }
 
@@ -162,7 +162,7 @@ impl Hand {
         self.late.remove(at);
         self.acking.insert(id.position);
         if let Some(held) = self.held.get_mut(&id.position).filter(|held| held.state == State::Waiting) {
-            held.answered();
+            held.mark_answered();
         }
         Heard::SayInstead
     }
@@ -178,7 +178,7 @@ impl Hand {
                     return false;
                 }
                 State::Given { .. } if has_run_out => {
-                    held.answered();
+                    held.mark_answered();
                     out.failed.push(DeliveryId { position: *position, deliveries: held.deliveries });
                 }
                 State::Waiting | State::Given { .. } | State::Answered { .. } => {}
@@ -186,12 +186,12 @@ impl Hand {
             true
         });
         for id in &out.failed {
-            self.is_late(*id);
+            self.remember_late(*id);
         }
         out
     }
 
-    fn is_late(&mut self, id: DeliveryId) {
+    fn remember_late(&mut self, id: DeliveryId) {
         self.late.push_back(id);
         if self.late.len() > LATE_MAX {
             self.late.pop_front();
