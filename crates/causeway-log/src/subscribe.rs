@@ -203,6 +203,10 @@ impl Subscription {
 
     async fn connect(&mut self) -> Result<(), Replaced> {
         self.connections.mark_unchanged();
+        // Also before: no consumer is made that nobody would pull from.
+        if !self.goes_on().await? {
+            return Ok(());
+        }
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.seen.next().get() },
             ack_policy: AckPolicy::None,

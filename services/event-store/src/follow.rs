@@ -317,6 +317,8 @@ async fn feed(shared: &Shared) {
                     let (arrived, end) = match chunk.into_iter().collect() {
                         Ok(records) => arrived(records),
                         Err(Replaced(position)) => {
+                            // Nobody would go on with it, and others wait behind it.
+                            looking = None;
                             shared.lost(epoch, &Replaced(position).to_string()).await;
                             break;
                         }

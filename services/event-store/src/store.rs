@@ -401,8 +401,12 @@ impl Source {
 
 /// Asks the log until it answers: at the start of a cluster its leader may not be there yet.
 pub(crate) async fn answered<T, F: Future<Output = Result<T, LogError>>>(ask: impl Fn() -> F) -> Result<T, LogError> {
+    let mut told = false;
     loop {
         match ask().await {
+            Err(error) if error.is_transient() && std::mem::replace(&mut told, true) => {
+                tracing::debug!(%error, "the log does not answer yet");
+            }
             Err(error) if error.is_transient() => tracing::warn!(%error, "the log does not answer yet; it is asked again"),
             answer => return answer,
         }

@@ -167,12 +167,20 @@ async fn a_gateway_that_lives_through_a_restore_goes_on_with_it() {
     let causeway = filled(25).await;
     let nats = causeway.ready().nats.clone();
     let folder = causeway.home().join("backup");
+    let js = async_nats::jetstream::new(async_nats::connect(&nats).await.unwrap());
+    // What a gateway that dispatches groups writes every second, whatever becomes of the log.
+    let lease = async |holder: &'static str| {
+        let config = async_nats::jetstream::kv::Config { bucket: "causeway_GROUPS".into(), history: 1, ..Default::default() };
+        js.create_key_value(config).await.unwrap().put("g", holder.into()).await.unwrap();
+    };
+    lease("before").await;
     log(&["backup", text(&folder), "--nats", &nats]).await.ok();
     let event = causeway.api().fetch("/events/3").await.unwrap();
-    let js = async_nats::jetstream::new(async_nats::connect(&nats).await.unwrap());
-    for stream in ["causeway_EVENTS", "causeway_DLQ"] {
+    for stream in ["causeway_EVENTS", "causeway_DLQ", "KV_causeway_GROUPS"] {
         js.delete_stream(stream).await.unwrap();
     }
+    lease("alive").await;
+    lease("still").await;
     let (done, api) = (AtomicBool::new(false), causeway.api());
     let writers = futures::future::join_all((0..8).map(|writer| {
         let (done, api) = (&done, &api);
@@ -196,6 +204,8 @@ async fn a_gateway_that_lives_through_a_restore_goes_on_with_it() {
     restored.ok();
     assert!(again.0.stderr.contains("exist already and hold something else"), "it is done, and went on: {:?}", again.0);
     assert!(js.get_stream("causeway_DLQ").await.is_ok() && js.get_stream("causeway_RESTORE").await.is_err());
+    let leases = js.get_key_value("causeway_GROUPS").await.unwrap();
+    assert_eq!(leases.get("g").await.unwrap().unwrap(), "still");
     assert_eq!(log(&["verify", "--json", "--nats", &nats]).await.problems(), []);
     wait_until("the gateway to go on", Duration::from_secs(30), async || {
         (api.fetch("/events/3").await.ok()? == event).then_some(())

@@ -88,6 +88,11 @@ impl Log {
         }
     }
 
+    /// Whether this is the stream of the leases.
+    pub fn is_of_leases(&self, stream: &str) -> bool {
+        stream.strip_prefix("KV_") == Some(&self.inner.names.leases())
+    }
+
     /// Takes the lease of a group that was deleted out of the bucket, with its notes: no other group has the same.
     pub(super) async fn drop_lease(&self, group: &GroupName) -> Result<(), LogError> {
         let bucket = self.group_leases().await?;

@@ -119,7 +119,10 @@ const KEYS: &[Key] = &[
     key("ai_processor.processing.cache_max", "How many sessions' states are kept in memory."),
     key("event_store.request_timeout", "How long a read, and the arrival of a request's body, may take."),
     key("event_store.heartbeat", "A subscriber to whom nothing was sent for this long hears that the stream lives. At most 30s."),
-    key("event_store.drain_timeout", "At shutdown, how long requests that were begun may take to end."),
+    key(
+        "event_store.drain_timeout",
+        "At shutdown, how long requests that were begun may take to end. With 4 s more for the read model it must stay below up.drain_timeout.",
+    ),
     key("event_store.cors_origins", "Web origins whose pages may use the API from a browser."),
     optional(
         "event_store.integrity.signing_key",

@@ -243,7 +243,7 @@ impl Dispatch {
             let (lost, out) = (*since + LOST_AFTER <= now, *taken && *since + ack_wait <= now);
             match lost {
                 // A member of an earlier version drops what was not answered in time.
-                true if out => self.run_out(position),
+                true if out => self.run_out(position, now),
                 true => self.never_given(position),
                 false => {}
             }
@@ -288,7 +288,10 @@ impl Dispatch {
     pub(super) fn answer(&mut self, member: &str, position: Position, deliveries: u32, answer: Answer, now: Instant) -> Taken {
         let later = self.until(now);
         if !matches!(answer, Answer::Nak { unanswered: true, .. }) {
-            self.members.answered(member);
+            self.members.spoke(member);
+        }
+        if answer != Answer::Progress {
+            self.members.answered(member, position);
         }
         let Some(work) = self.work(position) else {
             return if self.settled.contains_key(&position) { Taken::Done } else { Taken::Later };
@@ -304,7 +307,7 @@ impl Dispatch {
                     Taken::Done
                 }
                 Answer::Nak { unanswered: true, .. } => {
-                    self.run_out(position);
+                    self.run_out(position, now);
                     Taken::Done
                 }
                 Answer::Nak { delay_ms, reason, .. } => {
@@ -350,7 +353,7 @@ impl Dispatch {
             if let Some(Work { state: State::With { until, .. }, .. }) = self.work(position)
                 && *until <= now
             {
-                self.run_out(position);
+                self.run_out(position, now);
             }
         }
         while let Some((until, _)) = self.delayed.first()
@@ -389,7 +392,7 @@ impl Dispatch {
                 self.settle(position, Some(Park { reason, deliveries }));
                 continue;
             }
-            let Some(id) = self.members.next(work.failed_with.as_deref()) else {
+            let Some(id) = self.members.next(work.failed_with.as_deref(), now) else {
                 // Whoever is to have it is busy.
                 line.queued = true;
                 self.due.push_back(aggregate);
@@ -462,10 +465,10 @@ impl Dispatch {
     }
 
     /// A delivery was not answered in time.
-    fn run_out(&mut self, position: Position) {
+    fn run_out(&mut self, position: Position, now: Instant) {
         if let Some(Work { state: State::With { member, .. }, .. }) = self.work(position) {
             let member = member.clone();
-            self.members.ran_out(&member);
+            self.members.ran_out(&member, now + self.rules.ack_wait);
         }
         let reason = format!("was not answered within {:?}", self.rules.ack_wait);
         self.fail(position, &reason, State::Free);

@@ -527,6 +527,24 @@ async fn another_log_in_the_place_of_the_one_that_was_read_is_read_from_its_begi
     assert_eq!((found.meta.identity.as_str(), found.meta.position), ("log@6", Position::new(305)));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_log_is_noticed_while_it_does_not_say_where_it_ends() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(300);
+    let running = Running::start(&log, &folder, 64).await;
+    running.store.fresh().await.unwrap();
+    log.answers.send_replace(false);
+    let before = log.lookups.load(Ordering::SeqCst);
+    let hangs = async || (log.lookups.load(Ordering::SeqCst) > before).then_some(());
+    wait_until("the feed to ask where the log ends", LIMIT, hangs).await;
+    log.replace((1..=301).map(|position| event(position, "Zebra", "another")));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    log.answers.send_replace(true);
+    wait_until("the other log to be read", LIMIT, async || (running.store.fresh().await.ok()?.get() == 301).then_some(())).await;
+    assert_eq!(all(&running.store).await.len(), 301);
+    running.stop().await;
+}
+
 /// Writes nonsense over all of the file and its journal but their first pages, and leaves their lengths.
 fn overwrite(path: &Path) {
     use std::os::unix::fs::FileExt as _;

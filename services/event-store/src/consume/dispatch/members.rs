@@ -20,18 +20,31 @@ struct Member {
     room: usize,
     /// What it has, as far as is known here.
     with: BTreeSet<Position>,
-    /// How many more it says that it has: it was taken for dead, and they are somebody else's by now.
+    /// How many more it says that it has: it was taken for dead, and they are somebody else's by now, or dealt with.
     more: usize,
+    /// What it answered, as long as it says that it has that: it may not have understood that it was heard.
+    answered: BTreeSet<Position>,
     heard_at: Instant,
     /// When it was its turn last.
     served: u64,
-    /// A delivery ran out with it and it has answered nothing since: it may hang.
+    /// A delivery ran out with it and it has said nothing since: it may hang, and gets one at a time.
     is_mute: bool,
+    /// Until then others come before it.
+    shunned_until: Option<Instant>,
 }
 
 impl Member {
     fn new(room: usize, now: Instant) -> Self {
-        Self { room, with: BTreeSet::new(), more: 0, heard_at: now, served: 0, is_mute: false }
+        Self {
+            room,
+            with: BTreeSet::new(),
+            more: 0,
+            answered: BTreeSet::new(),
+            heard_at: now,
+            served: 0,
+            is_mute: false,
+            shunned_until: None,
+        }
     }
 
     fn is_free(&self) -> bool {
@@ -39,9 +52,8 @@ impl Member {
         self.with.len() + self.more < room
     }
 
-    /// Whether it is worth waiting for.
-    fn is_sound(&self) -> bool {
-        self.room > 0 && !self.is_mute
+    fn is_shunned(&self, now: Instant) -> bool {
+        self.shunned_until.is_some_and(|until| now < until)
     }
 }
 
@@ -55,21 +67,30 @@ impl Members {
     /// It says that this is all it has.
     pub(super) fn holds(&mut self, id: &str, held: &BTreeSet<Position>) {
         if let Some(member) = self.members.get_mut(id) {
-            member.more = held.difference(&member.with).count();
+            member.answered.retain(|position| held.contains(position));
+            member.more =
+                held.iter().filter(|position| !member.with.contains(position) && !member.answered.contains(position)).count();
         }
     }
 
-    /// It answered something.
-    pub(super) fn answered(&mut self, id: &str) {
+    /// Its client said something.
+    pub(super) fn spoke(&mut self, id: &str) {
         if let Some(member) = self.members.get_mut(id) {
-            member.is_mute = false;
+            (member.is_mute, member.shunned_until) = (false, None);
         }
     }
 
-    /// It did not answer something in time.
-    pub(super) fn ran_out(&mut self, id: &str) {
+    /// It answered this, or its gateway did because it had not in time.
+    pub(super) fn answered(&mut self, id: &str, position: Position) {
         if let Some(member) = self.members.get_mut(id) {
-            member.is_mute = true;
+            member.answered.insert(position);
+        }
+    }
+
+    /// It did not answer something in time. Others come before it until then.
+    pub(super) fn ran_out(&mut self, id: &str, until: Instant) {
+        if let Some(member) = self.members.get_mut(id) {
+            (member.is_mute, member.shunned_until) = (true, Some(until));
         }
     }
 
@@ -123,15 +144,15 @@ impl Members {
     }
 
     /// Whose turn it is to have an event, which then is served. An event that came to nothing with one goes to another if it can; from
-    /// one that may hang it does so even if the other is busy now, or it would come to nothing there until it is given up.
-    pub(super) fn next(&mut self, failed_with: Option<&str>) -> Option<String> {
-        let any_sound = self.members.values().any(Member::is_sound);
+    /// one that may hang it does so for a while even if the other is busy, or it would come to nothing there until it is given up.
+    pub(super) fn next(&mut self, failed_with: Option<&str>, now: Instant) -> Option<String> {
+        let any_sound = self.members.values().any(|member| member.room > 0 && !member.is_shunned(now));
         let failed = |id: &str| failed_with == Some(id);
         // The least busy for what it takes; of those, who has waited longest.
-        let load = |member: &Member| (member.is_mute, member.with.len() * 1024 / member.room.max(1), member.served);
+        let load = |member: &Member| (member.with.len() * 1024 / member.room.max(1), member.served);
         let free = self.members.iter_mut().filter(|(_, member)| member.is_free());
-        let (id, member) = free.min_by_key(|(id, member)| (failed(id), load(member)))?;
-        if failed(id) && member.is_mute && any_sound {
+        let (id, member) = free.min_by_key(|(id, member)| (member.is_shunned(now), failed(id), load(member)))?;
+        if failed(id) && member.is_shunned(now) && any_sound {
             return None;
         }
         self.turn += 1;

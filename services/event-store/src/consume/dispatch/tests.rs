@@ -175,6 +175,52 @@ fn what_a_member_that_hangs_does_not_answer_goes_to_another_and_it_gets_one_at_a
 }
 
 #[test]
+fn an_event_waits_for_another_member_for_a_while_and_not_for_ever() {
+    let mut world = world(&[("busy", 1), ("mute", 1)]);
+    world.arrive(&[(1, "a"), (2, "b")]);
+    let given = world.given();
+    let (mute, busy) =
+        (given.iter().find(|(to, ..)| to == "mute").unwrap().1, given.iter().find(|(to, ..)| to == "busy").unwrap().1);
+    let unanswered = Answer::Nak { delay_ms: Some(0), reason: "late".into(), unanswered: true };
+    world.answer("mute", mute, 1, unanswered);
+    let (began, mut waited) = (world.now, Duration::ZERO);
+    while world.given().is_empty() {
+        world.pass(Duration::from_secs(1));
+        assert_eq!(world.answer("busy", busy, 1, Answer::Progress), Taken::Done);
+        world.dispatch.announce("busy", 1, &[(at(busy), 1)], world.now);
+        world.dispatch.announce("mute", 1, &[], world.now);
+        waited = world.now - began;
+    }
+    assert_eq!(waited, RULES.ack_wait);
+}
+
+#[test]
+fn what_a_sound_member_naks_does_not_go_to_one_that_hangs() {
+    let mut world = world(&[("mute", 1)]);
+    world.arrive(&[(1, "a")]);
+    world.given();
+    let unanswered = Answer::Nak { delay_ms: Some(60_000), reason: "late".into(), unanswered: true };
+    world.answer("mute", 1, 1, unanswered);
+    world.dispatch.announce("sound", 2, &[], world.now);
+    assert_eq!(world.given(), [("sound".into(), 1, 2)]);
+    world.answer("sound", 1, 2, nak(Duration::ZERO));
+    assert_eq!(world.given(), [("sound".into(), 1, 3)]);
+}
+
+#[test]
+fn what_is_being_struck_off_takes_no_room_when_its_member_does_not_know_so_far() {
+    let mut world = world(&[("m", 1)]);
+    world.arrive(&[(1, "a"), (2, "b"), (3, "c")]);
+    for position in 1..=3 {
+        assert_eq!(world.given(), [("m".into(), position, 1)]);
+        let (answer, settles) = if position == 2 { (nak(Duration::from_secs(60)), 0) } else { (Answer::Ack, 1) };
+        world.answer("m", position, 1, answer);
+        world.dispatch.announce("m", 1, &[(at(position), 1)], world.now);
+        assert_eq!(world.settle_all().len(), settles);
+    }
+}
+
+#[test]
 fn without_another_member_the_one_that_hangs_has_it_again() {
     let mut world = world(&[("hangs", 1)]);
     world.arrive(&[(1, "a")]);
