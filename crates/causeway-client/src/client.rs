@@ -8,7 +8,7 @@ use causeway_event::Event;
 use causeway_proto::v1::event_store_client::EventStoreClient;
 use causeway_proto::{Kind, Problem, v1};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
 use crate::ClientError;
@@ -153,6 +153,14 @@ impl Client {
     /// The end of a stream, which only reads.
     pub(crate) fn error(&self, status: &Status) -> ClientError {
         ClientError::from_status(&self.server, status, Kind::Unavailable)
+    }
+
+    /// The next message of a stream that never ends by itself, and is not silent for long.
+    pub(crate) async fn message<T>(&self, stream: &mut Streaming<T>) -> Result<T, ClientError> {
+        let message = tokio::time::timeout(SILENCE_MAX, stream.message()).await;
+        let message = message.map_err(|_| self.too_late(Kind::TimedOut))?.map_err(|status| self.error(&status))?;
+        // A gateway that shuts down ends its streams.
+        message.ok_or_else(|| self.too_late(Kind::Unavailable))
     }
 
     pub(crate) fn too_late(&self, kind: Kind) -> ClientError {

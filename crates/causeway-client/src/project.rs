@@ -11,8 +11,8 @@ use futures::{Stream, StreamExt as _};
 use tonic::Streaming;
 use tracing::warn;
 
-use crate::client::{Effect, SILENCE_MAX, event};
-use crate::{Client, ClientError, Json, Kind};
+use crate::client::{Effect, event};
+use crate::{Client, ClientError, Json};
 
 /// What to look at.
 #[derive(Clone, Debug)]
@@ -298,10 +298,7 @@ impl Watcher {
     async fn receive(&mut self) -> Result<Option<Watched>, ClientError> {
         let client = &self.client;
         let Some(stream) = &mut self.stream else { return Ok(None) };
-        let message = tokio::time::timeout(SILENCE_MAX, stream.message()).await;
-        let message = message.map_err(|_| client.too_late(Kind::TimedOut))?.map_err(|status| client.error(&status))?;
-        // A gateway that shuts down ends its streams.
-        let message = message.ok_or_else(|| client.too_late(Kind::Unavailable))?;
+        let message = client.message(stream).await?;
         let position = Position::new(message.position);
         Ok(match message.update {
             Some(Wire::State(state)) => Some(Watched::State { position, state: state.into() }),

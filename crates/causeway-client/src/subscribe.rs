@@ -14,13 +14,13 @@ use backon::ExponentialBackoff;
 use causeway_event::{AggregateId, Delta, Event, Position};
 use causeway_proto::v1;
 use causeway_proto::v1::subscribe_response::Update as Wire;
-use futures::future::BoxFuture;
-use futures::{FutureExt as _, Stream};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
 use tonic::Streaming;
 use tracing::{info, warn};
 
-use crate::client::{Effect, SILENCE_MAX, event};
-use crate::{Client, ClientError, Filter, Kind};
+use crate::client::{Effect, event};
+use crate::{Client, ClientError, Filter};
 
 /// What to follow.
 #[derive(Clone, Debug, Default)]
@@ -85,15 +85,7 @@ impl Update {
 
 /// A stream of updates. It reconnects by itself and resumes behind the last position that it was told of: no gap, no repeat.
 /// It ends only with an error that another attempt would meet again.
-pub struct Subscription {
-    state: State,
-}
-
-enum State {
-    /// Between two updates; dropping a pending `next` loses nothing.
-    Busy(BoxFuture<'static, (Follower, Option<Result<Update, ClientError>>)>),
-    Ended,
-}
+pub struct Subscription(BoxStream<'static, Result<Update, ClientError>>);
 
 struct Follower {
     client: Client,
@@ -161,7 +153,14 @@ impl Subscription {
             Ok(follower)
         };
         let follower = client.retried(begin, ClientError::may_read_again).await?;
-        Ok(Self { state: State::Busy(follower.advance().boxed()) })
+        let updates = futures::stream::unfold(Some(follower), |follower| async {
+            let mut follower = follower?;
+            match follower.next().await {
+                Ok(update) => Some((Ok(update), Some(follower))),
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Ok(Self(updates.boxed()))
     }
 }
 
@@ -169,22 +168,16 @@ impl Stream for Subscription {
     type Item = Result<Update, ClientError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let State::Busy(advance) = &mut self.state else { return Poll::Ready(None) };
-        let (follower, update) = std::task::ready!(advance.poll_unpin(context));
-        self.state = match &update {
-            Some(Ok(_)) => State::Busy(follower.advance().boxed()),
-            Some(Err(_)) | None => State::Ended,
-        };
-        Poll::Ready(update)
+        self.0.poll_next_unpin(context)
     }
 }
 
 impl Follower {
     /// The next update, through as many connections as it takes.
-    async fn advance(mut self) -> (Self, Option<Result<Update, ClientError>>) {
+    async fn next(&mut self) -> Result<Update, ClientError> {
         loop {
             if let Some(update) = self.ready.pop_front() {
-                return (self, Some(Ok(update)));
+                return Ok(update);
             }
             let outcome = match self.stream {
                 Some(_) => self.receive().await.map(|update| self.ready.extend(update)),
@@ -195,7 +188,7 @@ impl Follower {
                 continue;
             };
             if !error.is_interruption() {
-                return (self, Some(Err(error)));
+                return Err(error);
             }
             self.stream = None;
             if self.broken.replace(error.clone()).is_none() {
@@ -235,11 +228,7 @@ impl Follower {
     async fn receive(&mut self) -> Result<Option<Update>, ClientError> {
         let client = &self.client;
         let Some(stream) = &mut self.stream else { return Ok(None) };
-        let message = tokio::time::timeout(SILENCE_MAX, stream.message()).await;
-        let message = message.map_err(|_| client.too_late(Kind::TimedOut))?.map_err(|status| client.error(&status))?;
-        // A gateway that shuts down ends its streams.
-        let message = message.ok_or_else(|| client.too_late(Kind::Unavailable))?;
-        match message.update {
+        match client.message(stream).await?.update {
             Some(Wire::Event(wire)) => {
                 let event = event(Some(wire))?;
                 let known = self.position.is_some_and(|position| event.position <= position);

@@ -93,12 +93,8 @@ async fn prepare(gateway: &Gateway, request: Request) -> Result<Prepared, Proble
         // What was right the first time may not be any more, a newer version of its type being registered since.
         Err(refused) => match &idempotency_key {
             Some(key) if refused.kind == Kind::Invalid => {
-                return match keys::remembered(gateway, &shape, key).boxed().await {
-                    Ok(earlier) => earlier.map(Prepared::Done).ok_or(refused),
-                    Err(other_events) if other_events.kind == Kind::Invalid => Err(other_events),
-                    // Whether it was done cannot be known now: it is refused as it would be if it was not.
-                    Err(_) => Err(refused),
-                };
+                // While that cannot be known it is not refused for good.
+                return keys::remembered(gateway, &shape, key).boxed().await?.map(Prepared::Done).ok_or(refused);
             }
             _ => return Err(refused),
         },

@@ -199,20 +199,24 @@ impl Shared {
         }
     }
 
-    /// The log is not, or not all of, what was read. Waits until it says what it is.
-    async fn lost(&self, epoch: u64, reason: &str) {
-        let (identity, last) = loop {
+    /// Which log there is and how far it goes, as soon as it says so.
+    async fn log(&self) -> (String, Position) {
+        loop {
             match futures::try_join!((self.source.identity)(), self.last_position()) {
-                Ok(found) => break found,
-                Err(error) => tracing::debug!(%error, reason, "the log is another one, but cannot be asked"),
+                Ok(found) => return found,
+                Err(error) => tracing::debug!(%error, "the log does not say which it is"),
             }
             tokio::time::sleep(RETRY_PAUSE).await;
-        };
-        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
-        if self.tail.give_up(epoch, Some(last)) {
-            tracing::warn!(reason, %last, "the log is not what was read of it; the read model is made again");
-            self.wake();
         }
+    }
+
+    /// The log is not, or not all of, what was read, also if the database of that was given up meanwhile.
+    async fn lost(&self, reason: &str) {
+        let (identity, last) = self.log().await;
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+        while !self.tail.give_up(self.tail.epoch(), Some(last)) {}
+        tracing::warn!(reason, %last, "the log is not what was read of it; the read model is made again");
+        self.wake();
     }
 
     /// Whether the database of this epoch must be checked before it answers anything. Only the first one was found.
@@ -309,17 +313,26 @@ async fn feed(shared: &Shared) {
     let mut looking = None;
     loop {
         let (epoch, after) = shared.tail.feed_from();
+        // What was given up for damage may be of a log that was exchanged meanwhile: whoever begins anew would not notice.
+        if 0 < epoch && after == Position::START {
+            looking = None;
+            let (identity, last) = shared.log().await;
+            if identity != shared.identity() || last < shared.tail.furthest() {
+                shared.lost("it is another one, or lost its end").await;
+                continue;
+            }
+        }
         let mut records = (shared.source.records)(after).ready_chunks(RECORDS_MAX);
         loop {
             tokio::select! {
                 chunk = records.next(), if !shared.tail.is_full() => {
-                    let (Some(chunk), true) = (chunk, shared.tail.epoch() == epoch) else { break };
+                    let Some(chunk) = chunk else { break };
                     let (arrived, end) = match chunk.into_iter().collect() {
                         Ok(records) => arrived(records),
                         Err(Replaced(position)) => {
                             // Nobody would go on with it, and others wait behind it.
                             looking = None;
-                            shared.lost(epoch, &Replaced(position).to_string()).await;
+                            shared.lost(&Replaced(position).to_string()).await;
                             break;
                         }
                     };
@@ -340,9 +353,11 @@ async fn feed(shared: &Shared) {
                 () = progress.due(), if looking.is_none() => looking = Some(Box::pin(look(shared))),
                 Some(seen) = OptionFuture::from(looking.as_mut()), if looking.is_some() => {
                     looking = None;
-                    let epoch = seen.epoch;
-                    if let Some(shorter) = progress.tell(shared, seen) {
-                        shared.lost(epoch, &shorter).await;
+                    let is_of_now = seen.epoch == shared.tail.epoch();
+                    if let Some(shorter) = progress.tell(shared, seen)
+                        && is_of_now
+                    {
+                        shared.lost(&shorter).await;
                     }
                 }
             }

@@ -178,13 +178,17 @@ pub(super) async fn restore(common: &Common, args: &RestoreArgs, out: &Output) -
     for saved in missing {
         let name = &saved.facts.name;
         let restored = give_back(&log, &args.folder, saved, args.replicas, out).await;
-        if log.is_of_leases(name) && log.stream_facts(name).await?.is_some() {
+        if let Err(error) = &restored
+            && log.is_of_leases(name)
+            && log.stream_facts(name).await?.is_some()
+        {
+            out.note(&format!("{name} was made anew meanwhile and stays as it is: {error:#}"));
             continue;
         }
         restored.with_context(|| format!("cannot restore {name}"))?;
         let found = log.stream_facts(name).await?.with_context(|| format!("{name} is not there behind its restore"))?;
         let is = |facts: &StreamFacts| (facts.messages, facts.first, facts.last);
-        let has_grown = found.last > saved.facts.last;
+        let has_grown = found.last > saved.facts.last || log.is_of_leases(name);
         if !has_grown && is(&found) != is(&saved.facts) {
             let (messages, first, last) = is(&found);
             bail!("{name} was restored with {messages} messages from {first} to {last}, which is not what was backed up");

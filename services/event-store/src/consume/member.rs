@@ -51,14 +51,15 @@ const UNREAD_MAX: Duration = Duration::from_secs(1);
 
 /// What a client says.
 #[derive(Clone, Debug)]
-pub(crate) enum Said {
-    Answer { id: DeliveryId, answer: Answer },
+pub(crate) struct Said {
+    pub(crate) id: DeliveryId,
+    pub(crate) answer: Answer,
 }
 
 /// What a client hears.
 #[derive(Clone, Debug)]
 pub(crate) enum Told {
-    Delivery { id: DeliveryId, event: Arc<Event>, deliveries: u32 },
+    Delivery { id: DeliveryId, event: Arc<Event> },
     Heartbeat { pending: u64 },
 }
 
@@ -200,7 +201,7 @@ impl Desk {
                     if let Some((_, errand, event)) = self.unread.pop_front().filter(|(_, errand, _)| self.hand.wants(*errand)) {
                         let id = errand.id;
                         self.hand.give(errand, Instant::now());
-                        permit.send(Ok(Told::Delivery { id, event, deliveries: id.deliveries }));
+                        permit.send(Ok(Told::Delivery { id, event }));
                         beat_at = Instant::now() + heartbeat;
                     }
                 }
@@ -230,7 +231,7 @@ impl Desk {
     }
 
     /// The client said something.
-    fn hear(&mut self, Said::Answer { id, answer }: Said) {
+    fn hear(&mut self, Said { id, answer }: Said) {
         match self.hand.hear(id, &answer, Instant::now()) {
             Heard::Say => self.say(id, answer, CancellationToken::new()),
             Heard::SayInstead => {
@@ -325,7 +326,7 @@ impl Desk {
             Done::Loaded(errand, _) if !self.hand.wants(errand) => {}
             Done::Loaded(errand, Ok(Some(event))) => self.unread.push_back((Instant::now(), errand, event)),
             // Nothing that anybody could work on stands there.
-            Done::Loaded(errand, Ok(None)) => self.hear(Said::Answer { id: errand.id, answer: Answer::Ack }),
+            Done::Loaded(errand, Ok(None)) => self.hear(Said { id: errand.id, answer: Answer::Ack }),
             Done::Loaded(errand, Err(problem)) => {
                 tracing::debug!(error = %problem, position = %errand.id.position, "an event for a member cannot be read yet");
                 self.assigned.push_front(errand);

@@ -157,20 +157,20 @@ fn duration(field: &str, stated: prost_types::Duration, min: Duration) -> Result
 }
 
 fn said(request: v1::ConsumeRequest) -> Result<Said, Problem> {
-    let (id, answer) = match request.message {
-        Some(Request_::Ack(ack)) => (ack.delivery_id, Answer::Ack),
+    let (message, id, answer) = match request.message {
+        Some(Request_::Ack(ack)) => ("ack", ack.delivery_id, Answer::Ack),
         Some(Request_::Nak(nak)) => {
             let delay = nak.delay.map(|delay| duration("/nak/delay", delay, Duration::ZERO)).transpose()?;
             let delay_ms = delay.map(|delay| delay.as_millis() as u64);
-            (nak.delivery_id, Answer::Nak { delay_ms, reason: reason("/nak/reason", nak.reason)?, unanswered: false })
+            ("nak", nak.delivery_id, Answer::Nak { delay_ms, reason: reason("/nak/reason", nak.reason)?, unanswered: false })
         }
-        Some(Request_::Progress(progress)) => (progress.delivery_id, Answer::Progress),
-        Some(Request_::Park(park)) => (park.delivery_id, Answer::Park { reason: reason("/park/reason", park.reason)? }),
+        Some(Request_::Progress(progress)) => ("progress", progress.delivery_id, Answer::Progress),
+        Some(Request_::Park(park)) => ("park", park.delivery_id, Answer::Park { reason: reason("/park/reason", park.reason)? }),
         Some(Request_::Start(_)) => return Err(Problem::invalid("/start", "can be sent only once")),
         None => return Err(Problem::invalid("", "says nothing that this version knows")),
     };
-    let id = delivery_id(&id).ok_or_else(|| Problem::invalid("/delivery_id", "is not the id of a delivery of this stream"))?;
-    Ok(Said::Answer { id, answer })
+    let invalid = || Problem::invalid(format!("/{message}/delivery_id"), "is not the id of a delivery of this stream");
+    Ok(Said { id: delivery_id(&id).ok_or_else(invalid)?, answer })
 }
 
 fn reason(field: &str, stated: String) -> Result<String, Problem> {
@@ -187,10 +187,10 @@ fn delivery_id(text: &str) -> Option<DeliveryId> {
 
 fn message(told: Told) -> Response_ {
     match told {
-        Told::Delivery { id, event, deliveries } => Response_::Delivery(v1::Delivery {
+        Told::Delivery { id, event } => Response_::Delivery(v1::Delivery {
             delivery_id: format!("{}.{}", id.position, id.deliveries),
             event: Some(event.as_ref().into()),
-            deliveries,
+            deliveries: id.deliveries,
         }),
         Told::Heartbeat { pending } => Response_::Heartbeat(v1::ConsumeHeartbeat { pending }),
     }
@@ -255,10 +255,9 @@ mod tests {
     #[test]
     fn an_answer_names_its_delivery() {
         let ack = |id: &str| v1::ConsumeRequest { message: Some(Request_::Ack(v1::ConsumeAck { delivery_id: id.into() })) };
-        let Said::Answer { id, .. } = said(ack("7.2")).unwrap();
-        assert_eq!(id, DeliveryId { position: Position::new(7), deliveries: 2 });
+        assert_eq!(said(ack("7.2")).unwrap().id, DeliveryId { position: Position::new(7), deliveries: 2 });
         for bad in ["", "7", "7.", "x.1", "7.1.1", "-1.1"] {
-            assert_eq!(said(ack(bad)).map(drop).unwrap_err().field.as_deref(), Some("/delivery_id"), "{bad}");
+            assert_eq!(said(ack(bad)).map(drop).unwrap_err().field.as_deref(), Some("/ack/delivery_id"), "{bad}");
         }
     }
 

@@ -545,6 +545,27 @@ async fn another_log_is_noticed_while_it_does_not_say_where_it_ends() {
     running.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_log_is_noticed_though_the_model_was_damaged_at_the_same_time() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(300);
+    let running = Running::start(&log, &folder, 64).await;
+    let store = &running.store;
+    store.fresh().await.unwrap();
+    let mut updates = subscribe(store, Filter::default(), 290, HEARTBEAT).await;
+    assert!(updates.next().await.unwrap().is_ok());
+    log.answers.send_replace(false);
+    // It has less than was read, and the file is given up before anybody hears of that.
+    store.shared.give_up(store.epoch(), "a test");
+    log.replace((1..=200).map(|position| event(position, "Zebra", "another")));
+    log.answers.send_replace(true);
+    let ended: Vec<_> = tokio::time::timeout(LIMIT, updates.filter_map(async |update| update.err()).collect()).await.unwrap();
+    assert!(matches!(ended.as_slice(), [StoreError::LostItsEnd]), "{ended:?}");
+    wait_until("the other log to be read", LIMIT, async || (store.fresh().await.ok()?.get() == 200).then_some(())).await;
+    assert_eq!((all(store).await.len(), store.identity()), (200, "log@2".to_owned()));
+    running.stop().await;
+}
+
 /// Writes nonsense over all of the file and its journal but their first pages, and leaves their lengths.
 fn overwrite(path: &Path) {
     use std::os::unix::fs::FileExt as _;

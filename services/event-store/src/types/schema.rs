@@ -29,8 +29,6 @@ const STACK_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The most bytes that a compiled pattern may take, and all of a schema together.
 const PATTERN_BYTES_MAX: usize = 8 << 20;
 const PATTERNS_BYTES_MAX: usize = 32 << 20;
-/// What each may take, however many there are.
-const PATTERN_BYTES_MIN: usize = 256 << 10;
 /// The most visits that saying yes or no may take at one place of the data.
 const WIDTH_MAX: usize = 2000;
 /// The most visits that finding out what exactly is wrong may take. Beyond, it is only said that something is.
@@ -71,7 +69,7 @@ pub(super) fn compile(schema: &Value) -> Result<Schema, Invalid> {
         return Err(Invalid::new("", "has references that fan out too far at one place"));
     }
     let levels = (seen.depth + 1) * (seen.refs + 1);
-    let pattern_bytes = PATTERN_BYTES_MAX.min(PATTERNS_BYTES_MAX / seen.patterns.max(1)).max(PATTERN_BYTES_MIN);
+    let pattern_bytes = PATTERN_BYTES_MAX.min(PATTERNS_BYTES_MAX / seen.patterns.max(1));
     let build = || {
         jsonschema::options()
             .with_draft(Draft::Draft202012)
@@ -300,7 +298,7 @@ mod tests {
         }
         let url = json!({"pattern": r"^https?://\S{1,2000}$"});
         let many: serde_json::Map<_, _> = (0..500).map(|number| (number.to_string(), url.clone())).collect();
-        assert!(refused(json!({ "properties": many })).1.contains("256 KiB"));
+        assert!(refused(json!({ "properties": many })).1.contains("65 KiB"));
     }
 
     #[test]

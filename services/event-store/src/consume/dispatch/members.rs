@@ -96,7 +96,9 @@ impl Members {
 
     /// It has this from now on.
     pub(super) fn take(&mut self, id: String, position: Position, now: Instant) {
-        self.members.entry(id).or_insert_with(|| Member::new(0, now)).with.insert(position);
+        let member = self.members.entry(id).or_insert_with(|| Member::new(0, now));
+        member.with.insert(position);
+        member.answered.remove(&position);
     }
 
     /// It has this no more.
@@ -144,7 +146,7 @@ impl Members {
     }
 
     /// Whose turn it is to have an event, which then is served. An event that came to nothing with one goes to another if it can; from
-    /// one that may hang it does so for a while even if the other is busy, or it would come to nothing there until it is given up.
+    /// one that may hang, as long as that is shunned, even if the other is busy: it would come to nothing there until it is given up.
     pub(super) fn next(&mut self, failed_with: Option<&str>, now: Instant) -> Option<String> {
         let any_sound = self.members.values().any(|member| member.room > 0 && !member.is_shunned(now));
         let failed = |id: &str| failed_with == Some(id);

@@ -175,7 +175,7 @@ fn what_a_member_that_hangs_does_not_answer_goes_to_another_and_it_gets_one_at_a
 }
 
 #[test]
-fn an_event_waits_for_another_member_for_a_while_and_not_for_ever() {
+fn an_event_waits_for_another_member_as_long_as_its_own_is_shunned() {
     let mut world = world(&[("busy", 1), ("mute", 1)]);
     world.arrive(&[(1, "a"), (2, "b")]);
     let given = world.given();
