@@ -41,14 +41,18 @@ async fn the_processor_in_python_does_what_its_page_promises_and_an_operator_see
     assert_eq!(page.follow(&causeway.ready().gateway).await.unwrap(), 1, "a run with a promise");
     let seen = &groups(&causeway).await[0];
     assert_eq!((&seen["name"], &seen["pending"], &seen["parked"]), (&json!("invoices"), &json!(0), &json!(1)));
-    assert!(command(&causeway, &["dlq", "list"]).await.contains("a total of -3"));
+    let listed = command(&causeway, &["dlq", "list"]).await;
+    assert!(listed.contains("a total of -3"), "{listed}");
     assert_eq!(command(&causeway, &["dlq", "retry", "invoices", "--all"]).await, "1 will be delivered again\n");
     assert_eq!(command(&causeway, &["dlq", "list"]).await, "");
     assert_eq!(command(&causeway, &["dlq", "retry", "invoices", "--all"]).await, "0 will be delivered again\n");
-    let unknown = Setup::command(&["dlq", "retry", "invoices", "999"]).env("CAUSEWAY_SERVER", causeway.ready().gateway.clone());
-    let unknown = unknown.run().await.unwrap();
-    assert_eq!(unknown.status.code(), Some(1));
-    assert!(unknown.stderr.contains("none of these was given up by invoices: 999"), "{unknown:?}");
+    assert_eq!(command(&causeway, &["dlq", "discard", "invoices", "--all"]).await, "0 taken off the list\n");
+    for what in ["retry", "discard"] {
+        let unknown = Setup::command(&["dlq", what, "invoices", "999"]).env("CAUSEWAY_SERVER", causeway.ready().gateway.clone());
+        let unknown = unknown.run().await.unwrap();
+        assert_eq!(unknown.status.code(), Some(1));
+        assert!(unknown.stderr.contains("none of these was given up by invoices: 999"), "{unknown:?}");
+    }
     assert!(command(&causeway, &["groups", "delete", "invoices"]).await.contains("is gone"));
     assert_eq!(command(&causeway, &["groups", "list"]).await, "");
 }

@@ -229,6 +229,17 @@ impl Client {
         }
     }
 
+    /// Takes what a group or processor gave up off the list for good: these letters, or all without any. The events stay on the log.
+    /// Says how many; after [`Kind::OutcomeUnknown`] the same again does the rest.
+    pub async fn discard_parked(&self, group: &str, letters: &[u64]) -> Result<u32, ClientError> {
+        let request = v1::DiscardParkedRequest { group: group.to_owned(), letters: letters.to_vec(), up_to: 0 };
+        let discarded = self.change(|| {
+            let (mut grpc, request) = (self.grpc.clone(), self.request(request.clone()));
+            async move { grpc.discard_parked(request).await }
+        });
+        Ok(discarded.await?.discarded)
+    }
+
     /// Makes a call that changes something; again only while nothing was changed.
     async fn change<A, F>(&self, call: impl Fn() -> F) -> Result<A, ClientError>
     where

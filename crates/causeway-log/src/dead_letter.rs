@@ -94,7 +94,7 @@ impl Log {
         let names = &self.inner.names;
         let subjects = match of {
             None => vec![names.dead_letters_of_all()],
-            Some(name) => vec![names.dead_letters_of(name), names.dead_letters_of(&format!("{PREFIX}{name}"))],
+            Some(name) => names.dead_letters_by_name(name).into(),
         };
         let (mut letters, mut more) = (Vec::new(), false);
         for subject in subjects {
@@ -152,6 +152,34 @@ impl Log {
             next = number(&message) + 1;
             replayed += self.send_back(group, &message).await?;
         }
+    }
+
+    /// Takes these letters of a group or processor off the list for good; says how many there were. Breaks off as
+    /// [`Log::replay_letters`] does.
+    pub async fn discard_letters(&self, of: &str, numbers: &[u64]) -> Result<u32, LogError> {
+        let mut discarded = 0;
+        for number in numbers {
+            let message = self.raw_letter(&json!({ "seq": number })).await.map_err(|error| broke_off(discarded, error))?;
+            let by = message.as_ref().and_then(|message| Names::processor_of(&message.subject));
+            if by.is_some_and(|by| by.strip_prefix(PREFIX).unwrap_or(by) == of) {
+                discarded += 1;
+                self.end_replay(*number).await.map_err(|error| broke_off(discarded, error))?;
+            }
+        }
+        Ok(discarded)
+    }
+
+    /// Takes all letters of a group or processor up to this number off the list for good; says how many there were.
+    pub async fn discard_all(&self, of: &str, up_to: u64) -> Result<u32, LogError> {
+        let mut discarded = 0;
+        for subject in self.inner.names.dead_letters_by_name(of) {
+            let stream = self.letters_stream().await?;
+            let purged = stream.purge().sequence(up_to.saturating_add(1)).filter(subject).await;
+            // One that was not answered may have been done.
+            let purged = purged.map_err(|error| broke_off(discarded.max(1), LogError::unavailable(error)))?.purged;
+            discarded += u32::try_from(purged).unwrap_or(u32::MAX);
+        }
+        Ok(discarded)
     }
 
     /// What is on its way back to a group behind this number, the oldest first, at most `limit`; and whether there is more.
@@ -264,12 +292,12 @@ fn replay(message: &Raw) -> Option<Replay> {
     Some(Replay { number: number(message), position: event.position, aggregate_id: event.aggregate_id })
 }
 
-/// What it means that something failed when so many letters were, or may have been, moved before.
+/// What it means that something failed when so many letters were, or may have been, moved or deleted before.
 fn broke_off(moved: u32, error: LogError) -> LogError {
     if moved == 0 {
         return error;
     }
-    tracing::warn!(%error, "sending dead letters back broke off; the same again does the rest");
+    tracing::warn!(%error, "moving or deleting dead letters broke off; the same again does the rest");
     LogError::Unknown
 }
 

@@ -9,6 +9,7 @@ use causeway_event::notation::percent_decode;
 use causeway_event::{AggregateId, Category};
 
 use crate::LogError;
+use crate::group::PREFIX;
 
 /// Everything that the namespace prefixes.
 #[derive(Clone, Debug)]
@@ -122,6 +123,11 @@ impl Names {
         format!("{}.dlq.{processor}.*", self.namespace)
     }
 
+    /// Letters of whoever goes by this name: a processor, or a group.
+    pub(crate) fn dead_letters_by_name(&self, name: &str) -> [String; 2] {
+        [self.dead_letters_of(name), self.dead_letters_of(&format!("{PREFIX}{name}"))]
+    }
+
     /// Letters of all, without those that are on their way back to a group.
     pub(crate) fn dead_letters_of_all(&self) -> String {
         format!("{}.dlq.*.*", self.namespace)
@@ -137,9 +143,9 @@ impl Names {
         format!("{}.dlq._replay.{group}.*", self.namespace)
     }
 
-    /// What stands for the processor in the subject of a letter.
+    /// What stands for the processor in the subject of a letter; nothing in that of a replay.
     pub(crate) fn processor_of(subject: &str) -> Option<&str> {
-        subject.split('.').nth(2)
+        subject.split('.').nth(2).filter(|name| *name != "_replay")
     }
 
     /// The bucket of the leases by which one gateway at a time dispatches a group.

@@ -1,4 +1,4 @@
-//! `causeway dlq list | show | retry` and `causeway groups list | delete`: what was given up, and by whom.
+//! `causeway dlq list | show | retry | discard` and `causeway groups list | delete`: what was given up, and by whom.
 
 use anyhow::bail;
 use causeway_client::{Client, GroupInfo, Parked};
@@ -20,7 +20,8 @@ Examples:
   causeway dlq list --group invoices
   causeway dlq show 7
   causeway dlq retry invoices 7 9
-  causeway dlq retry invoices --all")]
+  causeway dlq retry invoices --all
+  causeway dlq discard invoices 8")]
 pub(crate) struct DlqArgs {
     #[command(subcommand)]
     command: DlqCommand,
@@ -49,13 +50,28 @@ enum DlqCommand {
         server: ServerArgs,
         /// The group
         group: String,
-        /// Their numbers in the list
-        #[arg(required_unless_present = "all")]
-        letters: Vec<u64>,
-        /// All of the group's
-        #[arg(long, conflicts_with = "letters")]
-        all: bool,
+        #[command(flatten)]
+        which: Which,
     },
+    /// Take them off the list for good; the events stay on the log
+    Discard {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// The group or processor
+        group: String,
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// Their numbers in the list
+    #[arg(required_unless_present = "all")]
+    letters: Vec<u64>,
+    /// All of them
+    #[arg(long, conflicts_with = "letters")]
+    all: bool,
 }
 
 #[derive(Debug, Args)]
@@ -89,7 +105,14 @@ pub(crate) async fn run(args: DlqArgs, out: &Output) -> anyhow::Result<()> {
     match args.command {
         DlqCommand::List { server, group } => list(&events::client(&server)?, group.as_deref(), out).await,
         DlqCommand::Show { server, letter } => show(&events::client(&server)?, letter, out).await,
-        DlqCommand::Retry { server, group, letters, .. } => retry(&events::client(&server)?, &group, &letters, out).await,
+        DlqCommand::Retry { server, group, which } => {
+            let replayed = events::client(&server)?.replay_parked(&group, &which.letters).await?;
+            told(&group, &which, ("replayed", replayed), "will be delivered again", out)
+        }
+        DlqCommand::Discard { server, group, which } => {
+            let discarded = events::client(&server)?.discard_parked(&group, &which.letters).await?;
+            told(&group, &which, ("discarded", discarded), "taken off the list", out)
+        }
     }
 }
 
@@ -134,16 +157,16 @@ async fn show(client: &Client, letter: u64, out: &Output) -> anyhow::Result<()> 
     Ok(out.line(&clean(&serde_json::to_string_pretty(&parked.event)?))?)
 }
 
-async fn retry(client: &Client, group: &str, letters: &[u64], out: &Output) -> anyhow::Result<()> {
-    let replayed = client.replay_parked(group, letters).await?;
-    if replayed == 0 && !letters.is_empty() {
-        let letters: Vec<_> = letters.iter().map(u64::to_string).collect();
-        anyhow::bail!("none of these was given up by {}: {} (causeway dlq list says what was)", clean(group), letters.join(", "));
+/// Says how many there were. Letters that were named and are not there are a mistake.
+fn told(group: &str, which: &Which, (name, count): (&str, u32), done: &str, out: &Output) -> anyhow::Result<()> {
+    if count == 0 && !which.all {
+        let letters: Vec<_> = which.letters.iter().map(u64::to_string).collect();
+        bail!("none of these was given up by {}: {} (causeway dlq list says what was)", clean(group), letters.join(", "));
     }
     if out.json {
-        return out.json(&json!({ "replayed": replayed }));
+        return out.json(&json!({ name: count }));
     }
-    Ok(out.line(&format!("{replayed} will be delivered again"))?)
+    Ok(out.line(&format!("{count} {done}"))?)
 }
 
 async fn list_groups(client: &Client, out: &Output) -> anyhow::Result<()> {

@@ -259,6 +259,19 @@ async fn replay_all(gateway: &Gateway, group: &GroupName, up_to: u64) -> Result<
     Ok((replayed, if more { up_to } else { 0 }))
 }
 
+/// Takes letters of a group or processor off the list for good: these, or without any all up to one of them. How many.
+pub(crate) async fn discard(gateway: &Gateway, of: &GroupName, letters: &[u64], up_to: u64) -> Result<u32, Problem> {
+    let discarded = match (letters, up_to) {
+        ([], 0) => match gateway.log.last_letter().await {
+            Ok(last) => gateway.log.discard_all(of.as_str(), last).await,
+            Err(error) => Err(error),
+        },
+        ([], up_to) => gateway.log.discard_all(of.as_str(), up_to).await,
+        (letters, _) => gateway.log.discard_letters(of.as_str(), letters).await,
+    };
+    discarded.map_err(of_log)
+}
+
 fn no_group(group: &GroupName) -> Problem {
     Problem::new(Kind::NotFound, format!("there is no group {group}")).at("/group")
 }

@@ -68,6 +68,13 @@ impl EventStore for Grpc {
         consume::replay_parked(self, request).await
     }
 
+    async fn discard_parked(
+        &self,
+        request: Request<v1::DiscardParkedRequest>,
+    ) -> Result<Response<v1::DiscardParkedResponse>, Status> {
+        consume::discard_parked(self, request).await
+    }
+
     async fn project(&self, request: Request<v1::ProjectRequest>) -> Result<Response<v1::ProjectResponse>, Status> {
         project::project(self, request).await
     }

@@ -163,6 +163,7 @@ impl EventStore for Gateway {
         delete_group(v1::DeleteGroupRequest) -> v1::DeleteGroupResponse,
         list_parked(v1::ListParkedRequest) -> v1::ListParkedResponse,
         replay_parked(v1::ReplayParkedRequest) -> v1::ReplayParkedResponse,
+        discard_parked(v1::DiscardParkedRequest) -> v1::DiscardParkedResponse,
     }
 
     type ReadStream = BoxStream<'static, Result<v1::ReadResponse, Status>>;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use causeway_event::Position;
+use causeway_log::GroupName;
 use causeway_proto::v1::consume_request::Message as Request_;
 use causeway_proto::v1::consume_response::Message as Response_;
 use causeway_proto::{Problem, timestamp, v1};
@@ -94,15 +95,31 @@ pub(super) async fn replay_parked(
     request: Request<v1::ReplayParkedRequest>,
 ) -> Result<Response<v1::ReplayParkedResponse>, Status> {
     let v1::ReplayParkedRequest { group, letters, up_to } = request.into_inner();
-    let group = parse("/group", &group).map_err(into_status)?;
-    if letters.len() > LETTERS.1 as usize {
-        return Err(into_status(Problem::invalid("/letters", format!("must be at most {}", LETTERS.1))));
-    }
-    if !letters.is_empty() && up_to != 0 {
-        return Err(into_status(Problem::invalid("/up_to", "cannot be given together with letters")));
-    }
+    let group = of_letters(&group, &letters, up_to).map_err(into_status)?;
     let (replayed, more_up_to) = consume::replay(&grpc.0, &group, &letters, up_to).await.map_err(into_status)?;
     Ok(Response::new(v1::ReplayParkedResponse { replayed, more_up_to }))
+}
+
+pub(super) async fn discard_parked(
+    grpc: &Grpc,
+    request: Request<v1::DiscardParkedRequest>,
+) -> Result<Response<v1::DiscardParkedResponse>, Status> {
+    let v1::DiscardParkedRequest { group, letters, up_to } = request.into_inner();
+    let group = of_letters(&group, &letters, up_to).map_err(into_status)?;
+    let discarded = consume::discard(&grpc.0, &group, &letters, up_to).await.map_err(into_status)?;
+    Ok(Response::new(v1::DiscardParkedResponse { discarded }))
+}
+
+/// Whose letters are meant, if it can be these.
+fn of_letters(group: &str, letters: &[u64], up_to: u64) -> Result<GroupName, Problem> {
+    let group = parse("/group", group)?;
+    if letters.len() > LETTERS.1 as usize {
+        return Err(Problem::invalid("/letters", format!("must be at most {}", LETTERS.1)));
+    }
+    if !letters.is_empty() && up_to != 0 {
+        return Err(Problem::invalid("/up_to", "cannot be given together with letters"));
+    }
+    Ok(group)
 }
 
 fn wanted(start: v1::ConsumeStart) -> Result<Wanted, Problem> {

@@ -375,6 +375,51 @@ async fn what_is_given_up_is_parked_with_the_reason_listed_and_replayed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_up_is_taken_off_the_list_for_good_and_stays_on_the_log() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    for n in 1..=4 {
+        gateway.note("a", n).await;
+    }
+    let mut client = gateway.grpc().await;
+    let discarding = client.clone();
+    let mut member = Member::of(&gateway, start("g")).await;
+    for _ in 1..=4 {
+        let delivery = member.next().await;
+        member.say(Say::Park(v1::ConsumePark { delivery_id: delivery.delivery_id, reason: "never".into() })).await;
+    }
+    wait_until("the letters", LIMIT, async || (parked(&mut client.clone(), "g").await.len() == 4).then_some(())).await;
+    let letters: Vec<_> = parked(&mut client, "g").await.into_iter().map(|one| one.letter).collect();
+    let discard = |group: &str, letters: &[u64], up_to| {
+        let (mut client, group, letters) = (discarding.clone(), group.to_owned(), letters.to_vec());
+        let request = v1::DiscardParkedRequest { group, letters, up_to };
+        async move { client.discard_parked(request).await.map(|response| response.into_inner().discarded) }
+    };
+    assert_eq!(discard("other", &letters, 0).await.unwrap(), 0, "they are not its");
+    assert_eq!(discard("other", &[], 0).await.unwrap(), 0);
+    assert_eq!(discard("g", &[letters[1], letters[1], 999], 0).await.unwrap(), 1);
+    assert_eq!(discard("g", &[], letters[2]).await.unwrap(), 2);
+    let left: Vec<_> = parked(&mut client, "g").await.into_iter().map(|one| one.letter).collect();
+    assert_eq!(left, letters[3..]);
+    // What is on its way back to the group is not on the list, and not discarded with it.
+    let replay = v1::ReplayParkedRequest { group: "g".into(), ..v1::ReplayParkedRequest::default() };
+    assert_eq!(client.replay_parked(replay).await.unwrap().into_inner().replayed, 1);
+    assert_eq!(discard("g", &[], 0).await.unwrap(), 0);
+    let again = member.next().await;
+    assert_eq!(number(&again), 4);
+    member.say(Say::Park(v1::ConsumePark { delivery_id: again.delivery_id, reason: "never".into() })).await;
+    wait_until("the letter", LIMIT, async || (parked(&mut client.clone(), "g").await.len() == 1).then_some(())).await;
+    assert_eq!(discard("g", &[], 0).await.unwrap(), 1);
+    assert_eq!(groups(&mut client).await[0].parked, 0);
+    assert_eq!(gateway.get("/events/count").await.ok()["count"], 4, "they stay on the log");
+    member.hears_nothing(Duration::from_millis(300)).await;
+    for (letters, up_to, field) in [(vec![1; 1001], 0, "/letters"), (vec![1], 1, "/up_to")] {
+        assert_eq!(Problem::from(discard("g", &letters, up_to).await.unwrap_err()).field.as_deref(), Some(field));
+    }
+    assert_eq!(Problem::from(discard("", &[], 0).await.unwrap_err()).field.as_deref(), Some("/group"));
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_group_keeps_its_place_and_is_what_its_first_start_said() {
     let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     let filter =
