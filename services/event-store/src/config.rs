@@ -31,6 +31,9 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Web origins whose pages may use the API from a browser, such as `https://example.com`. None by default.
     pub cors_origins: Vec<String>,
+    /// Further names that a gateway on loopback may be called by, such as that of a proxy before it. Addresses and names without a dot
+    /// always may; any other name could be that of a foreign web page.
+    pub hosts: Vec<String>,
     /// What models' tokens cost, for the costs of chains. Without a price there is no cost.
     pub pricing: Prices,
     /// Where the tracing tool shows a trace; `{trace_id}` stands for its id.
@@ -117,6 +120,7 @@ impl Default for Config {
             heartbeat: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(10),
             cors_origins: Vec::new(),
+            hosts: Vec::new(),
             pricing: Prices::default(),
             trace_url: None,
         }

@@ -22,6 +22,7 @@ mod follow;
 mod front;
 mod gateway;
 mod grpc;
+mod hosts;
 mod http;
 mod problem;
 mod project;
@@ -85,7 +86,10 @@ pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: Canc
     let _end_in_any_case = end.clone().drop_guard();
     let stop = shutdown.child_token();
     let front = Front::new();
-    let port = serve::with_cors(front.router(), &config.cors_origins)?;
+    let mut port = serve::with_cors(front.router(), &config.cors_origins)?;
+    if listener.local_addr().map_err(Error::Serve)?.ip().is_loopback() {
+        port = hosts::only(port, &config.hosts);
+    }
     let mut serving = pin!(serve::serve(port, listener, config.clone(), stop.clone()));
     let (leaves, incoming) = checkpoint::leaves::leaves();
     let opening = async {

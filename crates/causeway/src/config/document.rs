@@ -124,6 +124,10 @@ const KEYS: &[Key] = &[
         "At shutdown, how long requests that were begun may take to end. With 4 s more for the read model it must stay below up.drain_timeout.",
     ),
     key("event_store.cors_origins", "Web origins whose pages may use the API from a browser."),
+    key(
+        "event_store.hosts",
+        "Names that a gateway on loopback may be called by, beside addresses, names without a dot, *.localhost and *.internal: such as that of a proxy before it.",
+    ),
     optional(
         "event_store.integrity.signing_key",
         "\"...\"",

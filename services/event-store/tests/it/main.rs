@@ -11,6 +11,7 @@ mod consume;
 mod grpc;
 mod grpc_web;
 mod harness;
+mod hosts;
 mod http;
 mod outage;
 mod projections;
