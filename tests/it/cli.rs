@@ -354,6 +354,18 @@ async fn json_for_programs_is_one_line_each_however_data_was_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn data_that_no_program_reads_is_shown_as_it_was_written() {
+    let house = House::start().await;
+    let odd = r#"{"n":1e400,"half":"\ud83d","\ud83d":1,"x":1,"x":2,"f":0.1000000000000000055511151231257827}"#;
+    house.run(&["events", "append", "Oddity", "odd", "--data", odd]).await;
+    let refused = house.command(&["events", "append", "Oddity", "odd", "--expected", "empty", "--json"]).run().await.unwrap();
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    assert!(refused.stderr.contains(odd) && refused.stderr.contains(r#""exit_code":3"#), "{refused:?}");
+    let diff = house.run(&["view", "state", "odd", "--diff", "0"]).await;
+    assert!(diff.contains(&format!("/state {odd}")), "{diff}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn exit_codes_tell_what_happened() {
     let house = House::start().await;
     let code = async |setup: Setup| {

@@ -394,8 +394,21 @@ async fn an_export_overwrites_nothing_and_one_that_was_kept_says_how_far_it_reac
     let fresh = causeway_testkit::NatsServer::start().await.unwrap();
     let refused = log(&["import", text(&file("part.ndjson")), "--nats", &fresh.url()]).await;
     assert!(refused.0.stderr.contains("it begins behind position 3, and the log ends at 0"), "{:?}", refused.0);
+    // Nor is what breaks off, wherever it does.
+    fs::write(file("empty.ndjson"), "").unwrap();
+    for (name, said) in [("cut", "behind position 20"), ("within", "breaks off"), ("empty", "behind position 0")] {
+        let refused = log(&["import", text(&file(&format!("{name}.ndjson"))), "--nats", &fresh.url()]).await;
+        assert_eq!(refused.0.status.code(), Some(1), "{name}: {:?}", refused.0);
+        assert!(refused.0.stderr.contains(said), "{name}: {:?}", refused.0);
+    }
     let js = async_nats::jetstream::new(fresh.client().await.unwrap());
     assert!(js.get_stream("causeway_EVENTS").await.is_err());
+    // Whoever reads no further learns by the exit code what there was.
+    let cut = file("cut.ndjson");
+    let command = r#""$1" log verify --from-export "$2" | head -c 1 > /dev/null; exit ${PIPESTATUS[0]}"#;
+    let mut bash = std::process::Command::new("bash");
+    bash.args(["-c", command, "bash", text(&causeway_e2e::binary().unwrap()), text(&cut)]);
+    assert_eq!(bash.output().unwrap().status.code(), Some(1));
     let thinned: String = whole.lines().enumerate().filter(|(at, _)| *at != 9).map(|(_, line)| format!("{line}\n")).collect();
     fs::write(file("thinned.ndjson"), thinned).unwrap();
     let (json, _) = against("thinned.ndjson").await;

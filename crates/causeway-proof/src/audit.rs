@@ -288,11 +288,6 @@ impl Audit {
         std::mem::take(&mut self.found)
     }
 
-    /// What was found since then, without taking it.
-    pub fn newest(&self) -> &[Finding] {
-        &self.found
-    }
-
     /// How far it has come.
     pub fn position(&self) -> Position {
         self.seen

@@ -37,7 +37,8 @@ const SPANS: &str = "info,h2=off,hyper=off,hyper_util=off,tonic=off,tower=off,re
 pub const EACH_EVENT: &str = "causeway::each_event";
 
 /// Libraries that say at `info` what nobody asked for. Whoever names them in the filter hears them.
-const QUIET: &str = "async_nats=warn,h2=warn,hyper=warn,hyper_util=warn,opentelemetry=warn,tonic=warn,tower=warn";
+const QUIET: &str =
+    "async_nats=warn,async_nats::connector=off,h2=warn,hyper=warn,hyper_util=warn,opentelemetry=warn,tonic=warn,tower=warn";
 
 /// How long the last spans may take to get out.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);

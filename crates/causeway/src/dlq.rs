@@ -2,12 +2,14 @@
 
 use anyhow::bail;
 use causeway_client::{Client, GroupInfo, Parked};
+use causeway_event::{Event, format_timestamp};
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cli::ServerArgs;
-use crate::events;
 use crate::output::{Look, Output, clean, one_line};
+use crate::{events, view};
 
 /// Letters that are fetched at a time.
 const PAGE: u32 = 100;
@@ -153,7 +155,16 @@ async fn show(client: &Client, letter: u64, out: &Output) -> anyhow::Result<()> 
         return out.json(&as_json(parked));
     }
     out.line(&line(parked, out))?;
-    out.line(&clean(&parked.reason))?;
+    let Parked { reason, parked_at, deliveries, .. } = parked;
+    let times = match deliveries {
+        // They were not counted.
+        0 => String::new(),
+        1 => ", delivered once".to_owned(),
+        times => format!(", delivered {times} times"),
+    };
+    let when = format!("given up {}{times}", view::clock((*parked_at).into()));
+    out.line(&out.paint(Look::Dim, &when))?;
+    out.line(&clean(reason))?;
     Ok(out.line(&clean(&serde_json::to_string_pretty(&parked.event)?))?)
 }
 
@@ -202,11 +213,20 @@ fn line(parked: &Parked, out: &Output) -> String {
     format!("{letter}  {}  {event_type} of {of}  {reason}", one_line(group, None))
 }
 
-fn as_json(parked: &Parked) -> Value {
-    json!({
-        "letter": parked.letter, "group": parked.group, "reason": parked.reason, "deliveries": parked.deliveries,
-        "parked_at": parked.parked_at.to_string(), "event": parked.event,
-    })
+/// What a program gets; the event's data as it was written.
+#[derive(Serialize)]
+struct ParkedJson<'a> {
+    letter: u64,
+    group: &'a str,
+    reason: &'a str,
+    deliveries: u32,
+    parked_at: String,
+    event: &'a Event,
+}
+
+fn as_json(parked: &Parked) -> ParkedJson<'_> {
+    let Parked { letter, group, event, reason, parked_at, deliveries } = parked;
+    ParkedJson { letter: *letter, group, reason, deliveries: *deliveries, parked_at: format_timestamp(*parked_at), event }
 }
 
 fn group_json(group: &GroupInfo) -> Value {
@@ -214,4 +234,27 @@ fn group_json(group: &GroupInfo) -> Value {
         "name": group.name, "acknowledged_position": group.acknowledged, "in_flight": group.in_flight,
         "pending": group.pending, "parked": group.parked,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_event::parse_timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_program_gets_the_data_as_it_was_written() {
+        let event = r#"{"id":"evt_01k9x3m5v8e7rs2q4n6p8t0w1y","position":42,"timestamp":"2026-11-23T10:00:00.123456Z","type":"Oddity","aggregate_id":"me","data":{"n":1e400,"x":1,"x":2},"metadata":{"source":"cli","correlation_id":"c"}}"#;
+        let parked = Parked {
+            letter: 7,
+            group: "g".to_owned(),
+            event: serde_json::from_str(event).unwrap(),
+            reason: "why".to_owned(),
+            parked_at: parse_timestamp("2026-11-23T10:00:01Z").unwrap(),
+            deliveries: 2,
+        };
+        let json = serde_json::to_string(&as_json(&parked)).unwrap();
+        let told = r#"{"letter":7,"group":"g","reason":"why","deliveries":2,"parked_at":"2026-11-23T10:00:01.000000Z","event":"#;
+        assert_eq!(json, format!("{told}{event}}}"));
+    }
 }

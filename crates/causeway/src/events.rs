@@ -121,7 +121,10 @@ fn told(appended: &Appended, out: &Output) -> anyhow::Result<()> {
     let what = if appended.duplicate { "appended before" } else { "appended" };
     out.line(&format!("{} {} at position {}", out.paint(Look::Good, what), receipt.id, receipt.position))?;
     Ok(out.line(
-        &out.paint(Look::Dim, &format!("{} trace {}", output::program(), output::shell_word(receipt.correlation_id.as_str()))),
+        &out.paint(
+            Look::Dim,
+            &format!("see {} trace {}", output::program(), output::shell_word(receipt.correlation_id.as_str())),
+        ),
     )?)
 }
 

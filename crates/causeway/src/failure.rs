@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::Error;
-use causeway_client::{ClientError, Kind, Problem};
+use causeway_client::{ClientError, Conflict, Kind, Problem};
+use causeway_event::{AggregateId, Category, Event, Position};
 use causeway_log::LogError;
 use causeway_runtime::config::ConfigError;
 use causeway_runtime::telemetry::TelemetryError;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::config::Unworkable;
 use crate::output::{self, Output};
@@ -24,6 +25,9 @@ pub(crate) struct Hinted {
     pub(crate) what: String,
     pub(crate) hint: String,
 }
+
+/// What the transport says of a server that does not speak HTTP/2, or TLS.
+const FOREIGN: [&str; 3] = ["h2 protocol error", "InvalidContentType", "frame with invalid size"];
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -61,12 +65,21 @@ fn code(error: &Error) -> u8 {
 }
 
 /// What a program needs to decide again, named as over HTTP.
-fn conflict(error: &Error) -> Option<Value> {
+#[derive(Serialize)]
+struct ConflictJson<'a> {
+    aggregate_id: &'a AggregateId,
+    category: Category,
+    expected_position: Position,
+    actual_position: Position,
+    events: &'a [Event],
+    more: bool,
+}
+
+fn conflict(error: &Error) -> Option<ConflictJson<'_>> {
     let Some(ClientError::Problem(Problem { conflict: Some(conflict), .. })) = error.downcast_ref() else { return None };
-    Some(json!({
-        "aggregate_id": conflict.aggregate_id, "category": conflict.category, "expected_position": conflict.expected,
-        "actual_position": conflict.actual, "events": conflict.events, "more": conflict.more,
-    }))
+    let Conflict { aggregate_id, category, expected, actual, events, more, .. } = &**conflict;
+    let (category, expected_position, actual_position) = (*category, *expected, *actual);
+    Some(ConflictJson { aggregate_id, category, expected_position, actual_position, events, more: *more })
 }
 
 /// The error and its causes in one line; a cause that its effect has quoted already is not said twice.
@@ -97,13 +110,12 @@ fn hint(error: &Error) -> Option<String> {
         return Some(hinted.hint.clone());
     }
     match error.downcast_ref::<ClientError>() {
+        Some(error) if FOREIGN.iter().any(|words| error.to_string().contains(words)) => Some(
+            "is that a Causeway gateway? It is named as http://HOST:PORT, or https:// behind a proxy that speaks TLS".to_owned(),
+        ),
         Some(ClientError::Unreachable { .. }) => {
             Some("start it with `causeway up`, or name another with --server or CAUSEWAY_SERVER".to_owned())
         }
-        // What the transport says of a server that does not speak its protocol.
-        Some(error) if ["h2 protocol error", "InvalidContentType"].iter().any(|words| error.to_string().contains(words)) => Some(
-            "is that a Causeway gateway? It is named as http://HOST:PORT, or https:// behind a proxy that speaks TLS".to_owned(),
-        ),
         _ => None,
     }
 }
@@ -129,6 +141,9 @@ mod tests {
     #[test]
     fn a_server_of_another_kind_is_suspected() {
         let error = ClientError::from(Problem::new(Kind::Internal, "h2 protocol error: http2 error"));
+        assert!(hint(&error.into()).unwrap().contains("is that a Causeway gateway?"));
+        let reason = "received corrupt message of type InvalidContentType".to_owned();
+        let error = ClientError::Unreachable { server: "https://127.0.0.1:8470".to_owned(), reason };
         assert!(hint(&error.into()).unwrap().contains("is that a Causeway gateway?"));
     }
 

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
-use serde_json::Value;
 
 /// How something reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +89,7 @@ impl Output {
 
     /// A result for a program: one line of JSON.
     pub(crate) fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
-        // What is passed on as it was written may have line breaks: between its tokens, since inside of strings they are escaped.
-        let text = serde_json::to_string(value)?.replace(['\n', '\r'], " ");
-        Ok(self.line(&text)?)
+        Ok(self.line(&json_line(value)?)?)
     }
 
     /// A remark that is not part of the result.
@@ -102,13 +99,20 @@ impl Output {
     }
 
     /// Why the command failed; for programs a line of JSON on stderr.
-    pub(crate) fn failure(&self, words: &str, hint: Option<&str>, code: u8, conflict: Option<Value>) {
-        let text = if self.json {
-            let mut failure = serde_json::json!({ "error": words, "hint": hint, "exit_code": code });
-            if let Some(conflict) = conflict {
-                failure["conflict"] = conflict;
-            }
-            failure.to_string()
+    pub(crate) fn failure(&self, words: &str, hint: Option<&str>, code: u8, conflict: Option<impl Serialize>) {
+        #[derive(Serialize)]
+        struct Failure<'a, C> {
+            error: &'a str,
+            hint: Option<&'a str>,
+            exit_code: u8,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            conflict: Option<C>,
+        }
+        let failure = Failure { error: words, hint, exit_code: code, conflict };
+        let text = if self.json
+            && let Ok(json) = json_line(&failure)
+        {
+            json
         } else {
             let hint = hint.map(|hint| format!("\n{} {hint}", paint(self.colour_err, Look::Accent, "hint:")));
             let words = clean(words);
@@ -144,6 +148,11 @@ impl Output {
         }
         done
     }
+}
+
+/// What is passed on as it was written may have line breaks: between its tokens, since inside of strings they are escaped.
+fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
+    Ok(serde_json::to_string(value)?.replace(['\n', '\r'], " "))
 }
 
 /// What takes less than this is not worth a word.

@@ -2,9 +2,10 @@
 
 use anyhow::Context as _;
 use causeway_client::{EventTypeInfo, RegisterType, TypeVersion};
-use causeway_event::{Category, Data, EventType};
+use causeway_event::{Category, Data, EventId, EventType};
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::cli::ServerArgs;
 use crate::events;
@@ -77,7 +78,7 @@ pub(crate) async fn run(args: TypesArgs, out: &Output) -> anyhow::Result<()> {
 
 fn list(types: &[EventTypeInfo], out: &Output) -> anyhow::Result<()> {
     if out.json {
-        return out.json(&json!({ "types": types.iter().map(json_of).collect::<Vec<_>>() }));
+        return out.json(&TypesJson { types: types.iter().map(json_of).collect() });
     }
     let width = types.iter().map(|info| info.name.len()).max().unwrap_or_default();
     for info in types {
@@ -126,28 +127,50 @@ async fn register(args: RegisterTypeArgs, out: &Output) -> anyhow::Result<()> {
     };
     let registered = events::client(&server)?.register_type(register).await?;
     if out.json {
-        return out.json(&json!({ "type": json_of(&registered.info), "duplicate": registered.duplicate }));
+        return out.json(&RegisteredJson { info: json_of(&registered.info), duplicate: registered.duplicate });
     }
     let newest = version.or_else(|| registered.info.versions.last().map(|version| version.version)).unwrap_or_default();
     let what = if registered.duplicate { "registered before" } else { "registered" };
     Ok(out.line(&format!("{} {name} version {newest}", out.paint(Look::Good, what)))?)
 }
 
-fn json_of(info: &EventTypeInfo) -> Value {
-    let version = |version: &TypeVersion| {
-        json!({
-            "version": version.version,
-            "schema": version.schema,
-            "upcast": version.upcast,
-            "registered_by": version.registered_by,
-        })
-    };
-    json!({
-        "name": info.name,
-        "category": info.category,
-        "description": info.description,
-        "versions": info.versions.iter().map(version).collect::<Vec<_>>(),
-    })
+/// What a program gets: schemas as they were written.
+#[derive(Serialize)]
+struct TypesJson<'a> {
+    types: Vec<TypeJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct RegisteredJson<'a> {
+    #[serde(rename = "type")]
+    info: TypeJson<'a>,
+    duplicate: bool,
+}
+
+#[derive(Serialize)]
+struct TypeJson<'a> {
+    name: &'a str,
+    category: Category,
+    description: &'a str,
+    versions: Vec<VersionJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct VersionJson<'a> {
+    version: u32,
+    schema: &'a Data,
+    upcast: Option<&'a Data>,
+    registered_by: Option<EventId>,
+}
+
+fn json_of(info: &EventTypeInfo) -> TypeJson<'_> {
+    let EventTypeInfo { name, category, description, versions } = info;
+    TypeJson { name, category: *category, description, versions: versions.iter().map(version_json).collect() }
+}
+
+fn version_json(version: &TypeVersion) -> VersionJson<'_> {
+    let TypeVersion { version, schema, upcast, registered_by } = version;
+    VersionJson { version: *version, schema, upcast: upcast.as_ref(), registered_by: *registered_by }
 }
 
 fn pretty(json: &Data) -> anyhow::Result<String> {

@@ -235,7 +235,8 @@ fn end(turn: &Turn) -> Option<Pieces> {
     }
 }
 
-fn clock(time: Time) -> String {
+/// To the second, without the T and the Z that a person does not read.
+pub(crate) fn clock(time: Time) -> String {
     let text = String::from(time);
     text.get(..19).unwrap_or(&text).replace('T', " ")
 }

@@ -115,6 +115,8 @@ struct Signing {
     content: Position,
     /// Up to here it has been looked.
     looked: Position,
+    /// Of which other key it was told that it signs as well.
+    told: Option<String>,
 }
 
 impl Signing {
@@ -133,6 +135,7 @@ impl Signing {
             vouched: Position::START,
             content: Position::START,
             looked: Position::START,
+            told: None,
         })
     }
 
@@ -256,7 +259,15 @@ impl Signing {
         self.newest = self.newest.max(stored.event.position);
         let Payload::LogCheckpointed(data) = stored.event.payload() else { return Ok(()) };
         let Some(checkpoint) = self.read_own(&data) else {
-            tracing::debug!(position = %stored.event.position, "the newest checkpoint is of another key");
+            let other = data.key_id;
+            if self.told.as_ref() != Some(&other) {
+                tracing::warn!(
+                    position = %stored.event.position, key = other, own = self.signer.public_key().id(),
+                    "the log is also signed by another key: whoever trusts one of them hears of the other; gateways of one log share a key \
+                     (event_store.integrity.signing_key_file)"
+                );
+                self.told = Some(other);
+            }
             return Ok(());
         };
         // Whoever may publish can put a checkpoint where it does not belong: one of another log, or one of what is to come.

@@ -9,6 +9,7 @@ use super::files::Sink;
 use super::progress;
 use super::target::{NoLog, Target};
 use crate::cli::Common;
+use crate::failure::Usage;
 use crate::output::Output;
 
 pub(super) async fn run(common: &Common, args: &ExportArgs, out: &Output) -> anyhow::Result<()> {
@@ -16,7 +17,11 @@ pub(super) async fn run(common: &Common, args: &ExportArgs, out: &Output) -> any
     let log = target.reach("opening the log", Log::open(&target.config), out).await?;
     let last = target.reach("opening the log", log.last_position(), out).await?;
     let up_to = args.before.map_or(last, |before| last.min(before.previous()));
-    let after = args.after.unwrap_or(Position::START).min(up_to);
+    let after = args.after.unwrap_or(Position::START);
+    if up_to < after {
+        let end = if up_to < last { format!("the export is to end at {up_to}") } else { format!("the log ends at {last}") };
+        return Err(Usage(format!("nothing stands behind position {after}: {end}")).into());
+    }
     let mut sink = Sink::open(&args.file)?;
     let to_stdout = args.file.as_os_str() == "-";
     let bar = progress(out, "exporting", up_to.get());

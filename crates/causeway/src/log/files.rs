@@ -10,7 +10,7 @@ use causeway_proof::{Line, LineError};
 use tempfile::NamedTempFile;
 
 use super::about;
-use crate::failure::Hinted;
+use crate::failure::{Hinted, Usage};
 
 /// The longest line: the largest message that any NATS takes, 64 MiB, in base64, with room for its envelope.
 const LINE_BYTES_MAX: u64 = 96 * 1024 * 1024;
@@ -32,7 +32,10 @@ impl Lines {
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         let source: Box<dyn BufRead> = match path.as_os_str() == "-" {
             true => Box::new(BufReader::new(io::stdin())),
-            false => Box::new(BufReader::with_capacity(1 << 20, File::open(path).map_err(about(path))?)),
+            false => {
+                let file = File::open(path).map_err(|error| Usage(format!("cannot read {}: {error}", path.display())))?;
+                Box::new(BufReader::with_capacity(1 << 20, file))
+            }
         };
         Ok(Self { source, path: path.to_owned(), number: 0, bytes: 0, broke_off: false, buffer: Vec::new() })
     }

@@ -83,22 +83,21 @@ fn check(args: &ImportArgs, last: Position, trust: Trust, namespace: &str, out: 
     let mut audit = Audit::new(Chain::START, trust);
     let mut at_last = (last == Position::START).then_some(Chain::START);
     // Only what forbids the import is told.
-    let mut told = Told::progress_of(out);
-    let mut found = Vec::new();
+    let mut told = Told::progress_of(out, forbids);
     let (mut refused, mut start) = (None, Position::START);
     of_export(&args.file, &mut audit, &mut Kept::open(None)?, &mut told, |audit, line| {
         match line {
-            Some(Line::Entry { entry, .. }) if refused.is_none() => refused = Import::check(namespace, entry).err(),
-            Some(Line::Start(chain)) => start = chain.position,
+            Line::Entry { entry, .. } if refused.is_none() => refused = Import::check(namespace, entry).err(),
+            Line::Start(chain) => start = chain.position,
             _ => {}
         }
         if audit.position() == last {
             at_last = Some(audit.chain());
         }
-        found.extend(audit.newest().iter().filter(|finding| forbids(finding)).cloned());
     })?;
     let (rest, summary) = audit.finish();
-    found.extend(rest.into_iter().filter(forbids));
+    told.hear(rest)?;
+    let found = told.aside();
     if let Some(first) = found.first() {
         let more = found.len() - 1;
         for finding in found.iter().take(20) {

@@ -72,6 +72,13 @@ fn read(text: &str) -> anyhow::Result<PublicKey> {
     }
     let usage = |why: &dyn std::fmt::Display| Usage(format!("--public-key {text}: {why}"));
     let file = fs::read_to_string(text).map_err(|error| usage(&format!("neither a key nor a file: {error}")))?;
+    // Half of all seeds could be public keys: taken for one, nothing would be signed by it.
+    let own = Path::new(text).with_extension("pub");
+    if let (Ok(signer), Ok(public)) = (Signer::parse(&file), fs::read_to_string(&own))
+        && public.trim() == signer.public_key().to_string()
+    {
+        return Err(usage(&format!("that is the key that signs, which nobody else needs to see; give {}", own.display())).into());
+    }
     Ok(PublicKey::parse(&file).map_err(|error| usage(&error))?)
 }
 
@@ -93,5 +100,7 @@ mod tests {
         assert_eq!(trusted, [Signer::parse(first.expose()).unwrap().public_key()]);
         assert_eq!(super::trusted(&[trusted[0].to_string()], None, &out).unwrap(), trusted);
         assert!(super::trusted(&["no-such-file".to_owned()], None, &out).is_err());
+        let secret = super::trusted(&[data.join(SECRET).display().to_string()], None, &out).unwrap_err();
+        assert!(secret.to_string().contains("that is the key that signs") && secret.is::<Usage>(), "{secret}");
     }
 }

@@ -1,10 +1,12 @@
 //! `causeway log verify`
 
+use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use causeway_event::Position;
 use causeway_log::Log;
-use causeway_proof::{Audit, Chain, Finding, FirstCheckpoint, Hash, Line, PublicKey, Severity, Summary, Trust};
+use causeway_proof::{Audit, Chain, Fault, Finding, FirstCheckpoint, Hash, Line, PublicKey, Severity, Summary, Trust};
 use indicatif::ProgressBar;
 use jiff::Timestamp;
 
@@ -14,10 +16,12 @@ use super::target::{NoLog, Target};
 use super::{keys, progress, progress_bytes};
 use crate::cli::Common;
 use crate::config::{self, Section};
-use crate::output::{Look, Output, one_line};
+use crate::output::{Look, Output, one_line, reader_gone};
 
-/// The most findings of one answer in JSON; all of them are counted.
+/// The most findings of one answer in JSON; all of them are counted ...
 const FINDINGS_MAX: usize = 1000;
+/// ... and those that a person is told of one kind.
+const TOLD_MAX: usize = 20;
 /// A log that NATS began to store within this many seconds need not have a checkpoint: gateways sign after a minute.
 const YOUNG_SECONDS: i64 = 120;
 
@@ -50,12 +54,17 @@ pub(super) async fn run(common: &Common, args: &VerifyArgs, out: &Output) -> any
     };
     let (findings, summary) = audit.finish();
     told.hear(findings)?;
-    told.sum_up(&summary, !keys.is_empty(), &kept)?;
+    unless_gone(told.sum_up(&summary, !keys.is_empty(), &kept))?;
     match summary.problems {
         0 => Ok(()),
         1 => anyhow::bail!("the log does not verify: there is a problem"),
         problems => anyhow::bail!("the log does not verify: there are {problems} problems"),
     }
+}
+
+/// That nobody reads any more is no failure, and no end of the audit.
+fn unless_gone<E: Into<anyhow::Error>>(written: Result<(), E>) -> anyhow::Result<()> {
+    written.map_err(Into::into).or_else(|error| if reader_gone(&error) { Ok(()) } else { Err(error) })
 }
 
 /// By the server's own clock and files: nothing that stands on the log says so.
@@ -94,20 +103,20 @@ pub(super) fn of_export(
     audit: &mut Audit,
     kept: &mut Kept,
     told: &mut Told<'_>,
-    mut each: impl FnMut(&Audit, Option<&Line>),
+    mut each: impl FnMut(&Audit, &Line),
 ) -> anyhow::Result<()> {
     let length = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
     let mut lines = Lines::open(file)?;
     told.bar = progress_bytes(told.out, "verifying", length);
     while let Some(line) = lines.next()? {
-        match &line {
+        match line {
             Ok(line) => {
-                kept.tell(reach(line), audit)?;
-                audit.line(line);
+                kept.tell(reach(&line), audit)?;
+                audit.line(&line);
+                each(audit, &line);
             }
-            Err(what) => audit.bad_line(what.clone()),
+            Err(what) => audit.bad_line(what),
         }
-        each(audit, line.as_ref().ok());
         told.hear(audit.findings())?;
         told.bar.set_position(lines.bytes);
     }
@@ -233,30 +242,48 @@ pub(super) struct Told<'o> {
     out: &'o Output,
     bar: ProgressBar,
     findings: Vec<serde_json::Value>,
-    /// Whether nobody is to hear the findings.
-    silent: bool,
+    /// How many of a kind a person was told.
+    told: HashMap<Fault, usize>,
+    /// Which findings are set aside, for whoever asked for them, and none told.
+    set_aside: Option<fn(&Finding) -> bool>,
+    aside: Vec<Finding>,
 }
 
 impl<'o> Told<'o> {
     fn new(out: &'o Output) -> Self {
-        Self { out, bar: ProgressBar::hidden(), findings: Vec::new(), silent: false }
+        Self { out, bar: ProgressBar::hidden(), findings: Vec::new(), told: HashMap::new(), set_aside: None, aside: Vec::new() }
     }
 
-    /// Only how far it has come: findings are for whoever asked for the audit.
-    pub(super) fn progress_of(out: &'o Output) -> Self {
-        Self { silent: true, ..Self::new(out) }
+    /// Tells only how far it has come. Findings of these are set aside, the others forgotten.
+    pub(super) fn progress_of(out: &'o Output, findings: fn(&Finding) -> bool) -> Self {
+        Self { set_aside: Some(findings), ..Self::new(out) }
+    }
+
+    /// What was set aside.
+    pub(super) fn aside(self) -> Vec<Finding> {
+        self.aside
     }
 
     pub(super) fn hear(&mut self, findings: Vec<Finding>) -> anyhow::Result<()> {
-        for finding in findings.into_iter().filter(|_| !self.silent) {
-            if !self.out.json {
+        for finding in findings {
+            if let Some(these) = self.set_aside {
+                self.aside.extend(Some(finding).filter(these));
+            } else if !self.out.json {
                 let (look, word) = match finding.severity {
                     Severity::Problem => (Look::Bad, "problem"),
                     Severity::Warning => (Look::Accent, "warning"),
                 };
+                let told = self.told.entry(finding.fault).or_default();
+                *told += 1;
                 // The text may quote what anybody wrote.
-                let text = format!("{}  {}", self.out.paint(look, word), one_line(&finding.what, None));
-                self.bar.suspend(|| self.out.line(&text))?;
+                let what = match (*told).cmp(&TOLD_MAX) {
+                    Ordering::Less => one_line(&finding.what, None),
+                    Ordering::Equal => format!("{}; further ones of this kind are only counted", one_line(&finding.what, None)),
+                    Ordering::Greater => continue,
+                };
+                let text = format!("{}  {what}", self.out.paint(look, word));
+                // Whoever has heard enough gets the exit code all the same: that is what a script goes by.
+                unless_gone(self.bar.suspend(|| self.out.line(&text)))?;
             } else if self.findings.len() < FINDINGS_MAX {
                 self.findings.push(serde_json::json!({
                     "severity": match finding.severity { Severity::Problem => "problem", Severity::Warning => "warning" },
@@ -314,15 +341,17 @@ impl<'o> Told<'o> {
             false => "their signatures were not checked: give --public-key".to_owned(),
         };
         if checkpoints > 0 {
-            self.out.line(&format!("          {checkpoints} checkpoints agree, {signatures}"))?;
+            let agree = if checkpoints == 1 { "checkpoint agrees" } else { "checkpoints agree" };
+            self.out.line(&format!("          {checkpoints} {agree}, {signatures}"))?;
         }
         let whose = if with_keys { "a trusted key or a kept head" } else { "a kept head" };
         match vouched <= start.position {
-            true => self.out.line(&format!("          not vouched for by {whose}: not any of it"))?,
+            true => self.out.line(&format!("          nothing of it is vouched for by {whose}"))?,
             false => self.out.line(&format!("          vouched for by {whose} up to position {vouched}"))?,
         }
         if start.position < vouched && unvouched > 0 {
-            let text = format!("          not vouched for: the last {unvouched} entries, behind position {vouched}");
+            let last = if unvouched == 1 { "the last entry".to_owned() } else { format!("the last {unvouched} entries") };
+            let text = format!("          not vouched for: {last}, behind position {vouched}");
             self.out.line(&self.out.paint(Look::Accent, &text))?;
         }
         if problems > 0 {

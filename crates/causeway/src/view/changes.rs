@@ -6,7 +6,6 @@ use causeway_event::{Event, Position};
 use causeway_runtime::shutdown::Signals;
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::clock;
@@ -108,13 +107,20 @@ impl<'a> ChangeJson<'a> {
     }
 }
 
-/// An operation of a JSON Patch.
+/// An operation of a JSON Patch. What comes from the log is shown as it was written, be it what no program reads.
 #[derive(Deserialize)]
-struct Operation {
+struct Operation<'a> {
     op: String,
-    path: String,
-    #[serde(default)]
-    value: Option<Value>,
+    #[serde(borrow)]
+    path: &'a RawValue,
+    #[serde(borrow, default)]
+    value: Option<&'a RawValue>,
+}
+
+impl Operation<'_> {
+    fn path(&self) -> String {
+        serde_json::from_str(self.path.get()).unwrap_or_else(|_| self.path.get().trim_matches('"').to_owned())
+    }
 }
 
 /// The event and below it what it changed: `+` added, `~` replaced, `-` removed.
@@ -124,14 +130,18 @@ fn show(change: &Change, out: &Output) -> anyhow::Result<()> {
     let place = out.paint(Look::Dim, &format!("#{} {}", event.position, clock(event.timestamp.into())));
     out.line(&format!("{place} {}", out.paint(Look::Strong, event.event_type.as_str())))?;
     // The line above says where and when.
-    let worth_a_line = |operation: &Operation| !matches!(operation.path.as_str(), "/position" | "/updated_at");
-    for Operation { op, path, value } in operations.into_iter().filter(worth_a_line) {
-        let (look, sign) = match op.as_str() {
+    for operation in operations {
+        let path = operation.path();
+        if ["/position", "/updated_at"].contains(&path.as_str()) {
+            continue;
+        }
+        let (look, sign) = match operation.op.as_str() {
             "add" => (Look::Good, '+'),
             "remove" => (Look::Bad, '-'),
             _ => (Look::Accent, '~'),
         };
-        let value = value.map_or(String::new(), |value| format!(" {}", one_line(&value.to_string(), Some(VALUE_COLUMNS_MAX))));
+        let shown = |value: &RawValue| format!(" {}", one_line(value.get(), Some(VALUE_COLUMNS_MAX)));
+        let value = operation.value.map_or(String::new(), shown);
         out.line(&format!("  {} {}{value}", out.paint(look, &sign.to_string()), one_line(&path, None)))?;
     }
     Ok(())

@@ -116,6 +116,9 @@ fn of_letters(group: &str, letters: &[u64], up_to: u64) -> Result<GroupName, Pro
     if letters.len() > LETTERS.1 as usize {
         return Err(Problem::invalid("/letters", format!("must be at most {}", LETTERS.1)));
     }
+    if letters.contains(&0) {
+        return Err(Problem::invalid("/letters", "the first letter has the number 1"));
+    }
     if !letters.is_empty() && up_to != 0 {
         return Err(Problem::invalid("/up_to", "cannot be given together with letters"));
     }

@@ -191,8 +191,34 @@ struct MetadataBody {
     source: Option<Source>,
     causation_id: Option<EventId>,
     correlation_id: Option<CorrelationId>,
-    labels: Option<Labels>,
+    labels: Option<Pairs>,
     schema_version: Option<u32>,
+}
+
+/// Labels, each name once: which of two was meant nobody knows.
+struct Pairs(Labels);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Pairs;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of texts")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Pairs, A::Error> {
+                let mut labels = Labels::new();
+                while let Some((name, value)) = pairs.next_entry::<String, String>()? {
+                    if labels.contains_key(&name) {
+                        return Err(de::Error::custom(format!("duplicate label `{name}`")));
+                    }
+                    labels.insert(name, value);
+                }
+                Ok(Pairs(labels))
+            }
+        }
+        deserializer.deserialize_map(Read)
+    }
 }
 
 impl EventBody {
@@ -205,7 +231,7 @@ impl EventBody {
             source: metadata.source,
             causation_id: metadata.causation_id,
             correlation_id: metadata.correlation_id,
-            labels: metadata.labels.unwrap_or_default(),
+            labels: metadata.labels.map(|Pairs(labels)| labels).unwrap_or_default(),
             schema_version: metadata.schema_version,
         }
     }
@@ -436,6 +462,7 @@ mod tests {
             (r#"{"type":"A","aggregate_id":"a","data":1,"metadata":{"sauce":"x"}}"#, "/metadata/sauce"),
             (r#"{"type":"A","aggregate_id":"a","data":1,"metadata":{"causation_id":"evt_1"}}"#, "/metadata/causation_id"),
             (r#"{"type":"A","aggregate_id":"a","data":1,"metadata":{"labels":{"k":1}}}"#, "/metadata/labels/k"),
+            (r#"{"type":"A","aggregate_id":"a","data":1,"metadata":{"labels":{"k":"1","k":"2"}}}"#, "/metadata/labels"),
             (r#"[{"type":"A","aggregate_id":"a","data":1},{"type":"B","aggregate_id":"a"}]"#, "/1/data"),
             (r#"[1]"#, "/0"),
             (r#"[["A","a",1]]"#, "/0"),

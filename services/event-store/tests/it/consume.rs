@@ -364,9 +364,10 @@ async fn what_is_given_up_is_parked_with_the_reason_listed_and_replayed() {
     member.ack(&once_more).await;
     let refused = [
         v1::ReplayParkedRequest { group: "g".into(), letters: vec![1; 1001], up_to: 0 },
+        v1::ReplayParkedRequest { group: "g".into(), letters: vec![0], up_to: 0 },
         v1::ReplayParkedRequest { group: "g".into(), letters: vec![1], up_to: 1 },
     ];
-    for (request, field) in refused.into_iter().zip(["/letters", "/up_to"]) {
+    for (request, field) in refused.into_iter().zip(["/letters", "/letters", "/up_to"]) {
         assert_eq!(Problem::from(client.replay_parked(request).await.unwrap_err()).field.as_deref(), Some(field));
     }
     let nobody = v1::ReplayParkedRequest { group: "nobody".into(), ..v1::ReplayParkedRequest::default() };
