@@ -81,7 +81,11 @@ impl Page {
             match (info.as_slice(), printed.take()) {
                 (["sh", "run"], None) => printed = Some(run(&body, dir.path(), server).await?),
                 (["text"], Some(printed)) => runs.push((printed, body)),
-                ([_, file], _) if *file != "run" => fs::write(dir.path().join(file), body)?,
+                ([_, file], _) if *file != "run" => {
+                    let file = dir.path().join(file);
+                    fs::create_dir_all(file.parent().context("a folder")?)?;
+                    fs::write(file, body)?;
+                }
                 _ => {}
             }
         }
