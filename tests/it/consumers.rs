@@ -40,6 +40,9 @@ async fn the_processor_in_python_does_what_its_page_promises_and_an_operator_see
     let page = Page::read("docs/consumers.md").unwrap();
     assert_eq!(page.follow(&causeway.ready().gateway).await.unwrap(), 1, "a run with a promise");
     let seen = &groups(&causeway).await[0];
+    assert_eq!((&seen["terms"]["types"], &seen["terms"]["ack_wait_ms"]), (&json!(["InvoiceDue"]), &json!(30_000)));
+    let listed = command(&causeway, &["groups", "list"]).await;
+    assert!(listed.ends_with("1 parked  types=InvoiceDue ack_wait=30s deliveries_max=10\n"), "{listed}");
     assert_eq!((&seen["name"], &seen["pending"], &seen["parked"]), (&json!("invoices"), &json!(0), &json!(1)));
     let listed = command(&causeway, &["dlq", "list"]).await;
     assert!(listed.contains("a total of -3"), "{listed}");

@@ -104,6 +104,9 @@ pub struct Delivery {
 pub struct GroupInfo {
     /// Its name.
     pub name: String,
+    /// Which events it works on, how long a delivery may take, and after how many in vain an event is parked: what its first start
+    /// said, and whoever joins must say as well. None for what another version of Causeway started.
+    pub terms: Option<GroupTerms>,
     /// Everything up to here is acknowledged.
     pub acknowledged: Position,
     /// Events that members work on.
@@ -112,6 +115,25 @@ pub struct GroupInfo {
     pub pending: u64,
     /// Events that were given up.
     pub parked: u64,
+}
+
+/// What a group is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupTerms {
+    /// Types; a trailing `*` makes a prefix. Empty for all.
+    pub types: Vec<String>,
+    /// The category, empty for all; so the following.
+    pub category: String,
+    /// The aggregate.
+    pub aggregate_id: String,
+    /// The chain.
+    pub correlation_id: String,
+    /// The source.
+    pub source: String,
+    /// See [`Consume::ack_wait`].
+    pub ack_wait: Duration,
+    /// See [`Consume::deliveries_max`].
+    pub deliveries_max: u32,
 }
 
 /// An event that a group, or one of Causeway's processors, gave up on.
@@ -158,7 +180,17 @@ impl Client {
     pub async fn groups(&self) -> Result<Vec<GroupInfo>, ClientError> {
         let request = v1::ListGroupsRequest {};
         let response = self.ask(request, |mut grpc, request| async move { grpc.list_groups(request).await }).await?;
-        let group = |group: v1::Group| GroupInfo {
+        let terms = |filter: v1::Filter, group: &v1::Group| GroupTerms {
+            types: filter.types,
+            category: filter.category,
+            aggregate_id: filter.aggregate_id,
+            correlation_id: filter.correlation_id,
+            source: filter.source,
+            ack_wait: group.ack_wait.and_then(|wait| wait.try_into().ok()).unwrap_or_default(),
+            deliveries_max: group.deliveries_max,
+        };
+        let group = |mut group: v1::Group| GroupInfo {
+            terms: group.filter.take().map(|filter| terms(filter, &group)),
             name: group.name,
             acknowledged: Position::new(group.acknowledged_position),
             in_flight: group.in_flight,

@@ -39,7 +39,7 @@ pub use causeway_proto::{Appended, Conflict, Draft, Expected, Kind, Problem, Rec
 pub use client::{Client, Options};
 pub use decide::{Decide, DecideError, Decided};
 pub use error::ClientError;
-pub use groups::{Consume, Consumer, Delivery, GroupInfo, Parked};
+pub use groups::{Consume, Consumer, Delivery, GroupInfo, GroupTerms, Parked};
 pub use json::Json;
 pub use project::{Change, Diff, Diffed, Project, Projection, Scope, Trace, Traced, View, Watch, Watched};
 pub use read::{Aggregate, Count, Counted, Filter, Order, Read};

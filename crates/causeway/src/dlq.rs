@@ -1,8 +1,9 @@
 //! `causeway dlq list | show | retry | discard` and `causeway groups list | delete`: what was given up, and by whom.
 
 use anyhow::bail;
-use causeway_client::{Client, GroupInfo, Parked};
+use causeway_client::{Client, GroupInfo, GroupTerms, Parked};
 use causeway_event::{Event, format_timestamp};
+use causeway_runtime::config::duration;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -191,8 +192,9 @@ async fn list_groups(client: &Client, out: &Output) -> anyhow::Result<()> {
     let width = groups.iter().map(|group| group.name.len()).max().unwrap_or(0);
     for group in groups {
         let name = out.paint(Look::Strong, &format!("{:width$}", one_line(&group.name, None)));
-        let GroupInfo { acknowledged, in_flight, pending, parked, .. } = group;
-        out.line(&format!("{name}  done up to {acknowledged}, {in_flight} at work, {pending} waiting, {parked} parked"))?;
+        let GroupInfo { terms, acknowledged, in_flight, pending, parked, .. } = group;
+        let of = out.paint(Look::Dim, &terms.map_or_else(String::new, |terms| format!("  {}", said(&terms))));
+        out.line(&format!("{name}  done up to {acknowledged}, {in_flight} at work, {pending} waiting, {parked} parked{of}"))?;
     }
     Ok(())
 }
@@ -229,9 +231,33 @@ fn as_json(parked: &Parked) -> ParkedJson<'_> {
     ParkedJson { letter: *letter, group, reason, deliveries: *deliveries, parked_at: format_timestamp(*parked_at), event }
 }
 
+/// What a group is, as whoever joins it must say it.
+fn said(terms: &GroupTerms) -> String {
+    let GroupTerms { types, category, aggregate_id, correlation_id, source, ack_wait, deliveries_max } = terms;
+    let parts = [
+        ("types", types.join(",")),
+        ("category", category.clone()),
+        ("aggregate", aggregate_id.clone()),
+        ("chain", correlation_id.clone()),
+        ("source", source.clone()),
+        ("ack_wait", duration::format(*ack_wait)),
+        ("deliveries_max", deliveries_max.to_string()),
+    ];
+    let given = parts.into_iter().filter(|(_, value)| !value.is_empty());
+    given.map(|(name, value)| format!("{name}={}", one_line(&value, None))).collect::<Vec<_>>().join(" ")
+}
+
+fn terms_json(terms: &GroupTerms) -> Value {
+    let GroupTerms { types, category, aggregate_id, correlation_id, source, ack_wait, deliveries_max } = terms;
+    json!({
+        "types": types, "category": category, "aggregate_id": aggregate_id, "correlation_id": correlation_id, "source": source,
+        "ack_wait_ms": u64::try_from(ack_wait.as_millis()).unwrap_or(u64::MAX), "deliveries_max": deliveries_max,
+    })
+}
+
 fn group_json(group: &GroupInfo) -> Value {
     json!({
-        "name": group.name, "acknowledged_position": group.acknowledged, "in_flight": group.in_flight,
+        "name": group.name, "terms": group.terms.as_ref().map(terms_json), "acknowledged_position": group.acknowledged, "in_flight": group.in_flight,
         "pending": group.pending, "parked": group.parked,
     })
 }

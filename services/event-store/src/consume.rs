@@ -298,7 +298,7 @@ fn in_order(types: &[String]) -> Vec<String> {
 }
 
 impl Terms {
-    fn ack_wait(&self) -> Duration {
+    pub(crate) fn ack_wait(&self) -> Duration {
         Duration::from_millis(self.ack_wait_ms)
     }
 

@@ -223,6 +223,8 @@ fn response(message: Response_) -> v1::ConsumeResponse {
 fn group(report: Report) -> v1::Group {
     let Report { state, terms, in_flight, pending, parked } = report;
     v1::Group {
+        ack_wait: terms.as_ref().and_then(|terms| terms.ack_wait().try_into().ok()),
+        deliveries_max: terms.as_ref().map_or(0, |terms| terms.deliveries_max),
         name: state.name.to_string(),
         filter: terms.map(|terms| v1::Filter {
             types: terms.types,

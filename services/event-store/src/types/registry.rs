@@ -223,7 +223,13 @@ impl Registry {
         let Some(compiled) = version.compiled() else {
             return Err(misfit(Invalid::new("", format!("the schema of version {} cannot be used", version.version))));
         };
-        compiled.schema.check(&value).map_err(misfit)?;
+        compiled.schema.check(&value).map_err(|mut invalid| {
+            // Programs of before are still running: how they go on should be said where they fail.
+            if stated.is_none() && version.version > 1 {
+                invalid.reason += &format!(" (version {}; for an older one state metadata.schema_version)", version.version);
+            }
+            misfit(invalid)
+        })?;
         Ok(Checked::Fits(version.version))
     }
 
