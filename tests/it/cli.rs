@@ -267,8 +267,8 @@ async fn types_are_registered_listed_and_shown() {
 
     let register = ["types", "register", "OrderPlaced", "--schema", &first, "--description", "somebody bought something"];
     let described = [&register[..], &["--version", "1"]].concat();
-    assert_eq!(house.run(&described).await, "registered OrderPlaced version 1\n");
-    assert_eq!(house.run(&described).await, "registered before OrderPlaced version 1\n");
+    assert_eq!(house.run(&described).await, "OrderPlaced version 1 is registered\n");
+    assert_eq!(house.run(&described).await, "OrderPlaced version 1 was registered before\n");
     house.run(&["events", "append", "OrderPlaced", "order-7", "--data", r#"{"amount": 12}"#]).await;
     let second = ["types", "register", "OrderPlaced", "--schema", second, "--upcast", &upcast];
     let registered = house.json(&second).await.remove(0);

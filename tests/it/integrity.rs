@@ -485,13 +485,17 @@ async fn the_key_of_a_folder_is_trusted_only_for_the_log_that_is_kept_in_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newcomers_log_is_younger_than_its_first_checkpoint_and_verifies() {
-    let causeway = Setup::up().start().await.unwrap();
+    let mut causeway = Setup::up().start().await.unwrap();
     append(&causeway, 0..3).await;
     let young = verify_without_a_word(&causeway, &causeway.data()).await;
     assert_eq!((young.problems(), &young.json()["warnings"]), (vec![], &json!(1)), "{:?}", young.0);
     let key = public_key(&causeway);
     let named = log(&["verify", "--json", "--nats", &causeway.ready().nats, "--public-key", text(&key)]).await;
     assert_eq!(named.problems()[0].0, "unvouched", "whoever names a key wants its word");
+    // A stop in order leaves nothing without it, however young it is.
+    assert!(causeway.terminate().await.unwrap().success());
+    let stopped = log(&["verify", "--json", "--data", text(&causeway.data()), "--public-key", text(&key)]).await.ok();
+    assert_eq!((&stopped.json()["vouched"], &stopped.json()["position"]), (&json!(3), &json!(4)), "{:?}", stopped.0);
 }
 
 #[tokio::test]

@@ -25,8 +25,11 @@ pub struct Data(Arc<RawValue>);
 impl Data {
     /// Takes JSON text as it is. Fails on anything that is not exactly one JSON value, or nests too deep.
     pub fn from_json(bytes: &[u8]) -> Result<Self, Invalid> {
-        let raw: Box<RawValue> =
-            serde_json::from_slice(bytes).map_err(|error| Invalid::new("", format!("is not JSON: {error}")))?;
+        let not_json = |error| match bytes.trim_ascii() {
+            [] => Invalid::new("", "is empty, which is not JSON: nothing is null"),
+            _ => Invalid::new("", format!("is not JSON: {error}")),
+        };
+        let raw: Box<RawValue> = serde_json::from_slice(bytes).map_err(not_json)?;
         Self::from_raw(raw)
     }
 

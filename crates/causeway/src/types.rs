@@ -130,8 +130,8 @@ async fn register(args: RegisterTypeArgs, out: &Output) -> anyhow::Result<()> {
         return out.json(&RegisteredJson { info: json_of(&registered.info), duplicate: registered.duplicate });
     }
     let newest = version.or_else(|| registered.info.versions.last().map(|version| version.version)).unwrap_or_default();
-    let what = if registered.duplicate { "registered before" } else { "registered" };
-    Ok(out.line(&format!("{} {name} version {newest}", out.paint(Look::Good, what)))?)
+    let what = if registered.duplicate { "was registered before" } else { "is registered" };
+    Ok(out.line(&format!("{name} version {newest} {}", out.paint(Look::Good, what)))?)
 }
 
 /// What a program gets: schemas as they were written.

@@ -22,7 +22,8 @@ use causeway_log::{Append, Fence, Log, LogError};
 use causeway_proof::{Chain, Checkpoint, Content, Entry, Hash, LOG_AGGREGATE, Marks, Signer};
 use causeway_runtime::config::{Secret, duration};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
+use tokio_util::sync::CancellationToken;
 
 use self::leaves::{Incoming, Leaf};
 use crate::Error;
@@ -31,6 +32,8 @@ use crate::Error;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Pause between two pages while there is much to read: appends come first.
 const PAGE_PAUSE: Duration = Duration::from_millis(2);
+/// How long signing what is new may hold up the end of the gateway.
+const LAST_MAX: Duration = Duration::from_secs(1);
 /// Pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How far behind the end of the log a checkpoint may be signed. An audit remembers ten times as many entries, and could not compare
@@ -67,19 +70,31 @@ impl IntegrityConfig {
     }
 }
 
-/// Signs for as long as the gateway lives.
-pub(crate) async fn run(config: IntegrityConfig, log: Log, mut incoming: Incoming) -> Result<(), Error> {
+/// Signs for as long as the gateway lives, and what is new once more at its end.
+pub(crate) async fn run(config: IntegrityConfig, log: Log, mut incoming: Incoming, end: CancellationToken) -> Result<(), Error> {
     let Some(signer) = config.signer().map_err(|error| Error::Config(format!("integrity.signing_key: {error}")))? else {
-        return std::future::pending().await;
+        end.cancelled().await;
+        return Ok(());
     };
     tracing::info!(public_key = %signer.public_key(), "checkpoints of the log are signed");
     let mut signing = Signing::new(log, signer)?;
+    end.run_until_cancelled(sign(&config, &mut signing, &mut incoming)).await;
+    // Else it would stand unsigned until somebody starts a gateway again.
+    match timeout(LAST_MAX, signing.look(&mut incoming, config.every_events, Instant::now())).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "no checkpoint at the end"),
+        Err(_) => tracing::debug!("there was too much to be signed at the end"),
+    }
+    Ok(())
+}
+
+async fn sign(config: &IntegrityConfig, signing: &mut Signing, incoming: &mut Incoming) {
     let mut due_at = Instant::now() + config.every;
     let mut look = tokio::time::interval(LOOK_EVERY.min(config.every));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         look.tick().await;
-        match signing.look(&mut incoming, config.every_events, due_at).await {
+        match signing.look(incoming, config.every_events, due_at).await {
             Ok(false) => {}
             Ok(true) => due_at = Instant::now() + config.every,
             Err(error) if error.is_transient() => {

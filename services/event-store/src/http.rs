@@ -65,7 +65,8 @@ async fn unknown_path(request: Request) -> Response {
     let path = request.uri().path();
     match Wire::of(request.headers()) {
         Wire::Grpc(content_type) => refuse(Status::unimplemented(format!("there is no method {path}")), content_type),
-        Wire::Http => HttpProblem(Problem::new(Kind::NotFound, format!("there is no path {path}"))).into_response(),
+        Wire::Http => HttpProblem(Problem::new(Kind::NotFound, format!("there is no path {path}; /docs shows what there is")))
+            .into_response(),
     }
 }
 

@@ -121,9 +121,7 @@ pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: Canc
     tasks.spawn(until_the_end(async move { types::follow(&following).await }.boxed()));
     tasks.spawn(until_the_end(async move { refresh::run(&refreshed).await }.boxed()));
     let signing = end.clone();
-    tasks.spawn(async move {
-        signing.run_until_cancelled_owned(checkpoint::run(integrity, signed, incoming)).await.unwrap_or(Ok(()))
-    });
+    tasks.spawn(checkpoint::run(integrity, signed, incoming, signing));
     let end_of_copies = end.clone();
     tasks.spawn(async move {
         let config = &copied.config.read_model.copies;

@@ -227,7 +227,7 @@ impl Types {
                 Decision::Register(data) => data,
                 Decision::Same => return Ok(Registered { info: registered(&registry, &request.name), duplicate: true }),
                 Decision::Conflict { next } => {
-                    let detail = format!("is not free: the next version of {} is {next}", request.name);
+                    let detail = format!("must be {next}, the next version of {}", request.name);
                     return Err(Problem::new(Kind::Conflict, detail).at("/version"));
                 }
             };

@@ -11,6 +11,8 @@ use serde_json::value::RawValue;
 use super::clock;
 use crate::output::{Look, Output, one_line};
 
+/// What every event changes, and the line of the event says.
+const UNREMARKABLE: [&str; 7] = ["/position", "/updated_at", "/events", "/last", "/last/event_id", "/last/type", "/aggregate_id"];
 /// The longest value that is shown on a line.
 const VALUE_COLUMNS_MAX: usize = 160;
 
@@ -132,7 +134,7 @@ fn show(change: &Change, out: &Output) -> anyhow::Result<()> {
     // The line above says where and when.
     for operation in operations {
         let path = operation.path();
-        if ["/position", "/updated_at"].contains(&path.as_str()) {
+        if UNREMARKABLE.contains(&path.as_str()) {
             continue;
         }
         let (look, sign) = match operation.op.as_str() {
