@@ -38,6 +38,11 @@ pub(crate) use receipts::RECEIPTS_MAX;
 /// How long a key that was looked up counts as unused. The server itself remembers those that are used from then on, for longer.
 const LOOKUP_VALID: Duration = Duration::from_secs(30);
 
+/// A batch takes the room of so many single events, and of one more for each so many of its own: about as long as it takes the server. Of
+/// batches of ten 31 are under way at once, and of batches of a thousand ten.
+const BATCH_ROOM: usize = 64;
+const EVENTS_OF_A_ROOM: usize = 8;
+
 /// What a client wants to append.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
@@ -52,10 +57,20 @@ pub(crate) struct Request {
 
 /// Appends, all or none, once per key.
 pub(crate) async fn append(gateway: &Gateway, request: Request) -> Result<Appended, Problem> {
-    let _pass = gateway.appends.enter().await?;
+    let _pass = gateway.appends.enter(room(request.drafts.len())).await?;
     let prepared = prepare(gateway, request).await?;
     let under_way = begin(&mut gateway.log.sequence(), prepared).await;
     finish(gateway, under_way).await
+}
+
+/// What an append of so many events takes of the room for those that wait for the log. The server stores batches one after the other,
+/// each with a few fsyncs: as many of them as of single events would hold up everybody else for seconds, its readers as well, and at
+/// last be given up as unanswered.
+fn room(events: usize) -> usize {
+    match events {
+        0 | 1 => 1,
+        events => BATCH_ROOM + events / EVENTS_OF_A_ROOM,
+    }
 }
 
 /// An append that lacks nothing but the log.
@@ -63,6 +78,16 @@ enum Prepared {
     /// It was done before, under its key.
     Done(Appended),
     New(Box<New>),
+}
+
+impl Prepared {
+    /// How many events are to be sent.
+    fn events(&self) -> usize {
+        match self {
+            Self::Done(_) => 0,
+            Self::New(new) => new.append.events.len(),
+        }
+    }
 }
 
 struct New {

@@ -81,7 +81,7 @@ pub(crate) async fn trace(gateway: &Gateway, request: Request) -> Result<Trace, 
         Some(moment) => moment.resolve(store, "/as_of", last).await?,
         None => last,
     };
-    let pass = gateway.views.folds.enter().await?;
+    let pass = gateway.views.folds.enter(1).await?;
     let (event_id, chain) = match request.scope {
         Scope::Chain => (None, chain(gateway, &request.id, at, last).await?),
         scope => {

@@ -50,7 +50,8 @@ pub struct Limits {
     /// A request's message over gRPC.
     #[serde(with = "bytes")]
     pub message_bytes_max: usize,
-    /// Appends that wait for the log at once.
+    /// Events that wait for the log at once, each appended by itself. An append of several takes the room of 64, and of one more for each
+    /// eight events.
     pub appends_max: usize,
     /// Appends of one stream that are in hand at once, from the request to the answer that the client has taken; further requests
     /// are not read.

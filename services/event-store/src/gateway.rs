@@ -86,8 +86,10 @@ pub(crate) fn semaphore(places: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)))
 }
 
-/// So many inside, so many at the door for so long; the rest is turned away at once.
+/// So many inside, so many at the door for so long; the rest is turned away at once. In turn: nobody who takes little room goes by
+/// somebody who waits for much.
 pub(crate) struct Gate {
+    room: usize,
     inside: Arc<Semaphore>,
     inside_and_waiting: Arc<Semaphore>,
     wait_max: Duration,
@@ -112,16 +114,19 @@ pub(crate) struct Pass {
 impl Gate {
     pub(crate) fn new(inside_max: usize, waiting_max: usize, wait_max: Duration, refusals: Refusals) -> Self {
         let inside_and_waiting = semaphore(inside_max.saturating_add(waiting_max));
-        Self { inside: semaphore(inside_max), inside_and_waiting, wait_max, refusals }
+        let room = inside_max.min(Semaphore::MAX_PERMITS);
+        Self { room, inside: semaphore(inside_max), inside_and_waiting, wait_max, refusals }
     }
 
-    pub(crate) async fn enter(&self) -> Result<Pass, Problem> {
+    /// With what takes the room of so many.
+    pub(crate) async fn enter(&self, room: usize) -> Result<Pass, Problem> {
+        let room = self.room_of(room);
         let overloaded = |detail: &str| Problem::new(Kind::Overloaded, detail).retry_after(COME_BACK);
         let place = self.inside_and_waiting.clone().try_acquire_owned();
         let place = place.map_err(|_| overloaded(self.refusals.full))?;
-        let inside = match self.inside.clone().try_acquire_owned() {
+        let inside = match self.inside.clone().try_acquire_many_owned(room) {
             Ok(inside) => inside,
-            Err(_) => match tokio::time::timeout(self.wait_max, self.inside.clone().acquire_owned()).await {
+            Err(_) => match tokio::time::timeout(self.wait_max, self.inside.clone().acquire_many_owned(room)).await {
                 Ok(Ok(inside)) => inside,
                 Ok(Err(_)) | Err(_) => return Err(overloaded(self.refusals.slow)),
             },
@@ -130,10 +135,15 @@ impl Gate {
     }
 
     /// Waits for a place as long as it takes: for those who can be made to wait, since what they send is read no further.
-    pub(crate) async fn enter_in_turn(&self) -> Result<Pass, Problem> {
-        let inside = self.inside.clone().acquire_owned().await;
+    pub(crate) async fn enter_in_turn(&self, room: usize) -> Result<Pass, Problem> {
+        let inside = self.inside.clone().acquire_many_owned(self.room_of(room)).await;
         let inside = inside.map_err(|_| Problem::new(Kind::Unavailable, "the gateway is shutting down"))?;
         Ok(Pass { _inside: inside, _place: None })
+    }
+
+    /// What takes more than there is goes in alone.
+    fn room_of(&self, room: usize) -> u32 {
+        u32::try_from(room.min(self.room)).unwrap_or(u32::MAX)
     }
 }
 
@@ -144,11 +154,28 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_gate_lets_some_in_some_wait_and_turns_the_rest_away() {
         let gate = Gate::new(1, 1, Duration::from_secs(1), APPENDS);
-        let inside = gate.enter().await.unwrap();
-        let (waited, refused) = tokio::join!(gate.enter(), gate.enter());
+        let inside = gate.enter(1).await.unwrap();
+        let (waited, refused) = tokio::join!(gate.enter(1), gate.enter(1));
         assert_eq!(waited.map(drop).unwrap_err().kind, Kind::Overloaded, "waited its second in vain");
         assert_eq!(refused.map(drop).unwrap_err().retry_after, Some(COME_BACK), "found no place at the door");
         drop(inside);
-        assert!(gate.enter().await.is_ok());
+        assert!(gate.enter(1).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_large_takes_the_room_of_many_and_is_not_gone_by() {
+        let gate = Gate::new(10, 10, Duration::from_secs(1), APPENDS);
+        let large = gate.enter(8).await.unwrap();
+        let small = gate.enter(2).await.unwrap();
+        let (second, behind) = (gate.enter_in_turn(8), gate.enter(1));
+        let mut second = std::pin::pin!(second);
+        assert!(futures::poll!(&mut second).is_pending());
+        drop(small);
+        assert!(behind.await.is_err(), "it would go by");
+        drop(large);
+        let second = second.await.unwrap();
+        assert!(gate.enter(3).await.is_err());
+        drop(second);
+        assert!(gate.enter(1000).await.is_ok(), "what is larger than the room goes in alone");
     }
 }

@@ -146,7 +146,10 @@ const KEYS: &[Key] = &[
     ),
     key("event_store.limits.body_bytes_max", "A request's body over HTTP."),
     key("event_store.limits.message_bytes_max", "A request's message over gRPC."),
-    key("event_store.limits.appends_max", "Appends that wait for the log at once."),
+    key(
+        "event_store.limits.appends_max",
+        "Appends of one event that wait for the log at once; one of several takes the room of 64, and of one more for each 8 events.",
+    ),
     key(
         "event_store.limits.stream_appends_max",
         "Appends of one stream in hand at once, until their answers are taken; further requests are not read.",

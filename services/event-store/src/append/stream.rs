@@ -22,7 +22,7 @@ use futures::stream::FuturesOrdered;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::mpsc;
 
-use super::{Prepared, Request, begin, finish, prepare, renewed};
+use super::{Prepared, Request, begin, finish, prepare, renewed, room};
 use crate::gateway::Gateway;
 
 /// How many requests of a stream look up their keys and causes at the same time.
@@ -156,7 +156,8 @@ async fn send<'g>(
     request: InHand,
 ) -> (Sequence, impl Future<Output = Answer> + Send + use<'g>) {
     let InHand { request_id, what, bytes: request_bytes } = request;
-    let (pass, under_way) = match (gateway.appends.enter_in_turn().await, what) {
+    let room = what.as_ref().map_or(1, |prepared| room(prepared.events()));
+    let (pass, under_way) = match (gateway.appends.enter_in_turn(room).await, what) {
         // It may have waited for its turn for as long as the client took no answers.
         (Ok(pass), Ok(prepared)) => match renewed(gateway, prepared).await {
             Ok(prepared) => (Some(pass), Ok(begin(&mut sequence, prepared).await)),

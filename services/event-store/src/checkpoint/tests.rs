@@ -160,7 +160,7 @@ async fn nothing_is_missing_of_what_the_feed_read_while_the_first_checkpoint_was
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), all).await.expect("all is linked, and nothing walked");
+    timeout(Duration::from_secs(20), all).await.expect("all is linked, and nothing walked");
     fed.abort();
     assert!(!signing.look(&mut incoming, u64::MAX, Instant::now() + LOOK_EVERY).await.unwrap(), "not due");
 }

@@ -224,7 +224,7 @@ impl Held {
             return Ok(false);
         }
         // What is not in memory has to be made, and only so many are at once.
-        let mut pass = if begun { None } else { Some(gateway.views.folds.enter().await?) };
+        let mut pass = if begun { None } else { Some(gateway.views.folds.enter(1).await?) };
         if !begun {
             let snapshot = match unreadable {
                 true => None,
@@ -251,7 +251,7 @@ impl Held {
                     kept = folded;
                 }
                 if pass.is_none() {
-                    pass = Some(gateway.views.folds.enter().await?);
+                    pass = Some(gateway.views.folds.enter(1).await?);
                 }
             }
         }

@@ -40,7 +40,7 @@ pub(super) async fn state(gateway: &Gateway, subject: &Subject, at: Position) ->
         if let Some(json) = in_memory(gateway, subject, at)? {
             return Ok(json);
         }
-        let pass = views.folds.enter().await?;
+        let pass = views.folds.enter(1).await?;
         // Mostly others who were inside before have asked the same.
         if let Some(json) = in_memory(gateway, subject, at)? {
             return Ok(json);
@@ -99,7 +99,7 @@ async fn fold(gateway: &Gateway, subject: &Subject, at: Position, pass: Pass) ->
 
 /// The same, with a snapshot of it if that took long: whoever asks for about that moment again goes on from there.
 pub(super) async fn fold_and_keep(gateway: &Gateway, subject: &Subject, at: Position) -> Result<Folded, Problem> {
-    let pass = gateway.views.folds.enter().await?;
+    let pass = gateway.views.folds.enter(1).await?;
     let key = subject.key(gateway);
     let done = fold(gateway, subject, at, pass).await?;
     if held::is_due(done.folded, 0) {
@@ -119,7 +119,7 @@ pub(crate) async fn refresh(gateway: &Gateway, view: &str, id: &str) -> Result<b
     if snapshot(gateway, &subject, last).await?.is_some() {
         return Ok(false);
     }
-    let pass = gateway.views.folds.enter_in_turn().await?;
+    let pass = gateway.views.folds.enter_in_turn(1).await?;
     let epoch = gateway.store.epoch();
     let Folded { fold, basis, last, folded, _pass } = fold(gateway, &subject, last, pass).await?;
     // One whose basis no longer holds would only not be used.

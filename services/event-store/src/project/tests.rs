@@ -87,7 +87,7 @@ fn json(bytes: &Bytes) -> Value {
 async fn only_so_many_states_are_made_at_once_and_who_finds_no_place_is_told_so() {
     let world = World::start().await;
     world.count(300, None).await;
-    let inside = join_all((0..FOLDS_MAX).map(|_| world.gateway.views.folds.enter())).await;
+    let inside = join_all((0..FOLDS_MAX).map(|_| world.gateway.views.folds.enter(1))).await;
     let moments = || 1..=300_u64;
     let asked = join_all(moments().map(|at| world.look(Some(at))));
     let others = async { tokio::join!(world.look(None), world.diff(1, None)) };
@@ -122,7 +122,7 @@ async fn a_state_in_memory_needs_a_place_only_for_what_is_more_than_a_page() {
     let events = async |world: &World| json(&world.look(None).await.unwrap().state)["events"].as_u64().unwrap();
     world.count(10, None).await;
     assert_eq!(events(&world).await, 10);
-    let inside = join_all((0..FOLDS_MAX).map(|_| world.gateway.views.folds.enter())).await;
+    let inside = join_all((0..FOLDS_MAX).map(|_| world.gateway.views.folds.enter(1))).await;
     world.count(1000, None).await;
     assert_eq!(events(&world).await, 1010, "a page more, with all places taken");
     world.count(1500, None).await;
@@ -130,7 +130,7 @@ async fn a_state_in_memory_needs_a_place_only_for_what_is_more_than_a_page() {
     assert!(tokio::time::timeout(Duration::from_millis(500), &mut asked).await.is_err(), "those inside are not done");
     drop(inside);
     assert_eq!(asked.await, 2510);
-    assert_eq!(join_all((0..FOLDS_MAX).map(|_| world.gateway.views.folds.enter())).await.iter().flatten().count(), FOLDS_MAX);
+    assert_eq!(join_all((0..FOLDS_MAX).map(|_| world.gateway.views.folds.enter(1))).await.iter().flatten().count(), FOLDS_MAX);
 }
 
 #[tokio::test(flavor = "multi_thread")]

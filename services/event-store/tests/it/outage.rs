@@ -61,6 +61,34 @@ async fn without_the_log_everything_fails_at_once_and_comes_back_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn batches_that_the_log_is_slow_with_do_not_pile_up_before_it() {
+    let nats = NatsServer::start().await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        read_model: ReadModelConfig { path: dir.path().join("read-model.sqlite"), ..ReadModelConfig::default() },
+        // One batch of ten, and a few single events.
+        limits: Limits { appends_max: 70, append_wait: Duration::from_millis(300), ..Limits::default() },
+        ..Config::default()
+    };
+    let gateway = Gateway::start_with(&nats, config).await;
+    let batch = |aggregate: &str| {
+        let events: Vec<_> = (0..10).map(|n| note(aggregate, n)).collect();
+        gateway.request(Method::POST, "/events").json(&events)
+    };
+    nats.pause().unwrap();
+    let first = tokio::spawn(batch("a").send());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let second = gateway.send(batch("b")).await;
+    assert_eq!((second.status, &second.headers["retry-after"]), (StatusCode::TOO_MANY_REQUESTS, &"1".parse().unwrap()));
+    let single = tokio::time::timeout(Duration::from_millis(600), gateway.post(&note("c", 1))).await;
+    assert!(single.is_err(), "there is room for a single one, which waits for the log");
+    nats.resume().unwrap();
+    assert_eq!(first.await.unwrap().unwrap().status(), StatusCode::CREATED);
+    gateway.send(batch("b")).await.created();
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_append_without_acknowledgement_is_unknown_and_its_key_settles_it() {
     let nats = NatsServer::start().await.unwrap();
     let dir = tempfile::tempdir().unwrap();
