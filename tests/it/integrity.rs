@@ -276,11 +276,18 @@ async fn an_export_that_was_written_anew_without_its_checkpoints_does_not_verify
     let verified = log(&["verify", "--json", "--from-export", text(&file)]).await.json();
     let head = verified["head"].as_str().unwrap().to_owned();
     let (position, hash) = head.split_once(':').unwrap();
-    let end = json!({ "end": { "log": "0".repeat(64), "position": position, "entries": verified["entries"].to_string(), "hash": hash } });
+    let first_end: Value = serde_json::from_str(honest.lines().last().unwrap()).unwrap();
+    let end = json!({ "end": { "log": first_end["end"]["log"], "position": position, "entries": verified["entries"].to_string(), "hash": hash } });
     let text_of_it = fs::read_to_string(&file).unwrap() + &format!("{end}\n");
     fs::write(&file, text_of_it).unwrap();
     let verified = log(&["verify", "--json", "--from-export", text(&file), "--public-key", text(&key)]).await;
     assert_eq!(verified.problems(), [("unvouched".to_owned(), 1, position.parse::<u64>().unwrap())], "{:?}", verified.0);
+    // One whose end says that it is of another log.
+    let whose = first_end["end"]["log"].as_str().unwrap();
+    let at = honest.rfind(whose).unwrap();
+    fs::write(&file, format!("{}{}{}", &honest[..at], "0".repeat(64), &honest[at + 64..])).unwrap();
+    let verified = log(&["verify", "--json", "--from-export", text(&file), "--public-key", text(&key)]).await;
+    assert_eq!(verified.problems().into_iter().map(|(fault, ..)| fault).collect::<Vec<_>>(), ["cut_off"], "{:?}", verified.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

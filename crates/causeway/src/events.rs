@@ -152,7 +152,9 @@ pub(crate) fn data(given: &str) -> anyhow::Result<Vec<u8>> {
 async fn read(args: ReadArgs, out: &Output) -> anyhow::Result<()> {
     let limit = Some(args.limit).filter(|limit| *limit > 0);
     let read = Read {
-        filter: Filter { from: args.from, until: args.until, ..filter(args.filter) },
+        filter: filter(args.filter),
+        from: args.from,
+        until: args.until,
         after: args.after,
         before: args.before,
         order: match args.order {

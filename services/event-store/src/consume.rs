@@ -206,13 +206,21 @@ pub(crate) async fn delete(gateway: &Gateway, group: &GroupName) -> Result<(), P
     Ok(())
 }
 
-/// Parked events behind a letter, as many as one answer holds, and whether there are more.
+/// Parked events behind a letter, in the newest version of their types, as many as one answer holds; and whether there are more.
 pub(crate) async fn parked(
     gateway: &Gateway,
     of: Option<&GroupName>,
     after: u64,
     limit: usize,
 ) -> Result<(Vec<Letter>, bool), Problem> {
+    let (mut letters, more) = letters(gateway, of, after, limit).await?;
+    for letter in &mut letters {
+        letter.event = Arc::unwrap_or_clone(gateway.types.show(&Arc::new(letter.event.clone())));
+    }
+    Ok((letters, more))
+}
+
+async fn letters(gateway: &Gateway, of: Option<&GroupName>, after: u64, limit: usize) -> Result<(Vec<Letter>, bool), Problem> {
     let (mut letters, mut bytes) = (Vec::<Letter>::new(), 0);
     loop {
         let behind = letters.last().map_or(after, |letter| letter.number);

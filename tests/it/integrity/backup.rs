@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// How long a timer may take to fire that is due in less than half of it.
+const TIMER_LIMIT: Duration = Duration::from_secs(60);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_comes_back_whole_and_overwrites_nothing() {
     let mut causeway = filled(25).await;
@@ -66,6 +69,37 @@ async fn a_backup_comes_back_whole_and_overwrites_nothing() {
     let fresh = causeway_testkit::NatsServer::start().await.unwrap();
     let refused = log(&["restore", text(&folder), "--nats", &fresh.url()]).await;
     assert!(refused.0.stderr.contains("SHA-256"), "{:?}", refused.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_that_is_not_due_yet_comes_back_and_fires() {
+    let mut nats = causeway_testkit::NatsServer::start().await.unwrap();
+    let gateway = Setup::event_store(&nats.url()).start().await.unwrap();
+    append(&gateway, 0..3).await;
+    let client = nats.client().await.unwrap();
+    let timers = json!({
+        "name": "causeway_TIMERS", "subjects": ["causeway.timers.>", "causeway.due.>"], "storage": "file", "allow_msg_schedules": true,
+    });
+    client.request("$JS.API.STREAM.CREATE.causeway_TIMERS", timers.to_string().into()).await.unwrap();
+    let mut timer = async_nats::HeaderMap::new();
+    let due_at = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(10);
+    timer.insert("Nats-Schedule", format!("@at {due_at:.0}"));
+    timer.insert("Nats-Schedule-Target", "causeway.due.tea");
+    let js = async_nats::jetstream::new(client);
+    js.publish_with_headers("causeway.timers.tea", timer, "it is ready".into()).await.unwrap().await.unwrap();
+    let folder = gateway.home().join("backup");
+    log(&["backup", text(&folder), "--nats", &nats.url()]).await.ok();
+    nats.kill();
+
+    let other = causeway_testkit::NatsServer::start().await.unwrap();
+    log(&["restore", text(&folder), "--nats", &other.url()]).await.ok();
+    let js = async_nats::jetstream::new(other.client().await.unwrap());
+    let timers = js.get_stream("causeway_TIMERS").await.unwrap();
+    let due =
+        wait_until("the timer", TIMER_LIMIT, async || timers.get_last_raw_message_by_subject("causeway.due.tea").await.ok())
+            .await;
+    assert_eq!(due.payload, "it is ready");
+    assert!(due_at.as_second() <= due.time.unix_timestamp(), "not before it is due: {due:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -143,7 +143,7 @@ impl Audit {
         // The last entry that it takes account of.
         let at = self.recent.partition_point(|(_, chain)| chain.position <= vouched).checked_sub(1);
         let found = at.and_then(|at| self.recent.get(at)).map(|(_, chain)| *chain);
-        // What was set right has the right hash, and not the right count.
+        // What was set right has the right hash, and not the right count and first entry.
         let agrees = |chain: Chain| match !self.broken {
             true => chain == checkpoint.chain,
             false => chain.head() == checkpoint.chain.head(),
@@ -258,8 +258,8 @@ impl Audit {
         self.ended = true;
         let position = self.seen.next();
         // What was set right has the right hash, and not the right count.
-        let same_count = self.broken || self.stated.entries == chain.entries;
-        if self.stated.head() != chain.head() || !same_count {
+        let same_rest = self.broken || (self.stated.entries, self.stated.log) == (chain.entries, chain.log);
+        if self.stated.head() != chain.head() || !same_rest {
             let what = match chain.position == self.stated.position {
                 true => format!("the lines up to position {} are not those that the export was made of", chain.position),
                 false => {

@@ -2,9 +2,8 @@
 
 use causeway_event::{AggregateId, Category, CorrelationId, EventId, EventType, IdempotencyKey, Position, Source};
 use clap::{Args, Subcommand, ValueEnum};
-use jiff::Timestamp;
 
-use crate::cli::{ServerArgs, moment};
+use crate::cli::{ServerArgs, place_or_ago};
 
 #[derive(Debug, Args)]
 pub(crate) struct EventsArgs {
@@ -117,12 +116,12 @@ pub(crate) struct ReadArgs {
     pub(crate) server: ServerArgs,
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
-    /// Stored at or after this time (RFC 3339), or so long ago (10m)
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    pub(crate) from: Option<Timestamp>,
-    /// Stored before this time (RFC 3339), or so long ago (10m)
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    pub(crate) until: Option<Timestamp>,
+    /// At or behind this moment: a position, an event id, an RFC 3339 time, or so long ago (10m)
+    #[arg(long, value_name = "MOMENT", value_parser = place_or_ago)]
+    pub(crate) from: Option<String>,
+    /// Before this moment
+    #[arg(long, value_name = "MOMENT", value_parser = place_or_ago)]
+    pub(crate) until: Option<String>,
     /// Only behind this position or event id
     #[arg(long, value_name = "PLACE")]
     pub(crate) after: Option<String>,

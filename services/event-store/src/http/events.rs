@@ -36,6 +36,7 @@ const LIMIT_MAX: u64 = 1000;
 /// `POST /events`
 pub(super) async fn append(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, HttpProblem> {
     let (parts, body) = request.into_parts();
+    Params::read(parts.uri.query())?.finish()?;
     let media = cloudevents::media(&parts.headers)?;
     let body = body::read(&gateway, &parts.headers, body).await?;
     let parsed = match media {

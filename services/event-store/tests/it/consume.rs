@@ -376,6 +376,32 @@ async fn what_is_given_up_is_parked_with_the_reason_listed_and_replayed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_parked_is_shown_in_the_newest_version_of_its_type() {
+    let World { gateway, nats: _nats, dir: _dir } = World::start().await;
+    let mut client = gateway.grpc().await;
+    let number = |version, schema: &str, upcast: &str| v1::RegisterTypeRequest {
+        name: "NoteTaken".into(),
+        version,
+        schema: schema.as_bytes().to_vec(),
+        upcast: upcast.as_bytes().to_vec(),
+        ..v1::RegisterTypeRequest::default()
+    };
+    client.register_type(number(1, r#"{"type":"object"}"#, "")).await.unwrap();
+    gateway.note("a", 7).await;
+    client.register_type(number(2, r#"{"required":["count"]}"#, r#"[{"op":"add","path":"/count","value":1}]"#)).await.unwrap();
+    let filter = v1::Filter { types: vec!["NoteTaken".into()], ..v1::Filter::default() };
+    let mut member = Member::of(&gateway, v1::ConsumeStart { filter: Some(filter), ..start("g") }).await;
+    let delivery = member.next().await;
+    let shown = delivery.event.clone();
+    member.say(Say::Park(v1::ConsumePark { delivery_id: delivery.delivery_id, reason: "never".into() })).await;
+    wait_until("the letter", LIMIT, async || (parked(&mut client.clone(), "g").await.len() == 1).then_some(())).await;
+    let event = parked(&mut client, "g").await.remove(0).event;
+    assert_eq!(event.as_ref().unwrap().metadata.as_ref().unwrap().schema_version, 2);
+    assert_eq!(event, shown, "as it was delivered");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_given_up_is_taken_off_the_list_for_good_and_stays_on_the_log() {
     let World { gateway, nats: _nats, dir: _dir } = World::start().await;
     for n in 1..=4 {
