@@ -138,9 +138,9 @@ impl Question {
         some(20, "correlation_id", metadata["correlation_id"].as_str(), dice);
         some(10, "caused_by", metadata["causation_id"].as_str(), dice);
         some(15, "descendants_of", metadata["causation_id"].as_str().or(one["id"].as_str()), dice);
-        for (chance, name, id_too) in [(25, "after", true), (25, "before", true), (15, "from", false), (15, "until", false)] {
+        for (chance, name) in [(25, "after"), (25, "before"), (15, "from"), (15, "until")] {
             let at = dice.pick(log);
-            let moment = match dice.below(if id_too { 3 } else { 1 }) {
+            let moment = match dice.below(3) {
                 0 => text(at, "timestamp").to_owned(),
                 1 => text(at, "id").to_owned(),
                 _ => position(at).to_string(),
@@ -204,7 +204,10 @@ impl Question {
 
     fn request(&self, limit: u64) -> Result<v1::ReadRequest> {
         let part = |name| self.part(name).unwrap_or_default().to_owned();
-        let time = |name| self.part(name).map(timestamp).transpose();
+        // A time goes into the filter, a place beside it.
+        let is_time = |text: &&str| text.contains(':');
+        let time = |name| self.part(name).filter(is_time).map(timestamp).transpose();
+        let place = |name| self.part(name).filter(|text| !is_time(text)).unwrap_or_default().to_owned();
         let filter = v1::Filter {
             types: self.types().into_iter().map(str::to_owned).collect(),
             category: part("category"),
@@ -221,6 +224,8 @@ impl Question {
             filter: Some(filter),
             after: part("after"),
             before: part("before"),
+            from: place("from"),
+            until: place("until"),
             order: order.into(),
             limit,
             ..v1::ReadRequest::default()
@@ -237,7 +242,8 @@ impl Question {
             filter: request.filter.clone(),
             after: request.after.clone(),
             before: request.before.clone(),
-            ..v1::CountRequest::default()
+            from: request.from.clone(),
+            until: request.until.clone(),
         };
         let counted = client.grpc.client().count(counting).await?.into_inner();
         ensure!(counted.count == expected.len() as u64, "{counted:?} instead of {}", expected.len());
