@@ -160,6 +160,8 @@ impl Subscription {
             Err(error) => {
                 tracing::debug!(%error, "the log cannot be followed yet");
                 tokio::time::sleep(RETRY_PAUSE).await;
+                // A message that is too large for the link to come in the time of one answer may come in a pull.
+                self.careful = false;
                 return Ok(None);
             }
         };

@@ -16,6 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -30,8 +32,12 @@ use crate::{Config, Error, grpc, http};
 
 /// How long a client may take to send the head of an HTTP/1 request.
 const HEADERS_MAX: Duration = Duration::from_secs(30);
-/// An HTTP/2 client that says nothing is asked after this long whether it is there, and has as long to answer.
+/// An HTTP/2 client that says nothing is asked after this long whether it is there ...
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// ... and has so long to answer: its word may stand behind much that a slow link still has to carry.
+const KEEP_ALIVE_MAX: Duration = Duration::from_secs(60);
+/// A client to whom nothing can be written for this long is gone, or reads nothing any more: its place is given to others.
+const UNWRITTEN_MAX: Duration = Duration::from_secs(5 * 60);
 /// What a client may have sent of one call before it is read, and of all calls of a connection: so much more that a few calls which are
 /// not read, since too much of them is in hand, keep no other one back.
 const STREAM_WINDOW: u32 = 512 << 10;
@@ -123,7 +129,7 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, config: Config,
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(u32::try_from(calls_max).unwrap_or(u32::MAX));
@@ -162,6 +168,10 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection stays without TCP_NODELAY");
                 }
+                #[cfg(target_os = "linux")]
+                if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(UNWRITTEN_MAX)) {
+                    tracing::debug!(%error, "a connection stays without TCP_USER_TIMEOUT");
+                }
                 return Ok((stream, place));
             }
             // A client that was gone before it was served, or no file handle left: neither ends the service.
@@ -197,6 +207,15 @@ mod tests {
             assert_eq!(response.headers()["grpc-status"], "13");
             assert_eq!(response.headers()[header::CONTENT_TYPE], content_type);
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_connection_to_which_nothing_can_be_written_does_not_last() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _place) = accept(&listener, &semaphore(1)).await.unwrap();
+        assert_eq!(SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(UNWRITTEN_MAX));
     }
 
     #[test]

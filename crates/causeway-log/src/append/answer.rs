@@ -87,6 +87,11 @@ impl Patience {
         Self { deadline: tokio::time::Instant::now() + time }
     }
 
+    /// The answer to what was sent, or silence once it has lasted too long.
+    pub(super) async fn answer(&self, sent: impl Future<Output = Answer>) -> Answer {
+        tokio::time::timeout_at(self.deadline, sent).await.unwrap_or(Answer::Silence)
+    }
+
     /// Waits a little; fails with `error` once it has lasted too long.
     pub(crate) async fn pause_or(&self, error: LogError) -> Result<(), LogError> {
         if tokio::time::Instant::now() + Self::PAUSE > self.deadline {

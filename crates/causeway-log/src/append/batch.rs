@@ -61,7 +61,7 @@ impl Log {
     ) -> Result<Appended, LogError> {
         let patience = Patience::of(self);
         loop {
-            match sent.await {
+            match patience.answer(sent).await {
                 Answer::Stored { last, .. } => return Ok(done(prepared, last)),
                 Answer::WrongLast { .. } => match self.check_fences(prepared, attempt).await.map_err(after_sending)? {
                     Fences::Ours(first) => return self.found_at(first, prepared, &patience).await,

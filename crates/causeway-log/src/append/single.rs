@@ -71,7 +71,7 @@ impl Log {
                 Answer::Refused { code, reason } => return Err(LogError::Refused { code, reason }),
             }
             // Without a connection this sends nothing, and says so at once.
-            answer = self.inner.publisher.send(message).await.await;
+            answer = patience.answer(async { self.inner.publisher.send(message).await.await }).await;
         }
     }
 

@@ -181,3 +181,21 @@ async fn a_duplicate_of_one_that_went_in_a_group_is_that_one_alone() {
         assert_eq!(again.receipts, first.unwrap().receipts);
     }
 }
+
+#[tokio::test]
+async fn an_append_that_is_not_answered_ends_when_it_is_said_to_and_not_an_attempt_later() {
+    let (nats, _) = server().await;
+    let config =
+        Config { request_timeout: Duration::from_secs(4), append_timeout: Duration::from_secs(5), ..config(&nats.url()) };
+    let log = Log::connect(&config).await.unwrap();
+    log.append(single(note("a", "1"))).await.unwrap();
+    nats.pause().unwrap();
+    let begun = std::time::Instant::now();
+    let (alone, fenced) = futures::join!(log.append(single(note("a", "2"))), log.append(fenced(note("b", "1"), 0)));
+    for append in [alone, fenced] {
+        assert!(matches!(append, Err(LogError::Unknown)), "{append:?}");
+    }
+    let taken = begun.elapsed();
+    assert!((5..7).contains(&taken.as_secs()), "{taken:?}: not 4 s, a pause, and 4 s again");
+    nats.resume().unwrap();
+}
