@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::stream::{DeleteMessageError, DeleteMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{DeleteMessageError, DeleteMessageErrorKind, PurgeErrorKind, Stream};
 use bytes::Bytes;
 use causeway_event::{AggregateId, Event, Invalid, Position};
 use futures::TryStreamExt as _;
@@ -94,7 +94,7 @@ impl Log {
         let names = &self.inner.names;
         let subjects = match of {
             None => vec![names.dead_letters_of_all()],
-            Some(name) => names.dead_letters_by_name(name).into(),
+            Some(name) => names.dead_letters_by_name(name),
         };
         let (mut letters, mut more) = (Vec::new(), false);
         for subject in subjects {
@@ -162,8 +162,8 @@ impl Log {
             let message = self.raw_letter(&json!({ "seq": number })).await.map_err(|error| broke_off(discarded, error))?;
             let by = message.as_ref().and_then(|message| Names::processor_of(&message.subject));
             if by.is_some_and(|by| by.strip_prefix(PREFIX).unwrap_or(by) == of) {
+                self.end_replay(*number).await.map_err(|error| broke_off(begun(discarded, &error), error))?;
                 discarded += 1;
-                self.end_replay(*number).await.map_err(|error| broke_off(discarded, error))?;
             }
         }
         Ok(discarded)
@@ -171,13 +171,18 @@ impl Log {
 
     /// Takes all letters of a group or processor up to this number off the list for good; says how many there were.
     pub async fn discard_all(&self, of: &str, up_to: u64) -> Result<u32, LogError> {
-        let mut discarded = 0;
+        let (stream, mut discarded) = (self.letters_stream().await?, 0_u32);
         for subject in self.inner.names.dead_letters_by_name(of) {
-            let stream = self.letters_stream().await?;
-            let purged = stream.purge().sequence(up_to.saturating_add(1)).filter(subject).await;
-            // One that was not answered may have been done.
-            let purged = purged.map_err(|error| broke_off(discarded.max(1), LogError::unavailable(error)))?.purged;
-            discarded += u32::try_from(purged).unwrap_or(u32::MAX);
+            let purged = stream.purge().sequence(up_to.saturating_add(1)).filter(subject).await.map_err(|error| {
+                let error = match error.kind() {
+                    PurgeErrorKind::JetStream(refused) if refused.code() != 503 => {
+                        LogError::Refused { code: refused.error_code().0, reason: format!("to delete dead letters: {refused}") }
+                    }
+                    _ => LogError::unavailable(error),
+                };
+                broke_off(begun(discarded, &error), error)
+            })?;
+            discarded = discarded.saturating_add(u32::try_from(purged.purged).unwrap_or(u32::MAX));
         }
         Ok(discarded)
     }
@@ -299,6 +304,11 @@ fn broke_off(moved: u32, error: LogError) -> LogError {
     }
     tracing::warn!(%error, "moving or deleting dead letters broke off; the same again does the rest");
     LogError::Unknown
+}
+
+/// How many were, or may have been, deleted when the next deletion failed: only one that was refused has surely done nothing.
+fn begun(deleted: u32, error: &LogError) -> u32 {
+    deleted.saturating_add(u32::from(!matches!(error, LogError::Refused { .. })))
 }
 
 /// Whether nothing stands there any more. A server that refuses to delete, or cannot at the moment, has not deleted.

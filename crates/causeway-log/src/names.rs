@@ -123,9 +123,13 @@ impl Names {
         format!("{}.dlq.{processor}.*", self.namespace)
     }
 
-    /// Letters of whoever goes by this name: a processor, or a group.
-    pub(crate) fn dead_letters_by_name(&self, name: &str) -> [String; 2] {
-        [self.dead_letters_of(name), self.dead_letters_of(&format!("{PREFIX}{name}"))]
+    /// Letters of whoever goes by this name: a processor, or a group. No processor's name begins as a group's subject does.
+    pub(crate) fn dead_letters_by_name(&self, name: &str) -> Vec<String> {
+        let of_group = self.dead_letters_of(&format!("{PREFIX}{name}"));
+        match name.starts_with(PREFIX) {
+            true => vec![of_group],
+            false => vec![self.dead_letters_of(name), of_group],
+        }
     }
 
     /// Letters of all, without those that are on their way back to a group.

@@ -44,7 +44,7 @@ pub struct Finding {
 }
 
 /// Whether a finding fails the audit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Severity {
     /// Worth a look, and possible in an honest log.
     Warning,

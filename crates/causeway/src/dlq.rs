@@ -169,7 +169,7 @@ async fn show(client: &Client, letter: u64, out: &Output) -> anyhow::Result<()> 
     Ok(out.line(&clean(&serde_json::to_string_pretty(&parked.event)?))?)
 }
 
-/// Says how many there were. Letters that were named and are not there are a mistake.
+/// Says how many there were. That none is there of those that were named is a mistake.
 fn told(group: &str, which: &Which, (name, count): (&str, u32), done: &str, out: &Output) -> anyhow::Result<()> {
     if count == 0 && !which.all {
         let letters: Vec<_> = which.letters.iter().map(u64::to_string).collect();
@@ -178,7 +178,11 @@ fn told(group: &str, which: &Which, (name, count): (&str, u32), done: &str, out:
     if out.json {
         return out.json(&json!({ name: count }));
     }
-    Ok(out.line(&format!("{count} {done}"))?)
+    let of = match which.letters.len() {
+        named if named > count as usize => format!(" of {named}"),
+        _ => String::new(),
+    };
+    Ok(out.line(&format!("{count}{of} {done}"))?)
 }
 
 async fn list_groups(client: &Client, out: &Output) -> anyhow::Result<()> {

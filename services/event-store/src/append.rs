@@ -57,10 +57,19 @@ pub(crate) struct Request {
 
 /// Appends, all or none, once per key.
 pub(crate) async fn append(gateway: &Gateway, request: Request) -> Result<Appended, Problem> {
-    let _pass = gateway.appends.enter(room(request.drafts.len())).await?;
-    let prepared = prepare(gateway, request).await?;
+    let mut pass = gateway.appends.enter(1).await?;
+    let mut prepared = prepare(gateway, request).await?;
+    let room = room(prepared.events());
+    if room > 1 {
+        // What has a place inside must not wait there for more.
+        drop(pass);
+        pass = gateway.appends.enter(room).await?;
+        prepared = renewed(gateway, prepared).await?;
+    }
     let under_way = begin(&mut gateway.log.sequence(), prepared).await;
-    finish(gateway, under_way).await
+    let appended = finish(gateway, under_way).await;
+    drop(pass);
+    appended
 }
 
 /// What an append of so many events takes of the room for those that wait for the log. The server stores batches one after the other,

@@ -34,6 +34,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PAGE_PAUSE: Duration = Duration::from_millis(2);
 /// How long signing what is new may hold up the end of the gateway.
 const LAST_MAX: Duration = Duration::from_secs(1);
+/// Of so many other keys it is told.
+const KEYS_TOLD_MAX: usize = 8;
 /// Pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How far behind the end of the log a checkpoint may be signed. An audit remembers ten times as many entries, and could not compare
@@ -130,8 +132,10 @@ struct Signing {
     content: Position,
     /// Up to here it has been looked.
     looked: Position,
-    /// Of which other key it was told that it signs as well.
-    told: Option<String>,
+    /// Where the last checkpoint stands that was signed here.
+    own: Position,
+    /// Of which other keys it was told that they sign as well.
+    told: Vec<String>,
 }
 
 impl Signing {
@@ -150,7 +154,8 @@ impl Signing {
             vouched: Position::START,
             content: Position::START,
             looked: Position::START,
-            told: None,
+            own: Position::START,
+            told: Vec::new(),
         })
     }
 
@@ -233,7 +238,7 @@ impl Signing {
     fn forget(&mut self) {
         (self.chain, self.tip, self.run) = (Chain::START, None, None);
         self.marks = Marks::default();
-        (self.newest, self.vouched) = (Position::START, Position::START);
+        (self.newest, self.vouched, self.own) = (Position::START, Position::START, Position::START);
         (self.content, self.looked) = (Position::START, Position::START);
     }
 
@@ -274,14 +279,9 @@ impl Signing {
         self.newest = self.newest.max(stored.event.position);
         let Payload::LogCheckpointed(data) = stored.event.payload() else { return Ok(()) };
         let Some(checkpoint) = self.read_own(&data) else {
-            let other = data.key_id;
-            if self.told.as_ref() != Some(&other) {
-                tracing::warn!(
-                    position = %stored.event.position, key = other, own = self.signer.public_key().id(),
-                    "the log is also signed by another key: whoever trusts one of them hears of the other; gateways of one log share a key \
-                     (event_store.integrity.signing_key_file)"
-                );
-                self.told = Some(other);
+            // A key that was exchanged leaves the checkpoints of the one before; one that signs behind ours is somebody's.
+            if self.own < stored.event.position && self.own > Position::START && data.key_id != self.signer.public_key().id() {
+                self.tell_of(data.key_id);
             }
             return Ok(());
         };
@@ -296,6 +296,19 @@ impl Signing {
             self.marks = Marks::default();
         }
         Ok(())
+    }
+
+    /// Once of each, of a few.
+    fn tell_of(&mut self, key: String) {
+        if self.told.len() < KEYS_TOLD_MAX && !self.told.contains(&key) {
+            tracing::warn!(
+                key,
+                own = self.signer.public_key().id(),
+                "the log is signed by another key as well: whoever trusts one of the two hears of the other; gateways of one log share a key \
+                 (event_store.integrity.signing_key_file)"
+            );
+            self.told.push(key);
+        }
     }
 
     /// The leaf of what stands first on the log.
@@ -321,7 +334,7 @@ impl Signing {
         match self.log.append(append).await {
             Ok(appended) => {
                 self.newest = appended.receipts.first().map_or(self.newest, |receipt| receipt.position);
-                self.vouched = self.chain.position;
+                (self.vouched, self.own) = (self.chain.position, self.newest);
                 if self.newest == self.chain.position.next() {
                     self.looked = self.newest;
                 }

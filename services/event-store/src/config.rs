@@ -31,8 +31,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Web origins whose pages may use the API from a browser, such as `https://example.com`. None by default.
     pub cors_origins: Vec<String>,
-    /// Further names that a gateway on loopback may be called by, such as that of a proxy before it. Addresses and names without a dot
-    /// always may; any other name could be that of a foreign web page.
+    /// Further names that the gateway may be called by, such as that of a proxy before it. Addresses and names without a dot always may;
+    /// any other name could be that of a foreign web page. Looked at on loopback, and wherever one is listed.
     pub hosts: Vec<String>,
     /// What models' tokens cost, for the costs of chains. Without a price there is no cost.
     pub pricing: Prices,

@@ -213,14 +213,6 @@ pub(crate) async fn parked(
     after: u64,
     limit: usize,
 ) -> Result<(Vec<Letter>, bool), Problem> {
-    let (mut letters, more) = letters(gateway, of, after, limit).await?;
-    for letter in &mut letters {
-        letter.event = Arc::unwrap_or_clone(gateway.types.show(&Arc::new(letter.event.clone())));
-    }
-    Ok((letters, more))
-}
-
-async fn letters(gateway: &Gateway, of: Option<&GroupName>, after: u64, limit: usize) -> Result<(Vec<Letter>, bool), Problem> {
     let (mut letters, mut bytes) = (Vec::<Letter>::new(), 0);
     loop {
         let behind = letters.last().map_or(after, |letter| letter.number);
@@ -228,6 +220,8 @@ async fn letters(gateway: &Gateway, of: Option<&GroupName>, after: u64, limit: u
         let (found, more) = gateway.log.letters(of.map(GroupName::as_str), behind, some).await.map_err(of_log)?;
         let is_end = !more || found.is_empty();
         for letter in found {
+            let event = Arc::unwrap_or_clone(gateway.types.show(&Arc::new(letter.event)));
+            let letter = Letter { event, ..letter };
             bytes += size(&letter);
             if bytes > PARKED_BYTES_MAX && !letters.is_empty() {
                 return Ok((letters, true));

@@ -91,7 +91,7 @@ pub(crate) fn semaphore(places: usize) -> Arc<Semaphore> {
 pub(crate) struct Gate {
     room: usize,
     inside: Arc<Semaphore>,
-    inside_and_waiting: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     wait_max: Duration,
     refusals: Refusals,
 }
@@ -108,37 +108,33 @@ pub(crate) struct Refusals {
 #[derive(Debug)]
 pub(crate) struct Pass {
     _inside: OwnedSemaphorePermit,
-    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Gate {
     pub(crate) fn new(inside_max: usize, waiting_max: usize, wait_max: Duration, refusals: Refusals) -> Self {
-        let inside_and_waiting = semaphore(inside_max.saturating_add(waiting_max));
         let room = inside_max.min(Semaphore::MAX_PERMITS);
-        Self { room, inside: semaphore(inside_max), inside_and_waiting, wait_max, refusals }
+        Self { room, inside: semaphore(inside_max), waiting: semaphore(waiting_max), wait_max, refusals }
     }
 
     /// With what takes the room of so many.
     pub(crate) async fn enter(&self, room: usize) -> Result<Pass, Problem> {
         let room = self.room_of(room);
         let overloaded = |detail: &str| Problem::new(Kind::Overloaded, detail).retry_after(COME_BACK);
-        let place = self.inside_and_waiting.clone().try_acquire_owned();
-        let place = place.map_err(|_| overloaded(self.refusals.full))?;
-        let inside = match self.inside.clone().try_acquire_many_owned(room) {
-            Ok(inside) => inside,
-            Err(_) => match tokio::time::timeout(self.wait_max, self.inside.clone().acquire_many_owned(room)).await {
-                Ok(Ok(inside)) => inside,
-                Ok(Err(_)) | Err(_) => return Err(overloaded(self.refusals.slow)),
-            },
-        };
-        Ok(Pass { _inside: inside, _place: Some(place) })
+        if let Ok(inside) = self.inside.clone().try_acquire_many_owned(room) {
+            return Ok(Pass { _inside: inside });
+        }
+        let _place = self.waiting.try_acquire().map_err(|_| overloaded(self.refusals.full))?;
+        match tokio::time::timeout(self.wait_max, self.inside.clone().acquire_many_owned(room)).await {
+            Ok(Ok(inside)) => Ok(Pass { _inside: inside }),
+            Ok(Err(_)) | Err(_) => Err(overloaded(self.refusals.slow)),
+        }
     }
 
     /// Waits for a place as long as it takes: for those who can be made to wait, since what they send is read no further.
     pub(crate) async fn enter_in_turn(&self, room: usize) -> Result<Pass, Problem> {
         let inside = self.inside.clone().acquire_many_owned(self.room_of(room)).await;
         let inside = inside.map_err(|_| Problem::new(Kind::Unavailable, "the gateway is shutting down"))?;
-        Ok(Pass { _inside: inside, _place: None })
+        Ok(Pass { _inside: inside })
     }
 
     /// What takes more than there is goes in alone.
@@ -177,5 +173,8 @@ mod tests {
         assert!(gate.enter(3).await.is_err());
         drop(second);
         assert!(gate.enter(1000).await.is_ok(), "what is larger than the room goes in alone");
+        let gate = Gate::new(70, 0, Duration::from_secs(1), APPENDS);
+        let (_inside, begun) = (gate.enter(65).await.unwrap(), tokio::time::Instant::now());
+        assert!(gate.enter(65).await.is_err() && begun.elapsed().is_zero(), "nobody may wait");
     }
 }

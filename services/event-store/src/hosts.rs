@@ -3,7 +3,7 @@
 //! Only programs of this machine reach it, but a browser among them runs pages from anywhere. A page whose own name is made to lead to
 //! 127.0.0.1 (DNS rebinding) counts as the gateway's own page, for which no rule about origins holds. Its requests carry that name,
 //! which nobody would call the gateway by. The rule is that of most development servers: addresses and names that nobody can register
-//! are ours, others only if they are listed.
+//! are ours, others only if they are listed. A list counts wherever the gateway listens.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -36,8 +36,13 @@ async fn check(State(listed): State<Arc<[String]>>, request: Request, next: Next
 
 /// The host that is asked for, if that is not us. HTTP/2 says it in the URI; HTTP/1.0 may not say it.
 fn stranger(request: &Request, listed: &[String]) -> Option<String> {
-    let header = || request.headers().get(header::HOST).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    let asked = request.uri().authority().map(|authority| authority.as_str().to_owned()).or_else(header)?;
+    let headers = request.headers().get_all(header::HOST).iter();
+    // Of several nobody knows which was meant.
+    let header = headers.map(|value| String::from_utf8_lossy(value.as_bytes())).collect::<Vec<_>>().join(", ");
+    let asked = request.uri().authority().map_or(header, |authority| authority.as_str().to_owned());
+    if asked.is_empty() {
+        return None;
+    }
     let known = asked.parse::<Authority>().is_ok_and(|authority| is_ours(authority.host(), listed));
     (!known).then_some(asked)
 }
@@ -47,8 +52,9 @@ fn is_ours(host: &str, listed: &[String]) -> bool {
     host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
         || !host.contains('.')
         || host.ends_with(".localhost")
+        || host == "localhost.localdomain"
         || host.ends_with(".internal")
-        || listed.iter().any(|name| name.eq_ignore_ascii_case(&host))
+        || listed.iter().any(|name| name.trim_end_matches('.').eq_ignore_ascii_case(&host))
 }
 
 #[cfg(test)]
@@ -62,6 +68,7 @@ mod tests {
             "localhost",
             "LOCALHOST",
             "localhost.",
+            "localhost.localdomain",
             "app.localhost",
             "127.0.0.1",
             "[::1]",

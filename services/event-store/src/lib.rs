@@ -87,7 +87,8 @@ pub async fn run(config: Config, log: Log, listener: TcpListener, shutdown: Canc
     let stop = shutdown.child_token();
     let front = Front::new();
     let mut port = serve::with_cors(front.router(), &config.cors_origins)?;
-    if listener.local_addr().map_err(Error::Serve)?.ip().is_loopback() {
+    // Whoever lists names means it, also where a container's loopback is not its own.
+    if !config.hosts.is_empty() || listener.local_addr().map_err(Error::Serve)?.ip().to_canonical().is_loopback() {
         port = hosts::only(port, &config.hosts);
     }
     let mut serving = pin!(serve::serve(port, listener, config.clone(), stop.clone()));

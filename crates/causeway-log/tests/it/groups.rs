@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use causeway_event::{Category, Position};
-use causeway_log::{Claim, Group, GroupName, GroupPull, Log, LogError, Pull, Pulled};
+use causeway_log::{Claim, DeadLetter, Group, GroupName, GroupPull, Log, LogError, Pull, Pulled};
 use causeway_testkit::wait_until;
 use futures::TryStreamExt as _;
 
@@ -131,6 +131,31 @@ async fn one_at_a_time_has_the_lease_and_the_next_gets_its_notes() {
     })
     .await;
     assert_eq!(two.claim().await.unwrap(), Claim::Elsewhere, "it slept, and learns that it lost it");
+}
+
+#[tokio::test]
+async fn whoever_goes_by_a_name_has_letters_of_its_own() {
+    let (_nats, log) = server().await;
+    log.append(single(note("a", "1"))).await.unwrap();
+    let event = log.get(Position::new(1)).await.unwrap().unwrap().event;
+    let alike: GroupName = "group_g".parse().unwrap();
+    for attempt in 1..=3 {
+        log.park_of_group(&name(), &event, "no", 1, Some(attempt)).await.unwrap();
+    }
+    log.park_of_group(&alike, &event, "no", 1, None).await.unwrap();
+    log.park(DeadLetter { processor: "ai", event: &event, reason: "no" }).await.unwrap();
+    let listed = async |of: &str| {
+        log.letters(Some(of), 0, 10).await.unwrap().0.into_iter().map(|letter| letter.number).collect::<Vec<_>>()
+    };
+    let (of_group, of_alike, of_processor) = (listed("g").await, listed("group_g").await, listed("ai").await);
+    assert_eq!((of_group.len(), of_alike.len(), of_processor.len()), (3, 1, 1));
+    assert_eq!(log.discard_letters("group_g", &of_group).await.unwrap(), 0);
+    assert_eq!(log.discard_all("group_g", 99).await.unwrap(), 1);
+    assert_eq!(log.discard_all("ai", 99).await.unwrap(), 1, "also of a processor");
+    assert_eq!(listed("g").await, of_group);
+    assert_eq!(log.discard_letters("g", &[of_group[1]]).await.unwrap(), 1);
+    assert_eq!(log.discard_all("g", of_group[1]).await.unwrap(), 1);
+    assert_eq!(listed("g").await, of_group[2..]);
 }
 
 #[tokio::test]

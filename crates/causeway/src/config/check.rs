@@ -108,6 +108,10 @@ fn event_store(config: &causeway_event_store::Config) -> Checked {
     some("event_store.read_model.readers", read_model.readers)?;
     some("event_store.read_model.ring_events_max", read_model.ring_events_max)?;
     some("event_store.read_model.ring_bytes_max", read_model.ring_bytes_max)?;
+    if let Some(host) = config.hosts.iter().find(|host| !is_host(host)) {
+        let reason = format!("{host:?} is not a name such as causeway.example.com, without a scheme or a port");
+        return Err(fault("event_store.hosts", &reason));
+    }
     match config.cors_origins.iter().find(|origin| !is_origin(origin)) {
         Some(origin) => {
             let reason = format!("{origin:?} is not an origin such as https://example.com, without a path");
@@ -165,6 +169,11 @@ fn is_origin(text: &str) -> bool {
     text.split_once("://").is_some_and(|(scheme, host)| fits(scheme) && fits(host))
 }
 
+/// What may stand in a `Host` header before the port.
+fn is_host(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -201,6 +210,8 @@ mod tests {
             ("event_store.request_timeout", "0s"),
             ("event_store.cors_origins", "[\"*\"]"),
             ("event_store.cors_origins", "[\"https://example.com/\"]"),
+            ("event_store.hosts", "[\"https://example.com\"]"),
+            ("event_store.hosts", "[\"example.com:443\"]"),
             ("event_store.limits.appends_max", "0"),
             ("event_store.limits.stream_appends_max", "0"),
             ("event_store.read_model.copies.look_every", "0s"),
@@ -235,6 +246,7 @@ mod tests {
             ("up.listen", "[::1]:8470"),
             ("event_store.limits.appends_waiting_max", "0"),
             ("event_store.cors_origins", "[\"http://localhost:5173\"]"),
+            ("event_store.hosts", "[\"causeway.example.com\"]"),
             ("ai_processor.history_turns", "0"),
             ("ai_processor.model.demo_delay", "0s"),
         ] {

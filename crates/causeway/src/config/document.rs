@@ -126,7 +126,7 @@ const KEYS: &[Key] = &[
     key("event_store.cors_origins", "Web origins whose pages may use the API from a browser."),
     key(
         "event_store.hosts",
-        "Names that a gateway on loopback may be called by, beside addresses, names without a dot, *.localhost and *.internal: such as that of a proxy before it.",
+        "Names that the gateway may be called by, beside addresses, names without a dot, *.localhost and *.internal: such as that of a proxy before it. On loopback no other is answered in any case, elsewhere if there is one here.",
     ),
     optional(
         "event_store.integrity.signing_key",
@@ -148,7 +148,7 @@ const KEYS: &[Key] = &[
     key("event_store.limits.message_bytes_max", "A request's message over gRPC."),
     key(
         "event_store.limits.appends_max",
-        "Appends of one event that wait for the log at once; one of several takes the room of 64, and of one more for each 8 events.",
+        "Appends of one event that wait for the log at once; one of several takes the room of 64, and of one more for each 8 events, and goes alone where there is less.",
     ),
     key(
         "event_store.limits.stream_appends_max",

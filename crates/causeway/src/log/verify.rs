@@ -18,7 +18,7 @@ use crate::cli::Common;
 use crate::config::{self, Section};
 use crate::output::{Look, Output, one_line, reader_gone};
 
-/// The most findings of one answer in JSON; all of them are counted ...
+/// The most problems, and the most warnings, of one answer in JSON; all of them are counted ...
 const FINDINGS_MAX: usize = 1000;
 /// ... and those that a person is told of one kind.
 const TOLD_MAX: usize = 20;
@@ -242,8 +242,8 @@ pub(super) struct Told<'o> {
     out: &'o Output,
     bar: ProgressBar,
     findings: Vec<serde_json::Value>,
-    /// How many of a kind a person was told.
-    told: HashMap<Fault, usize>,
+    /// How many of a kind a person was told, and a program of either severity.
+    told: HashMap<(Severity, Option<Fault>), usize>,
     /// Which findings are set aside, for whoever asked for them, and none told.
     set_aside: Option<fn(&Finding) -> bool>,
     aside: Vec<Finding>,
@@ -264,6 +264,13 @@ impl<'o> Told<'o> {
         self.aside
     }
 
+    /// Which one of these it is.
+    fn count(&mut self, severity: Severity, fault: Option<Fault>) -> usize {
+        let told = self.told.entry((severity, fault)).or_default();
+        *told += 1;
+        *told
+    }
+
     pub(super) fn hear(&mut self, findings: Vec<Finding>) -> anyhow::Result<()> {
         for finding in findings {
             if let Some(these) = self.set_aside {
@@ -273,10 +280,8 @@ impl<'o> Told<'o> {
                     Severity::Problem => (Look::Bad, "problem"),
                     Severity::Warning => (Look::Accent, "warning"),
                 };
-                let told = self.told.entry(finding.fault).or_default();
-                *told += 1;
                 // The text may quote what anybody wrote.
-                let what = match (*told).cmp(&TOLD_MAX) {
+                let what = match self.count(finding.severity, Some(finding.fault)).cmp(&TOLD_MAX) {
                     Ordering::Less => one_line(&finding.what, None),
                     Ordering::Equal => format!("{}; further ones of this kind are only counted", one_line(&finding.what, None)),
                     Ordering::Greater => continue,
@@ -284,7 +289,7 @@ impl<'o> Told<'o> {
                 let text = format!("{}  {what}", self.out.paint(look, word));
                 // Whoever has heard enough gets the exit code all the same: that is what a script goes by.
                 unless_gone(self.bar.suspend(|| self.out.line(&text)))?;
-            } else if self.findings.len() < FINDINGS_MAX {
+            } else if self.count(finding.severity, None) <= FINDINGS_MAX {
                 self.findings.push(serde_json::json!({
                     "severity": match finding.severity { Severity::Problem => "problem", Severity::Warning => "warning" },
                     "fault": finding.fault.as_str(),
@@ -359,5 +364,25 @@ impl<'o> Told<'o> {
         }
         self.out.note("keep this elsewhere, and give it later with --checkpoint:");
         Ok(self.out.line(&chain.head().to_string())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_warnings_there_are_problems_are_told() {
+        let finding = |severity, position| {
+            let position = Position::new(position);
+            Finding { severity, fault: Fault::Missing, position, last: position, what: "nothing stands there".to_owned() }
+        };
+        let out = Output::new(true);
+        let mut told = Told::new(&out);
+        told.hear((1..3000).map(|position| finding(Severity::Warning, position)).collect()).unwrap();
+        told.hear(vec![finding(Severity::Problem, 3000)]).unwrap();
+        assert_eq!(told.findings.len(), FINDINGS_MAX + 1);
+        assert_eq!(told.findings.last().unwrap()["position"], 3000);
+        assert_eq!(told.count(Severity::Problem, Some(Fault::Missing)), 1, "of a kind, problems are counted apart from warnings");
     }
 }

@@ -290,3 +290,23 @@ async fn what_came_while_much_was_read_is_signed_with_it() {
     assert!(behind <= BEHIND_MAX, "a checkpoint at {} vouches for {}", stored.event.position, signing.vouched);
     assert_eq!(vouched(&log).await, signing.vouched.get());
 }
+
+#[tokio::test]
+async fn that_another_key_signs_as_well_is_told_but_not_of_one_that_was_exchanged() {
+    let nats = NatsServer::start().await.unwrap();
+    let log = connect(&nats).await;
+    let (mut one, mut other) =
+        (Signing::new(log.clone(), signer()).unwrap(), Signing::new(log.clone(), Signer::from_seed(&[8; 32])).unwrap());
+    take_notes(&log, "a", 2).await;
+    one.advance().await.unwrap();
+    take_notes(&log, "b", 2).await;
+    other.advance().await.unwrap();
+    assert_eq!(other.told, Vec::<String>::new(), "it may be the one after");
+    for _ in 0..2 {
+        take_notes(&log, "c", 2).await;
+        one.advance().await.unwrap();
+        take_notes(&log, "d", 2).await;
+        other.advance().await.unwrap();
+    }
+    assert_eq!((one.told, other.told), (vec![Signer::from_seed(&[8; 32]).public_key().id()], vec![signer().public_key().id()]));
+}

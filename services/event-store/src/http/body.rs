@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use causeway_event::notation::{pointer_of, pointer_to};
 use causeway_event::{
-    AggregateId, Category, CorrelationId, Data, EventId, EventType, IdempotencyKey, Labels, Position, Source, TraceParent,
+    AggregateId, Category, CorrelationId, Data, EventId, EventType, IdempotencyKey, Position, Source, TraceParent,
 };
 use causeway_proto::{Draft, Expected, Kind, Problem};
 use futures::StreamExt as _;
@@ -191,33 +191,33 @@ struct MetadataBody {
     source: Option<Source>,
     causation_id: Option<EventId>,
     correlation_id: Option<CorrelationId>,
-    labels: Option<Pairs>,
+    labels: Option<Once<String>>,
     schema_version: Option<u32>,
 }
 
-/// Labels, each name once: which of two was meant nobody knows.
-struct Pairs(Labels);
+/// The members of a JSON object, each of them given once: which of two was meant nobody knows.
+pub(super) struct Once<V>(pub(super) BTreeMap<String, V>);
 
-impl<'de> Deserialize<'de> for Pairs {
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Once<V> {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Read;
-        impl<'de> Visitor<'de> for Read {
-            type Value = Pairs;
+        struct Read<V>(PhantomData<V>);
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for Read<V> {
+            type Value = Once<V>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of texts")
+                f.write_str("an object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Pairs, A::Error> {
-                let mut labels = Labels::new();
-                while let Some((name, value)) = pairs.next_entry::<String, String>()? {
-                    if labels.contains_key(&name) {
-                        return Err(de::Error::custom(format!("duplicate label `{name}`")));
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Once<V>, A::Error> {
+                let mut members = BTreeMap::new();
+                while let Some((name, value)) = map.next_entry::<String, V>()? {
+                    if members.contains_key(&name) {
+                        return Err(de::Error::custom(format_args!("duplicate field `{name}`")));
                     }
-                    labels.insert(name, value);
+                    members.insert(name, value);
                 }
-                Ok(Pairs(labels))
+                Ok(Once(members))
             }
         }
-        deserializer.deserialize_map(Read)
+        deserializer.deserialize_map(Read(PhantomData))
     }
 }
 
@@ -231,7 +231,7 @@ impl EventBody {
             source: metadata.source,
             causation_id: metadata.causation_id,
             correlation_id: metadata.correlation_id,
-            labels: metadata.labels.map(|Pairs(labels)| labels).unwrap_or_default(),
+            labels: metadata.labels.map(|Once(labels)| labels).unwrap_or_default(),
             schema_version: metadata.schema_version,
         }
     }
@@ -462,7 +462,7 @@ mod tests {
             (r#"{"type":"A","aggregate_id":"a","data":1,"metadata":{"sauce":"x"}}"#, "/metadata/sauce"),
             (r#"{"type":"A","aggregate_id":"a","data":1,"metadata":{"causation_id":"evt_1"}}"#, "/metadata/causation_id"),
             (r#"{"type":"A","aggregate_id":"a","data":1,"metadata":{"labels":{"k":1}}}"#, "/metadata/labels/k"),
-            (r#"{"type":"A","aggregate_id":"a","data":1,"metadata":{"labels":{"k":"1","k":"2"}}}"#, "/metadata/labels"),
+            (r#"{"type":"A","aggregate_id":"a","data":1,"metadata":{"labels":{"k":"1","k":"2"}}}"#, "/metadata/labels/k"),
             (r#"[{"type":"A","aggregate_id":"a","data":1},{"type":"B","aggregate_id":"a"}]"#, "/1/data"),
             (r#"[1]"#, "/0"),
             (r#"[["A","a",1]]"#, "/0"),

@@ -11,7 +11,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::str::FromStr;
 
 use axum::http::HeaderMap;
@@ -21,14 +20,12 @@ use causeway_event::cloudevents::{self, SCHEMA_URI};
 use causeway_event::notation::percent_decode;
 use causeway_event::{CorrelationId, Data, EventType, IdempotencyKey, Invalid, Labels, TraceParent};
 use causeway_proto::{Draft, Kind, Problem};
-use serde::Deserialize;
-use serde::de::{self, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::body::{Form, Parsed, essence, essence_of, from_json};
+use super::body::{Form, Once, Parsed, essence, essence_of, from_json};
 
 /// How an attribute's header begins.
 const HEADER_PREFIX: &str = "ce-";
@@ -67,15 +64,15 @@ fn is_json(essence: &str) -> bool {
 
 /// One event in the body.
 pub(super) fn structured(json: &[u8]) -> Result<Parsed, Problem> {
-    let Fields(fields) = from_json(json)?;
+    let Once(fields) = from_json(json)?;
     let event = Attributes::of_json(&fields).and_then(Attributes::event).map_err(|invalid| invalid.within("/"))?;
     Ok(parsed(vec![event], Form::CloudEvent))
 }
 
 /// A list of them.
 pub(super) fn batch(json: &[u8]) -> Result<Parsed, Problem> {
-    let list: Vec<Fields> = from_json(json)?;
-    let events = list.iter().enumerate().map(|(index, Fields(fields))| {
+    let list: Vec<Once<Box<RawValue>>> = from_json(json)?;
+    let events = list.iter().enumerate().map(|(index, Once(fields))| {
         let event = Attributes::of_json(fields).and_then(Attributes::event);
         event.map_err(|invalid| Problem::from(invalid.within(&format!("/{index}/"))))
     });
@@ -90,32 +87,6 @@ pub(super) fn binary(headers: &HeaderMap, body: &[u8]) -> Result<Parsed, Problem
             name => Problem::invalid(format!("{HEADER_PREFIX}{name}"), invalid.reason),
         })?;
     Ok(parsed(vec![event], Form::BinaryCloudEvent))
-}
-
-/// The members of a JSON object, each of them given once.
-struct Fields(BTreeMap<String, Box<RawValue>>);
-
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Read;
-        impl<'de> Visitor<'de> for Read {
-            type Value = Fields;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields = BTreeMap::new();
-                while let Some((name, value)) = map.next_entry::<String, _>()? {
-                    if fields.contains_key(&name) {
-                        return Err(de::Error::custom(format_args!("duplicate field `{name}`")));
-                    }
-                    fields.insert(name, value);
-                }
-                Ok(Fields(fields))
-            }
-        }
-        deserializer.deserialize_map(Read)
-    }
 }
 
 /// Attributes that are texts, whatever else an attribute may be.

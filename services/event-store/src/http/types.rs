@@ -83,6 +83,7 @@ pub(super) async fn list(State(gateway): State<Arc<Gateway>>, RawQuery(query): R
 /// `POST /types`
 pub(super) async fn register(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, HttpProblem> {
     let (parts, body) = request.into_parts();
+    Params::read(parts.uri.query())?.finish()?;
     body::require_json(&parts.headers)?;
     let json = body::read(&gateway, &parts.headers, body).await?;
     let Object(body) = body::from_json::<Object<RegistrationBody>>(&json)?;

@@ -271,3 +271,61 @@ async fn at_shutdown_what_was_begun_is_answered_and_the_rest_is_unavailable() {
     assert_eq!(Problem::from(status).kind, Kind::Unavailable);
     stopped.await.unwrap();
 }
+
+fn batch(id: usize, aggregate: &str) -> v1::AppendStreamRequest {
+    let mut request = request(id, aggregate);
+    request.append.as_mut().unwrap().events = (0..10).map(|n| draft(aggregate, n).into()).collect();
+    request
+}
+
+async fn with_room(appends_max: usize) -> World {
+    let World { gateway, nats, dir } = World::start().await;
+    gateway.stop().await;
+    let read_model = ReadModelConfig { path: dir.path().join("read-model.sqlite"), ..ReadModelConfig::default() };
+    let mut config = Config { read_model, ..Config::default() };
+    (config.limits.appends_max, config.limits.append_wait) = (appends_max, Duration::from_millis(300));
+    World { gateway: Gateway::start_with(&nats, config).await, nats, dir }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_of_streams_take_turns_however_little_room_there_is() {
+    for appends_max in [70, 1] {
+        let World { gateway, nats: _nats, dir: _dir } = with_room(appends_max).await;
+        let streams = ["a", "b"].map(|aggregate| {
+            let gateway = &gateway;
+            async move {
+                let (requests, mut answers) = open(&mut gateway.grpc().await).await;
+                let all = async {
+                    for id in 0..20 {
+                        requests.send(batch(id, aggregate)).await.unwrap();
+                    }
+                    drop(requests);
+                };
+                let answered = async {
+                    for id in 0..20 {
+                        let (request_id, said) = next(&mut answers).await;
+                        assert_eq!(request_id, id.to_string());
+                        position(said);
+                    }
+                };
+                tokio::join!(all, answered);
+            }
+        });
+        futures::future::join_all(streams).await;
+        assert_eq!(gateway.last_position().await, 400);
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_a_stream_takes_the_room_of_many() {
+    let World { gateway, nats, dir: _dir } = with_room(70).await;
+    let (requests, _answers) = open(&mut gateway.grpc().await).await;
+    nats.pause().unwrap();
+    requests.send(batch(0, "a")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let second = gateway.grpc().await.append(batch(1, "b").append.unwrap()).await.unwrap_err();
+    assert_eq!(Problem::from(second).kind, Kind::Overloaded, "it waits at the gate, and not in the server");
+    nats.resume().unwrap();
+    gateway.stop().await;
+}

@@ -107,8 +107,12 @@ impl Gateway {
 
     /// One that may not even be there.
     pub(crate) async fn over(log: Log, config: Config) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        Self::listening("127.0.0.1:0", log, config).await
+    }
+
+    pub(crate) async fn listening(address: &str, log: Log, config: Config) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let url = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(causeway_event_store::run(config, log.clone(), listener, shutdown.clone()));
         Self { url, log, http: http(), shutdown, running }
@@ -166,7 +170,7 @@ impl Gateway {
     }
 }
 
-fn log_of(nats: &NatsServer) -> causeway_log::Config {
+pub(crate) fn log_of(nats: &NatsServer) -> causeway_log::Config {
     causeway_log::Config { url: nats.url().into(), ..causeway_log::Config::default() }
 }
 

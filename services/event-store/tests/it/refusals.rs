@@ -64,6 +64,9 @@ async fn bodies_that_are_not_what_they_must_be() {
         let request = gateway.request(Method::POST, "/events").header("content-type", "application/json").body(body.clone());
         check(&gateway.send(request).await, status, Some(field), &format!("{body:.100}"));
     }
+    for path in ["/events?x=1", "/types?x=1"] {
+        check(&gateway.send(gateway.request(Method::POST, path).json(&note("a", 1))).await, 400, Some("x"), path);
+    }
     let post = |content_type: &str| gateway.request(Method::POST, "/events").header("content-type", content_type).body("{}");
     check(&gateway.send(post("text/plain")).await, 415, Some("Content-Type"), "text");
     check(&gateway.send(gateway.request(Method::POST, "/events").body("{}")).await, 415, Some("Content-Type"), "untyped");
