@@ -207,10 +207,13 @@ impl Log {
     pub(crate) async fn events_info(&self) -> Result<stream::Info, LogError> {
         self.require_connection()?;
         let name = self.inner.names.events_stream();
-        let stream = self.jetstream().get_stream(&name).await;
-        stream
-            .map(|stream| stream.cached_info().clone())
-            .map_err(|error| LogError::unavailable(format!("stream {name}: {error}")))
+        let asked = async {
+            let stream = self.jetstream().get_stream(&name).await;
+            stream
+                .map(|stream| stream.cached_info().clone())
+                .map_err(|error| LogError::unavailable(format!("stream {name}: {error}")))
+        };
+        self.inner.asking.unbroken(asked).await
     }
 
     fn check_server(&self) -> Result<(), LogError> {

@@ -28,20 +28,40 @@ pub(crate) struct Link {
     client: watch::Receiver<(Client, Context)>,
     /// Grows with each (re)connection: readers start their pulls again at once instead of waiting for a missed heartbeat.
     pub(crate) connections: watch::Receiver<u64>,
+    /// Grows with each break.
+    breaks: watch::Receiver<u64>,
 }
 
 impl Link {
     /// Connects; `name` is for the program's own log.
     pub(crate) async fn connect(way: Way, name: &'static str) -> Result<Self, LogError> {
         let (connected, mut connections) = watch::channel(0);
-        let (client, life) = connect(&way, name, &connected).await?;
+        let (broken, breaks) = watch::channel(0);
+        let told = Told { connected, broken };
+        let (client, life) = connect(&way, name, &told).await?;
         // The library tells of the first connection a little later; whoever asked meanwhile would take it for a second one.
         if tokio::time::timeout(way.request_timeout, connections.wait_for(|count| *count > 0)).await.is_err() {
             tracing::debug!("the client library did not tell that it is connected");
         }
         let (clients, client) = watch::channel(client);
-        tokio::spawn(keep(way, name, clients, connected, life));
-        Ok(Self { client, connections })
+        tokio::spawn(keep(way, name, clients, told, life));
+        Ok(Self { client, connections, breaks })
+    }
+
+    /// What is asked over this connection. It fails when that breaks: the library waits its whole time for an answer that cannot come.
+    pub(crate) async fn unbroken<T>(&self, asked: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
+        let mut breaks = self.breaks.clone();
+        breaks.mark_unchanged();
+        let broken = async {
+            if breaks.changed().await.is_err() {
+                future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = asked => answer,
+            () = broken => Err(LogError::unavailable("the connection to NATS broke")),
+        }
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -74,6 +94,13 @@ impl Link {
     }
 }
 
+/// What the library tells of its connection.
+#[derive(Clone)]
+struct Told {
+    connected: watch::Sender<u64>,
+    broken: watch::Sender<u64>,
+}
+
 /// Publishes what may be lost. The client's queue is full when the server has stopped reading: nothing of that kind is worth waiting
 /// for it.
 pub(crate) async fn say(client: &Client, subject: impl ToSubject, payload: Bytes) -> Result<(), LogError> {
@@ -96,7 +123,7 @@ async fn keep(
     way: Way,
     name: &'static str,
     clients: watch::Sender<(Client, Context)>,
-    connected: watch::Sender<u64>,
+    told: Told,
     mut life: watch::Receiver<()>,
 ) {
     loop {
@@ -106,7 +133,7 @@ async fn keep(
         }
         life = loop {
             tokio::select! {
-                replaced = connect(&way, name, &connected) => match replaced {
+                replaced = connect(&way, name, &told) => match replaced {
                     Ok((client, life)) => {
                         clients.send_replace(client);
                         break life;
@@ -118,24 +145,23 @@ async fn keep(
             tokio::time::sleep(REPLACE_PAUSE).await;
         };
         // Told once more, now that the new client can be asked.
-        connected.send_modify(|count| *count += 1);
+        told.connected.send_modify(|count| *count += 1);
     }
 }
 
 /// A client, and what ends with it.
-async fn connect(
-    way: &Way,
-    name: &'static str,
-    connected: &watch::Sender<u64>,
-) -> Result<((Client, Context), watch::Receiver<()>), LogError> {
+async fn connect(way: &Way, name: &'static str, told: &Told) -> Result<((Client, Context), watch::Receiver<()>), LogError> {
     let (alive, life) = watch::channel(());
-    let connected = connected.clone();
+    let Told { connected, broken } = told.clone();
     let options = way.options.clone().event_callback(move |event| {
         // The library drops this when its task ends, however that does.
         let _alive = &alive;
         match event {
             Event::Connected => connected.send_modify(|count| *count += 1),
-            Event::Disconnected => tracing::warn!(connection = name, "the connection to NATS is lost"),
+            Event::Disconnected => {
+                broken.send_modify(|count| *count += 1);
+                tracing::warn!(connection = name, "the connection to NATS is lost");
+            }
             ref other => tracing::debug!(connection = name, event = %other, "NATS connection event"),
         }
         async {}

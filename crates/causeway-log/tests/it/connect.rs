@@ -1,5 +1,7 @@
+use std::time::Duration;
+
 use async_nats::jetstream;
-use causeway_log::{Log, LogError};
+use causeway_log::{Config, Log, LogError};
 use causeway_testkit::NatsServer;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -127,4 +129,19 @@ async fn a_server_that_is_too_old_is_refused_with_the_version_that_is_needed() {
         panic!("connected");
     };
     assert_eq!(what, "nats-server 2.12.1 is too old: Causeway needs 2.12.2 or newer");
+}
+
+#[tokio::test]
+async fn what_is_asked_when_the_connection_breaks_fails_then_and_not_when_its_time_is_over() {
+    let mut nats = NatsServer::start().await.unwrap();
+    let log = Log::connect(&Config { request_timeout: Duration::from_secs(20), ..config(&nats.url()) }).await.unwrap();
+    nats.pause().unwrap();
+    let asked = tokio::spawn({
+        let log = log.clone();
+        async move { log.last_position().await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    nats.kill();
+    let failed = tokio::time::timeout(Duration::from_secs(10), asked).await.expect("at once").unwrap();
+    assert!(matches!(failed, Err(LogError::Unavailable { .. })), "{failed:?}");
 }
