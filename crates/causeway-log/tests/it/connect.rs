@@ -45,7 +45,7 @@ async fn an_account_without_jetstream_is_told_at_once() {
                     B { jetstream: enabled, users: [{user: b, password: b}] } }";
     let nats = NatsServer::start_configured(accounts).await.unwrap();
     let without = config(&nats.url().replace("nats://", "nats://a:a@"));
-    let told = tokio::time::timeout(std::time::Duration::from_secs(10), Log::connect(&without)).await.expect("at once");
+    let told = tokio::time::timeout(Duration::from_secs(10), Log::connect(&without)).await.expect("at once");
     let Err(LogError::Mismatch { what }) = told.map(drop) else { panic!("connected") };
     assert!(what.contains("JetStream") && what.contains("account"), "{what}");
     Log::connect(&config(&nats.url())).await.unwrap();
@@ -64,7 +64,7 @@ async fn two_namespaces_share_a_server_and_see_nothing_of_each_other() {
 #[tokio::test]
 async fn nobody_there_is_unavailable_and_a_bad_namespace_a_mismatch() {
     let mut nowhere = config("nats://127.0.0.1:1");
-    nowhere.request_timeout = std::time::Duration::from_millis(300);
+    nowhere.request_timeout = Duration::from_millis(300);
     assert!(matches!(Log::connect(&nowhere).await.map(drop), Err(LogError::Unavailable { .. })));
     nowhere.namespace = "a.b".into();
     assert!(matches!(Log::connect(&nowhere).await.map(drop), Err(LogError::Mismatch { .. })));
@@ -73,7 +73,7 @@ async fn nobody_there_is_unavailable_and_a_bad_namespace_a_mismatch() {
 #[tokio::test]
 async fn a_password_in_the_url_is_not_told() {
     let mut nowhere = config("nats://me:s3cret@127.0.0.1:1");
-    nowhere.request_timeout = std::time::Duration::from_millis(300);
+    nowhere.request_timeout = Duration::from_millis(300);
     let error = Log::connect(&nowhere).await.map(drop).unwrap_err();
     assert!(error.to_string().contains("nats://***@127.0.0.1:1"), "{error}");
     assert!(!format!("{error} {error:?} {nowhere:?}").contains("s3cret"), "{error:?}");
