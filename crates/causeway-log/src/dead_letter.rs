@@ -162,7 +162,7 @@ impl Log {
             let message = self.raw_letter(&json!({ "seq": number })).await.map_err(|error| broke_off(discarded, error))?;
             let by = message.as_ref().and_then(|message| Names::processor_of(&message.subject));
             if by.is_some_and(|by| by.strip_prefix(PREFIX).unwrap_or(by) == of) {
-                self.end_replay(*number).await.map_err(|error| broke_off(begun(discarded, &error), error))?;
+                self.delete_letter(*number).await.map_err(|error| broke_off(begun(discarded, &error), error))?;
                 discarded += 1;
             }
         }
@@ -192,8 +192,8 @@ impl Log {
         self.letters_on(&self.inner.names.replays(group.as_str()), after, limit, replay).await
     }
 
-    /// The group is done with a replay.
-    pub async fn end_replay(&self, number: u64) -> Result<(), LogError> {
+    /// Nobody waits for a letter any more: its group is done with it, or it was sent back or discarded.
+    pub async fn delete_letter(&self, number: u64) -> Result<(), LogError> {
         is_deleted(self.letters_stream().await?.delete_message(number).await)
     }
 
@@ -210,7 +210,7 @@ impl Log {
         let subject = self.inner.names.replay(group.as_str(), &letter.event.aggregate_id);
         let moved = async {
             self.store_letter(subject, headers, message.payload.clone()).await?;
-            self.end_replay(letter.number).await
+            self.delete_letter(letter.number).await
         };
         moved.await.map(|()| 1).map_err(|error| broke_off(1, error))
     }

@@ -10,8 +10,9 @@ use jiff::Timestamp;
 
 use crate::chat::ChatArgs;
 use crate::config::ConfigArgs;
-use crate::dlq::{DlqArgs, GroupsArgs};
+use crate::dlq::DlqArgs;
 use crate::events::EventsArgs;
+use crate::groups::GroupsArgs;
 use crate::log::LogArgs;
 use crate::services::{GatewayArgs, ServiceArgs};
 use crate::trace::TraceArgs;

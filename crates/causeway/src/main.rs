@@ -9,6 +9,7 @@ mod data_dir;
 mod dlq;
 mod events;
 mod failure;
+mod groups;
 mod log;
 mod nats;
 mod output;
@@ -80,7 +81,7 @@ async fn run(cli: Cli, out: &Output) -> anyhow::Result<()> {
         Command::View(args) => view::run(args, out).await,
         Command::Trace(args) => trace::run(args, out).await,
         Command::Log(args) => log::run(&common, args, out).await,
-        Command::Groups(args) => dlq::groups(args, out).await,
+        Command::Groups(args) => groups::run(args, out).await,
         Command::Dlq(args) => dlq::run(args, out).await,
         Command::Types(args) => types::run(args, out).await,
         Command::Config(args) => config::run(&common, &args, out),

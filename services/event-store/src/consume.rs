@@ -256,22 +256,26 @@ pub(crate) async fn replay(gateway: &Gateway, group: &GroupName, letters: &[u64]
 
 async fn replay_all(gateway: &Gateway, group: &GroupName, up_to: u64) -> Result<(u32, u64), LogError> {
     // What is parked again meanwhile has a higher number: going on ends.
-    let up_to = if up_to == 0 { gateway.log.last_letter().await? } else { up_to };
+    let up_to = up_to_or_all(gateway, up_to).await?;
     let (replayed, more) = gateway.log.replay_all(group, up_to, gateway.config.request_timeout / 2).await?;
     Ok((replayed, if more { up_to } else { 0 }))
 }
 
 /// Takes letters of a group or processor off the list for good: these, or without any all up to one of them. How many.
 pub(crate) async fn discard(gateway: &Gateway, of: &GroupName, letters: &[u64], up_to: u64) -> Result<u32, Problem> {
-    let discarded = match (letters, up_to) {
-        ([], 0) => match gateway.log.last_letter().await {
-            Ok(last) => gateway.log.discard_all(of.as_str(), last).await,
+    let discarded = match letters {
+        [] => match up_to_or_all(gateway, up_to).await {
+            Ok(up_to) => gateway.log.discard_all(of.as_str(), up_to).await,
             Err(error) => Err(error),
         },
-        ([], up_to) => gateway.log.discard_all(of.as_str(), up_to).await,
-        (letters, _) => gateway.log.discard_letters(of.as_str(), letters).await,
+        letters => gateway.log.discard_letters(of.as_str(), letters).await,
     };
     discarded.map_err(of_log)
+}
+
+/// The last of the letters that are meant: with 0 all that there are by now.
+async fn up_to_or_all(gateway: &Gateway, up_to: u64) -> Result<u64, LogError> {
+    if up_to == 0 { gateway.log.last_letter().await } else { Ok(up_to) }
 }
 
 fn no_group(group: &GroupName) -> Problem {

@@ -179,9 +179,9 @@ async fn a_letter_is_listed_until_it_is_sent_back() {
     assert_eq!(log.letters(None, 0, 10).await.unwrap().0.len(), 1);
     let (replays, more) = log.replays(&name(), 0, 10).await.unwrap();
     assert_eq!((replays.len(), replays[0].position.get(), more), (1, 1, false));
-    log.end_replay(replays[0].number).await.unwrap();
-    log.end_replay(replays[0].number).await.unwrap();
-    log.end_replay(999).await.unwrap();
+    log.delete_letter(replays[0].number).await.unwrap();
+    log.delete_letter(replays[0].number).await.unwrap();
+    log.delete_letter(999).await.unwrap();
     assert_eq!(log.replays(&name(), 0, 10).await.unwrap(), (vec![], false));
     // Another group of that name gives up on it too.
     assert!(log.delete_group(&name()).await.unwrap());
@@ -236,7 +236,7 @@ async fn what_the_server_does_not_delete_is_not_deleted() {
     let mut config = letters.cached_info().config.clone();
     config.deny_delete = true;
     jetstream.update_stream(&config).await.unwrap();
-    assert!(matches!(log.end_replay(number).await, Err(LogError::Refused { .. })));
+    assert!(matches!(log.delete_letter(number).await, Err(LogError::Refused { .. })));
     let moved = log.replay_letters(&name(), &[number]).await;
     assert!(matches!(moved, Err(LogError::Unknown)), "it is on its way and is listed: {moved:?}");
     let moved = log.replay_all(&name(), number, LIMIT).await;

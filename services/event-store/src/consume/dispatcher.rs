@@ -506,6 +506,6 @@ async fn try_settle(office: &Office, settlement: &Settlement, hold: Option<&Hold
     match (origin, hold) {
         (Origin::Log, Some(hold)) => hold.ack().await,
         (Origin::Log, None) => Ok(()),
-        (Origin::Replay(number), _) => office.log.end_replay(*number).await,
+        (Origin::Replay(number), _) => office.log.delete_letter(*number).await,
     }
 }

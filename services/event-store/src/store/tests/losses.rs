@@ -69,10 +69,7 @@ async fn another_log_is_noticed_while_it_does_not_say_where_it_ends() {
     log.fill(300);
     let running = Running::start(&log, &folder, 64).await;
     running.store.fresh().await.unwrap();
-    log.answers.send_replace(false);
-    let before = log.lookups.load(Ordering::SeqCst);
-    let hangs = async || (log.lookups.load(Ordering::SeqCst) > before).then_some(());
-    wait_until("the feed to ask where the log ends", LIMIT, hangs).await;
+    falls_silent(&log).await;
     log.replace((1..=301).map(|position| event(position, "Zebra", "another")));
     tokio::time::sleep(Duration::from_millis(300)).await;
     log.answers.send_replace(true);
@@ -107,11 +104,16 @@ async fn a_log_that_does_not_say_where_it_ends_is_read_all_the_same() {
     let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
     let running = Running::start(&log, &folder, 64).await;
     running.store.fresh().await.unwrap();
+    falls_silent(&log).await;
+    log.fill(300);
+    running.store.wait_for(log.last()).await.unwrap();
+    running.stop().await;
+}
+
+/// From now on the log does not say where it ends, though the feed has asked it.
+async fn falls_silent(log: &MemoryLog) {
     log.answers.send_replace(false);
     let before = log.lookups.load(Ordering::SeqCst);
     let hangs = async || (log.lookups.load(Ordering::SeqCst) > before).then_some(());
     wait_until("the feed to ask where the log ends", LIMIT, hangs).await;
-    log.fill(300);
-    running.store.wait_for(log.last()).await.unwrap();
-    running.stop().await;
 }
