@@ -27,8 +27,7 @@ async fn check(State(listed): State<Arc<[String]>>, request: Request, next: Next
     match stranger(&request, &listed) {
         None => next.run(request).await,
         Some(host) => {
-            let detail =
-                format!("{host:?} is no name of this gateway, which listens on loopback only; event_store.hosts can list it");
+            let detail = format!("{host:?} is no name of this gateway; event_store.hosts can list it");
             Wire::of(request.headers()).tell(Problem::invalid("host", detail))
         }
     }
