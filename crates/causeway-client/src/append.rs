@@ -27,7 +27,7 @@ impl Client {
     /// Appends events, all or none. The answer comes after they are on the log.
     ///
     /// [`Kind::OutcomeUnknown`] says that nobody knows whether they are: the same append with the same key settles it. With
-    /// a key that is done here, as often as the options say. [`Kind::Conflict`] says that a fence does not hold:
+    /// a key that is done here, as often as the options say. Of one that is known to be there [`Problem::appended`] says where. [`Kind::Conflict`] says that a fence does not hold:
     /// [`ClientError::conflict`] has the events that stand in the way.
     pub async fn append(&self, append: Append) -> Result<Appended, ClientError> {
         let keyed = append.idempotency_key.is_some();

@@ -4,6 +4,8 @@
 //! word. This answers with JSON and the headers in base64. It is slow, so it is for lookups and for getting past what broke a
 //! reader: one that broke takes its next message this way, whatever that is, and so never breaks twice at the same one.
 
+use std::time::Duration;
+
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -42,7 +44,12 @@ pub(crate) struct Raw {
 impl Log {
     /// What the leader has for this request: `seq`, `seq` with `next_by_subj`, or `last_by_subj`.
     pub(crate) async fn raw(&self, request: &Value) -> Result<Option<Raw>, LogError> {
-        let raw = self.raw_of(&self.inner.names.events_stream(), request).await?;
+        self.raw_within(request, self.inner.config.request_timeout).await
+    }
+
+    /// The same for one who knows better how long an answer may take.
+    pub(crate) async fn raw_within(&self, request: &Value, timeout: Duration) -> Result<Option<Raw>, LogError> {
+        let raw = self.raw_of_within(&self.inner.names.events_stream(), request, timeout).await?;
         if let Some(raw) = &raw
             && let Err(reason) = raw.readable()
         {
@@ -53,7 +60,11 @@ impl Log {
 
     /// What the leader of this stream has for such a request.
     pub(crate) async fn raw_of(&self, stream: &str, request: &Value) -> Result<Option<Raw>, LogError> {
-        match self.api(&format!("$JS.API.STREAM.MSG.GET.{stream}"), request).await {
+        self.raw_of_within(stream, request, self.inner.config.request_timeout).await
+    }
+
+    async fn raw_of_within(&self, stream: &str, request: &Value, timeout: Duration) -> Result<Option<Raw>, LogError> {
+        match self.api_within(&format!("$JS.API.STREAM.MSG.GET.{stream}"), request, timeout).await {
             Ok(answer) => {
                 let raw = Raw::read(&answer["message"]);
                 raw.map(Some).ok_or_else(|| LogError::unavailable("a message was cut short"))
@@ -66,7 +77,7 @@ impl Log {
 
     /// The first message on `subject` behind a position.
     pub(crate) async fn raw_behind(&self, after: Position, subject: &str) -> Result<Option<Raw>, LogError> {
-        self.raw(&json!({ "seq": after.next().get(), "next_by_subj": subject })).await
+        self.raw(&behind(after, subject)).await
     }
 
     /// Acknowledges what a durable consumer was given and the client cannot read: it would break every connection that it comes over
@@ -160,6 +171,11 @@ impl Raw {
     }
 }
 
+/// The request for the first message on `subject` behind a position.
+pub(crate) fn behind(after: Position, subject: &str) -> Value {
+    json!({ "seq": after.next().get(), "next_by_subj": subject })
+}
+
 /// The client library's own reading of a message, without its end.
 fn headers(bytes: &[u8]) -> Result<HeaderMap, &'static str> {
     let mut headers = HeaderMap::new();
@@ -191,8 +207,6 @@ fn headers(bytes: &[u8]) -> Result<HeaderMap, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use causeway_testkit::{NatsServer, wait_until};
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpStream;

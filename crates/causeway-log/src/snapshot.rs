@@ -224,7 +224,7 @@ impl Log {
         self.api_within(subject, request, self.inner.config.request_timeout).await
     }
 
-    async fn api_within(&self, subject: &str, request: &Value, timeout: Duration) -> Result<Value, LogError> {
+    pub(crate) async fn api_within(&self, subject: &str, request: &Value, timeout: Duration) -> Result<Value, LogError> {
         self.require_connection()?;
         let request = async_nats::Request::new().payload(Bytes::from(request.to_string())).timeout(Some(timeout));
         let answer = self.client().send_request(subject.to_owned(), request).await;

@@ -7,16 +7,20 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use causeway_event::Position;
 use causeway_proof::Hash;
 use futures::StreamExt as _;
+use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use self::pace::Pace;
+use crate::LogError;
 use crate::connection::Log;
 use crate::message::{self, Place, Record};
+use crate::raw::{Raw, behind};
 
-/// Messages asked for at a time.
-const BATCH: usize = 500;
-/// A pull is renewed after this long; a silent server is noticed after twice the heartbeat.
+mod pace;
+
+/// A pull is renewed after this long.
 const EXPIRES: Duration = Duration::from_secs(30);
-const HEARTBEAT: Duration = Duration::from_secs(2);
 /// The server forgets a consumer that nobody has pulled from for this long.
 const INACTIVE: Duration = Duration::from_secs(60);
 /// Pause before a consumer that could not be made or broke is made again.
@@ -51,6 +55,7 @@ pub struct Subscription {
     stored_at: Option<i128>,
     connections: watch::Receiver<u64>,
     current: Option<Pull>,
+    pace: Pace,
     /// A pull broke, or the last record was unreadable: the next one may be what breaks a connection.
     careful: bool,
     run: u64,
@@ -60,6 +65,7 @@ struct Pull {
     messages: pull::Stream,
     /// Sequence of the last message within this consumer, which has no gaps.
     delivered: u64,
+    since: Instant,
 }
 
 impl Log {
@@ -71,6 +77,7 @@ impl Log {
             stored_at: None,
             connections: self.inner.reading.connections.clone(),
             current: None,
+            pace: Pace::full(self.inner.config.request_timeout),
             careful: false,
             run: 0,
         }
@@ -144,6 +151,9 @@ impl Subscription {
             let entry = self.log.entry_of(record.clone(), &place, headers, &message.payload);
             Leaf { hash: entry.leaf(), run: self.run }
         });
+        if self.pace.brought(pull.delivered, pull.since.elapsed(), info.pending) {
+            self.current = None;
+        }
         Some((record, leaf))
     }
 
@@ -151,11 +161,23 @@ impl Subscription {
         tracing::debug!(position = %self.seen, %reason, "a pull on the log broke and is made again");
         self.current = None;
         self.careful = true;
+        self.pace.broke();
+    }
+
+    /// What the log has for such a request, waited for with the patience that this link needs.
+    async fn look(&mut self, request: &Value) -> Result<Option<Raw>, LogError> {
+        let asked = Instant::now();
+        let found = self.log.inner.asking.unbroken(self.log.raw_within(request, self.pace.patience())).await;
+        if found.is_err() {
+            self.pace.waited(asked.elapsed());
+        }
+        found
     }
 
     /// The next record in the way that nothing can break, if there is one.
     async fn by_itself(&mut self, wanted: impl Fn(Position) -> bool) -> Result<Option<(Record, Option<Leaf>)>, Replaced> {
-        let raw = match self.log.raw_behind(self.seen, &self.log.inner.names.all_events()).await {
+        let next = behind(self.seen, &self.log.inner.names.all_events());
+        let raw = match self.look(&next).await {
             Ok(raw) => raw,
             Err(error) => {
                 tracing::debug!(%error, "the log cannot be followed yet");
@@ -168,6 +190,7 @@ impl Subscription {
         // Nothing is behind it: whoever is made next looks whether it is still there.
         let Some(raw) = raw else {
             self.careful = false;
+            self.pace.caught_up();
             return Ok(None);
         };
         if !self.goes_on().await? {
@@ -186,7 +209,7 @@ impl Subscription {
         if self.seen == Position::START {
             return Ok(true);
         }
-        let missing = match self.log.at(self.seen).await {
+        let missing = match self.look(&json!({ "seq": self.seen.get() })).await {
             Ok(Some(raw)) if *self.stored_at.get_or_insert(raw.time_ns) == raw.time_ns => return Ok(true),
             Ok(Some(_)) => return Err(Replaced(self.seen)),
             Ok(None) => self.log.last_position().await,
@@ -219,22 +242,20 @@ impl Subscription {
         };
         let stream = self.log.inner.names.events_stream();
         let made = async {
-            let consumer = self
-                .log
-                .inner
-                .reading
-                .jetstream()
-                .create_consumer_on_stream(config, stream)
-                .await
-                .map_err(|error| error.to_string())?;
-            let pull = consumer.stream().max_messages_per_batch(BATCH).expires(EXPIRES).heartbeat(HEARTBEAT);
+            let jetstream = self.log.inner.reading.jetstream();
+            let consumer = jetstream.create_consumer_on_stream(config, stream).await.map_err(|error| error.to_string())?;
+            if consumer.cached_info().num_pending == 0 {
+                self.pace.caught_up();
+            }
+            let (batch, heartbeat) = (self.pace.batch(), self.pace.heartbeat());
+            let pull = consumer.stream().max_messages_per_batch(batch).expires(EXPIRES).heartbeat(heartbeat);
             pull.messages().await.map_err(|error| error.to_string())
         };
         match made.await {
             Ok(messages) => {
                 if self.goes_on().await? {
                     self.run = RUNS.fetch_add(1, Ordering::Relaxed);
-                    self.current = Some(Pull { messages, delivered: 0 });
+                    self.current = Some(Pull { messages, delivered: 0, since: Instant::now() });
                 }
             }
             Err(error) => {

@@ -30,7 +30,8 @@ pub enum Kind {
     TooSlow,
     /// Too much is under way; nothing was done. Come back later.
     Overloaded,
-    /// No acknowledgement came: the request may or may not have had its effect.
+    /// No acknowledgement came: the request may or may not have had its effect. Or one came, and not all of the answer:
+    /// [`Problem::appended`].
     OutcomeUnknown,
     /// The answer would have taken too long; nothing was changed.
     TimedOut,
@@ -133,6 +134,9 @@ pub struct Problem {
     pub retry_after: Option<Duration>,
     /// What stands in the way of an append; given exactly if the kind is [`Kind::Conflict`].
     pub conflict: Option<Box<Conflict>>,
+    /// Where the first event of an append stands, of a [`Kind::OutcomeUnknown`] that is known as far as that: it was acknowledged, and
+    /// the log did not say in time when it stored it.
+    pub appended: Option<Position>,
 }
 
 /// A fence that does not hold.
@@ -157,7 +161,7 @@ pub struct Conflict {
 impl Problem {
     /// A problem of this kind.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), field: None, retry_after: None, conflict: None }
+        Self { kind, detail: detail.into(), field: None, retry_after: None, conflict: None, appended: None }
     }
 
     /// A field that is not what it must be.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use causeway_event::Position;
 use prost::Message as _;
 use prost_types::Any;
 use tonic::{Code, Status};
@@ -19,13 +20,17 @@ pub const ERROR_DOMAIN: &str = "causeway";
 /// What the events of a conflict may take in a status. It travels in the trailers, which many clients limit to 8 KiB.
 const STATUS_EVENTS_BYTES_MAX: usize = 4 * 1024;
 
+/// The metadata of an append that was acknowledged all the same.
+const APPENDED: &str = "appended_position";
+
 /// How `google.protobuf.Any` names a [`v1::Conflict`].
 const CONFLICT_TYPE_URL: &str = "type.googleapis.com/causeway.v1.Conflict";
 
 impl From<Problem> for Status {
     fn from(problem: Problem) -> Self {
         let mut details = ErrorDetails::new();
-        let metadata = problem.conflict.as_deref().map(write_conflict).unwrap_or_default();
+        let mut metadata = problem.conflict.as_deref().map(write_conflict).unwrap_or_default();
+        metadata.extend(problem.appended.map(|position| (APPENDED.to_owned(), position.to_string())));
         details.set_error_info(problem.kind.reason(), ERROR_DOMAIN, metadata);
         if let Some(field) = &problem.field {
             details.add_bad_request_violation(field, &problem.detail);
@@ -67,6 +72,7 @@ impl From<&Status> for Problem {
             field: violation.map(|violation| violation.field.clone()),
             retry_after: details.retry_info().and_then(|info| info.retry_delay),
             conflict: conflict_detail(status).or_else(|| read_conflict(info)).map(Box::new),
+            appended: info.metadata.get(APPENDED).and_then(|position| position.parse().ok()),
         }
     }
 }
@@ -113,6 +119,7 @@ impl From<Problem> for v1::AppendProblem {
             conflict: problem.conflict.map(|conflict| (*conflict).into()),
             // A wait that no wire can carry is as good as none.
             retry_after: problem.retry_after.and_then(|wait| wait.try_into().ok()),
+            appended_position: problem.appended.unwrap_or_default().get(),
         }
     }
 }
@@ -125,6 +132,7 @@ impl From<v1::AppendProblem> for Problem {
             field: Some(problem.field).filter(|field| !field.is_empty()),
             retry_after: problem.retry_after.and_then(|wait| wait.try_into().ok()),
             conflict: problem.conflict.and_then(|conflict| conflict.try_into().ok()).map(Box::new),
+            appended: Some(Position::new(problem.appended_position)).filter(|position| *position != Position::START),
         }
     }
 }
@@ -166,7 +174,7 @@ fn read_conflict(info: &ErrorInfo) -> Option<Conflict> {
 mod tests {
     use std::time::Duration;
 
-    use causeway_event::{Category, Event, Position};
+    use causeway_event::{Category, Event};
 
     use super::*;
 
@@ -210,6 +218,8 @@ mod tests {
                 assert_eq!(Problem::from(v1::AppendProblem::from(problem.clone())), problem);
             }
         }
+        let known = Problem { appended: Some(Position::new(7)), ..Problem::new(Kind::OutcomeUnknown, "x") };
+        assert_eq!(Problem::from(v1::AppendProblem::from(known.clone())), known);
         let problem = Problem::from(conflict(100));
         assert_eq!(Problem::from(v1::AppendProblem::from(problem.clone())), problem);
     }
@@ -229,6 +239,7 @@ mod tests {
             survives(Problem::new(kind, "what happened").at(""));
             survives(Problem::new(kind, "ünï 👋").retry_after(Duration::from_millis(1_500)));
         }
+        survives(Problem { appended: Some(Position::new(7)), ..Problem::new(Kind::OutcomeUnknown, "x") });
         survives(Problem::from(conflict(0)));
         survives(Problem::from(conflict(2)));
         survives(Problem::from(Conflict { others: vec![conflict(1), conflict(0)], ..conflict(1) }));

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
 use crate::wait::{wait_until, workspace_root};
@@ -128,20 +128,24 @@ impl NatsServer {
         bail!("nats-server did not start again on port {}; its log:\n{}", self.port, self.log())
     }
 
-    /// SIGSTOP: it holds its connections and answers nobody.
+    /// SIGSTOP: it holds its connections and answers nobody, as soon as this has returned.
     pub fn pause(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        let pid = self.signal(Signal::STOP)?;
+        // A thread that runs at that moment runs on for a while.
+        waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
+        Ok(())
     }
 
     /// SIGCONT: the end of a [`pause`](Self::pause).
     pub fn resume(&self) -> Result<()> {
-        self.signal(Signal::CONT)
+        self.signal(Signal::CONT).map(drop)
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
+    fn signal(&self, signal: Signal) -> Result<Pid> {
         let child = self.child.as_ref().context("nats-server is not running")?;
         let pid = Pid::from_raw(i32::try_from(child.id())?).context("process id")?;
-        Ok(kill_process(pid, signal)?)
+        kill_process(pid, signal)?;
+        Ok(pid)
     }
 
     fn spawn(&mut self) -> Result<()> {

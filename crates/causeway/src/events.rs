@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use causeway_client::{
-    Append, Appended, Client, ClientError, Draft, Expected, Filter, Kind, Options, Order, Read, Start, Subscribe, Update,
+    Append, Appended, Client, ClientError, Draft, Expected, Filter, Kind, Options, Order, Problem, Read, Start, Subscribe, Update,
 };
 use causeway_event::{Data, Event, EventType, Labels, payload};
 use causeway_runtime::config::closest;
@@ -97,6 +97,10 @@ fn misspelt(event_type: &EventType) -> Option<&'static str> {
 fn failed(error: ClientError, keyed: bool) -> anyhow::Error {
     if error.kind() != Some(Kind::OutcomeUnknown) {
         return error.into();
+    }
+    if let ClientError::Problem(Problem { appended: Some(position), .. }) = error {
+        let hint = format!("`causeway events read --after {} --limit 1` shows it", position.previous());
+        return anyhow::Error::from(error).context(Hinted { what: "it was appended".to_owned(), hint });
     }
     let hint = match keyed {
         true => "append again with the same --idempotency-key to settle it",
@@ -243,7 +247,6 @@ fn line(event: &Event, width: Option<usize>) -> Vec<(Look, String)> {
 
 #[cfg(test)]
 mod tests {
-    use causeway_client::Problem;
 
     use super::*;
 
@@ -282,6 +285,13 @@ mod tests {
             assert!(error.downcast_ref::<ClientError>().is_some(), "its exit code is the client's");
             error.downcast_ref::<Hinted>().map(|hinted| hinted.hint.clone())
         };
+        let appended =
+            Problem { appended: Some(causeway_event::Position::new(7)), ..Problem::new(Kind::OutcomeUnknown, "no time") };
+        let hinted = failed(appended.into(), false).downcast::<Hinted>().unwrap();
+        assert_eq!(
+            (hinted.what.as_str(), hinted.hint.as_str()),
+            ("it was appended", "`causeway events read --after 6 --limit 1` shows it")
+        );
         assert!(hint(Kind::OutcomeUnknown, true).unwrap().contains("the same --idempotency-key"));
         assert!(hint(Kind::OutcomeUnknown, false).unwrap().contains("events read"));
         assert_eq!(hint(Kind::Conflict, true), None);

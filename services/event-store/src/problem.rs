@@ -117,6 +117,8 @@ struct Body<'p> {
     #[serde(skip_serializing_if = "Option::is_none")]
     aggregate_id: Option<&'p str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    appended_position: Option<Position>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     category: Option<&'static str>,
     detail: &'p str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,6 +165,7 @@ fn body(problem: &Problem) -> String {
     let body = Body {
         actual_position: conflict.map(|conflict| conflict.actual),
         aggregate_id: conflict.map(|conflict| conflict.aggregate_id.as_str()),
+        appended_position: problem.appended,
         category: conflict.map(|conflict| conflict.category.as_str()),
         detail: &problem.detail,
         events: conflict.map(|conflict| conflict.events.as_slice()),
@@ -204,6 +207,12 @@ mod tests {
             others: vec![],
         });
         insta::assert_snapshot!(body(&problem), @r#"{"actual_position":7,"aggregate_id":"user_1","category":"custom","detail":"the last custom event of user_1 is at position 7, not 3","events":[],"expected_position":3,"more":true,"status":409,"title":"The log has moved on","type":"urn:causeway:problem:conflict"}"#);
+    }
+
+    #[test]
+    fn an_append_without_its_time_says_where_it_stands() {
+        let problem = Problem { appended: Some(Position::new(7)), ..Problem::new(Kind::OutcomeUnknown, "it is there") };
+        insta::assert_snapshot!(body(&problem), @r#"{"appended_position":7,"detail":"it is there","status":504,"title":"The outcome is unknown","type":"urn:causeway:problem:outcome-unknown"}"#);
     }
 
     #[test]

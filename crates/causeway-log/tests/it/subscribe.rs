@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use causeway_event::{Delta, DeltaKind, Position};
 use causeway_log::{Append, Log, Record, Replaced};
+use causeway_testkit::SlowLink;
 use futures::StreamExt as _;
 
 use crate::support::{config, id, next, note, server, single, text};
@@ -67,6 +68,25 @@ async fn a_subscription_goes_on_where_its_log_stands_and_ends_where_another_does
         let ended = tokio::time::timeout(Duration::from_secs(20), subscription.next()).await.expect("in time");
         assert_eq!(ended, Err(Replaced(Position::new(4))));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_is_slow_for_its_events_is_caught_up_over() {
+    let (nats, log) = server().await;
+    // Each takes as long as a silent server is given over a good link, and longer than a request.
+    let large = |n: u64| "x".repeat(500_000 + usize::try_from(n).unwrap());
+    for n in 1..=4 {
+        log.append(single(note("a", &large(n)))).await.unwrap();
+    }
+    let link = SlowLink::to(nats.port(), 110_000).await.unwrap();
+    let far = Log::open(&config(&link.url())).await.unwrap();
+    let mut subscription = far.subscribe(Position::START);
+    for n in 1..=4 {
+        let record = tokio::time::timeout(Duration::from_secs(60), subscription.next()).await.expect("in time").unwrap();
+        assert_eq!((record.position().get(), text(&record).len()), (n, large(n).len()));
+    }
+    log.append(single(note("a", "live"))).await.unwrap();
+    assert_eq!(text(&next(&mut subscription).await), "live");
 }
 
 async fn consumers(client: &async_nats::Client) -> Vec<String> {

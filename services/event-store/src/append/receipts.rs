@@ -52,7 +52,7 @@ pub(super) async fn of(gateway: &Gateway, shape: &Shape, appended: causeway_log:
 async fn late(events: impl Future<Output = Result<Events, LogError>>, first: Position) -> Result<Events, Problem> {
     let unknown = |why: &dyn Display| {
         let detail = format!("it is on the log from position {first}, which did not say when it stored it: {why}");
-        Problem::new(Kind::OutcomeUnknown, detail)
+        Problem { appended: Some(first), ..Problem::new(Kind::OutcomeUnknown, detail) }
     };
     match tokio::time::timeout(TIMES_MAX, events).await {
         Ok(events) => events.map_err(|error| unknown(&error)),
@@ -88,5 +88,18 @@ async fn looked_up(gateway: &Gateway, first: Position, last: Position) -> Result
             }
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_acknowledged_and_has_no_time_says_where_it_stands() {
+        let silent = late(std::future::pending(), Position::new(7)).await.unwrap_err();
+        assert_eq!((silent.kind, silent.appended), (Kind::OutcomeUnknown, Some(Position::new(7))));
+        let broken = late(async { Err(LogError::Unavailable { reason: "gone".into() }) }, Position::new(7)).await.unwrap_err();
+        assert_eq!((broken.kind, broken.appended), (Kind::OutcomeUnknown, Some(Position::new(7))));
     }
 }

@@ -395,6 +395,9 @@ pub(super) struct Problem {
     /// Of a conflict: the other fences of the same append that do not hold either.
     #[schema(nullable = false)]
     others: Option<Vec<StaleFence>>,
+    /// Of an unknown outcome: where the first event stands, if it was appended and the log did not say in time when it stored it.
+    #[schema(nullable = false)]
+    appended_position: Option<u64>,
 }
 
 /// Another fence of an append that does not hold.
