@@ -161,6 +161,24 @@ pub struct Summary {
     pub warnings: u64,
 }
 
+/// Positions at which nothing stands.
+#[derive(Debug)]
+struct Gap {
+    first: Position,
+    last: Position,
+    /// It is known that something did, and that was told.
+    is_taken_out: bool,
+}
+
+/// A line whose hash does not fit what stands up to it: that line was altered, or one before it, of which the hashes up to here were
+/// made anew. Only marks tell which.
+#[derive(Debug)]
+struct Misfit {
+    position: Position,
+    /// A line before it is missing, and that was told.
+    is_told: bool,
+}
+
 /// An audit under way. Its memory grows with the ids, keys and aggregates that it has to remember.
 #[derive(Debug, Default)]
 pub struct Audit {
@@ -191,8 +209,10 @@ pub struct Audit {
     ids: HashSet<EventId>,
     used_keys: HashSet<(AggregateId, Hash)>,
     tips: HashMap<(AggregateId, Category), Position>,
-    /// Runs of lines that were taken out of an export, and named.
-    taken_out: Vec<(Position, Position)>,
+    /// Where nothing stands.
+    gaps: Vec<Gap>,
+    /// Lines of an export whose hash does not fit, and was set right, since a checkpoint was compared.
+    misfits: Vec<Misfit>,
     /// The first events whose data was taken out, and the last one.
     without_data: Vec<Position>,
     without_data_last: Position,
@@ -262,7 +282,7 @@ impl Audit {
             Line::Start(_) => {
                 self.problem(Fault::OutOfOrder, self.seen.next(), self.seen.next(), "the export begins a second time".to_owned());
             }
-            Line::Entry { entry, hash } => self.take(entry, *hash),
+            Line::Entry { entry, hash } => self.take(entry, Some(*hash)),
             Line::Gap { first, last } => self.gap(*first, *last),
             Line::End(chain) => self.end(chain),
         }
@@ -301,6 +321,7 @@ impl Audit {
     /// There is nothing more. The last findings and the whole.
     pub fn finish(mut self) -> (Vec<Finding>, Summary) {
         self.settle(Position::new(u64::MAX), Severity::Problem);
+        self.tell_misfits(Position::new(u64::MAX), |_| true);
         self.say_what_was_not_seen();
         self.say_what_has_no_data();
         for (position, _) in std::mem::take(&mut self.heads) {

@@ -31,7 +31,7 @@ pub enum Line {
         /// It.
         entry: Box<Entry>,
         /// The chain's hash with it, as the line states it.
-        hash: Option<Hash>,
+        hash: Hash,
     },
     /// Nothing stands there.
     Gap {
@@ -135,7 +135,7 @@ impl Line {
             Self::Gap { first, last } => {
                 Raw { gap: Some(RawGap { first: first.to_string(), last: last.to_string() }), ..Raw::default() }
             }
-            Self::Entry { entry, hash } => Raw { hash: *hash, ..Raw::of(entry) },
+            Self::Entry { entry, hash } => Raw { hash: Some(*hash), ..Raw::of(entry) },
         };
         // Nothing in it that JSON cannot say; a property test would see it.
         serde_json::to_string(&raw).unwrap_or_default()
@@ -153,7 +153,8 @@ impl Line {
             }
             _ => {
                 let hash = raw.hash;
-                raw.entry().map(|entry| Self::Entry { entry: Box::new(entry), hash })
+                let entry = Box::new(raw.entry()?);
+                Ok(Self::Entry { entry, hash: needed(hash, "hash")? })
             }
         }
     }

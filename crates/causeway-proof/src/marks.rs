@@ -52,9 +52,17 @@ impl Marks {
 
     /// Whether the entry at a position is another one than that of the marks. They say nothing of most positions.
     pub(crate) fn differ(&self, position: Position, leaf: &Hash) -> bool {
-        let from_end = self.last.get().checked_sub(position.get()).and_then(|distance| usize::try_from(distance).ok());
-        let index = from_end.and_then(|distance| self.marks.len().checked_sub(distance + 1));
-        index.and_then(|index| self.marks.get(index)).is_some_and(|known| *known != mark(leaf))
+        self.at(position).is_some_and(|known| *known != mark(leaf))
+    }
+
+    /// Whether they say anything of a position.
+    pub(crate) fn cover(&self, position: Position) -> bool {
+        self.at(position).is_some()
+    }
+
+    fn at(&self, position: Position) -> Option<&[u8; 2]> {
+        let from_end = self.last.get().checked_sub(position.get()).and_then(|distance| usize::try_from(distance).ok())?;
+        self.marks.get(self.marks.len().checked_sub(from_end + 1)?)
     }
 }
 

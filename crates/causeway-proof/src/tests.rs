@@ -10,7 +10,7 @@ use causeway_event::{EventId, Invalid, Labels, Metadata, Position};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::{Chain, Content, Entry, Foreign, LOG_AGGREGATE, Payload, Recorded, Signer};
+use crate::{Chain, Content, Entry, Foreign, LOG_AGGREGATE, Marks, Payload, Recorded, Signer};
 
 /// An event at this position, with nothing that is optional.
 fn note(position: u64, aggregate: &str, data: &str) -> Entry {
@@ -69,15 +69,25 @@ fn checkpoint(position: u64, data: &LogCheckpointed) -> Entry {
 
 /// Twelve entries: notes, what is no event at 4, and checkpoints at 6 and 12 which vouch for 5 and 11.
 fn log() -> Vec<Entry> {
-    let mut chain = Chain::START;
+    log_with(|_, _| String::new())
+}
+
+/// The same whose checkpoints have marks of what is new since the one before, as a gateway signs them.
+fn marked_log() -> Vec<Entry> {
+    log_with(|marks, position| marks.behind(Position::new(if position == 6 { 0 } else { 5 })))
+}
+
+fn log_with(marks_of: impl Fn(&Marks, u64) -> String) -> Vec<Entry> {
+    let (mut chain, mut marks) = (Chain::START, Marks::default());
     let mut log = Vec::new();
     for position in 1..=12 {
         let entry = match position {
             4 => foreign(4),
-            6 | 12 => checkpoint(position, &signer().sign(&chain)),
+            6 | 12 => checkpoint(position, &LogCheckpointed { marks: marks_of(&marks, position), ..signer().sign(&chain) }),
             _ => note(position, "a", &format!("{{\"n\":{position}}}")),
         };
         chain.push(&entry);
+        marks.push(entry.position, &entry.leaf());
         log.push(entry);
     }
     log

@@ -32,10 +32,7 @@ impl Audit {
         self.expected.link(position, &leaf);
         self.stated.link(position, &leaf);
         if let Some(stated) = stated.filter(|stated| *stated != self.stated.hash) {
-            if !missing {
-                let what = format!("what stands at position {position} is not what the export was made of");
-                self.problem(Fault::Altered, position, position, what);
-            }
+            self.misfits.push(Misfit { position, is_told: missing });
             (self.stated.hash, self.expected.hash) = (stated, stated);
             self.broken = true;
         }
@@ -84,8 +81,9 @@ impl Audit {
         let subject = (event.aggregate_id.clone(), category);
         if let Some(expected) = event.expected {
             let actual = self.tips.get(&subject).copied();
-            // Of what stands before the start nothing is known.
-            let holds = actual.map_or(expected <= self.start(), |actual| actual == expected);
+            // Of what stands before the start nothing is known, nor of what is missing.
+            let holds = actual.map_or(expected <= self.start(), |actual| actual == expected)
+                || self.gaps.iter().any(|gap| (gap.first..=gap.last).contains(&expected));
             if !holds {
                 let actual = actual.unwrap_or(self.start());
                 let what = format!(
@@ -149,8 +147,13 @@ impl Audit {
             false => chain.head() == checkpoint.chain.head(),
         };
         if found.is_some_and(agrees) {
-            self.summary.checkpoints += 1;
-            self.summary.signed += u64::from(signed);
+            match self.misfits.iter().rev().find(|misfit| misfit.position <= vouched).map(|misfit| misfit.position) {
+                Some(last) => self.doubt(position, checkpoint, last),
+                None => {
+                    self.summary.checkpoints += 1;
+                    self.summary.signed += u64::from(signed);
+                }
+            }
             self.compared = self.compared.max(vouched);
             if signed && !self.broken {
                 self.vouch(vouched, checkpoint.chain.entries);
@@ -163,12 +166,15 @@ impl Audit {
                 format!("the checkpoint at position {position} vouches for position {vouched}, too far back to be compared");
             return self.warning(Fault::Checkpoint, position, what);
         }
-        if self.taken_out.iter().any(|(first, last)| (*first..=*last).contains(&vouched)) {
+        if self.gaps.iter().any(|gap| gap.is_taken_out && (gap.first..=gap.last).contains(&vouched)) {
             // That line is named already, and its hash is not there to compare. The next checkpoint vouches for the rest.
+            self.doubt(position, checkpoint, vouched);
+            self.compared = self.compared.max(vouched);
             return;
         }
         self.settle(vouched, Severity::Problem);
         self.find_altered(checkpoint);
+        self.tell_misfits(vouched, |position| !checkpoint.marks.cover(position));
         let first = self.compared.next();
         let what = format!(
             "positions {first} to {vouched} are not what the checkpoint at position {position} vouches for: something was \
@@ -179,8 +185,43 @@ impl Audit {
         self.begin_again_at(checkpoint);
     }
 
-    /// Names what is not what the checkpoint's marks are of, as far as they go back.
-    fn find_altered(&mut self, checkpoint: &Checkpoint) {
+    /// A checkpoint cannot agree with what stands up to `last`, since the hash there was only stated, or is missing: of that its marks
+    /// tell.
+    fn doubt(&mut self, position: Position, checkpoint: &Checkpoint, last: Position) {
+        self.settle_by(last, |finding| match finding.fault == Fault::NoEvent && checkpoint.marks.cover(finding.position) {
+            true => Severity::Warning,
+            false => Severity::Problem,
+        });
+        // Marks are of positions in a row: something stood at each.
+        let is_missing = |gap: &Gap| self.compared < gap.first && gap.first <= last && checkpoint.marks.cover(gap.first);
+        let found = self.gaps.iter().any(is_missing) | self.find_altered(checkpoint);
+        self.tell_misfits(last, |misfit| !found || !checkpoint.marks.cover(misfit));
+        let first = self.compared.next();
+        if first <= last && !checkpoint.marks.cover(first) {
+            let what = format!(
+                "positions {first} to {last} may not be what the checkpoint at position {position} vouches for: their hashes may \
+                 have been made anew"
+            );
+            self.problem(Fault::Checkpoint, first, last, what);
+        }
+    }
+
+    /// Names those up to here that are not told yet and of which nothing better is known.
+    pub(super) fn tell_misfits(&mut self, up_to: Position, unknown: impl Fn(Position) -> bool) {
+        let (told, open): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.misfits).into_iter().partition(|misfit| misfit.position <= up_to);
+        self.misfits = open;
+        for Misfit { position, .. } in told.into_iter().filter(|misfit| !misfit.is_told && unknown(misfit.position)) {
+            let what = format!(
+                "the hash at position {position} does not fit: what stands there is not what the export was made of, or something \
+                 before it is not, of which the hashes were made anew"
+            );
+            self.problem(Fault::Altered, position, position, what);
+        }
+    }
+
+    /// Names what is not what the checkpoint's marks are of, as far as they go back, and says whether there is any.
+    fn find_altered(&mut self, checkpoint: &Checkpoint) -> bool {
         let differ = |(leaf, chain): &&(Hash, Chain)| checkpoint.marks.differ(chain.position, leaf);
         let behind_start = self.recent.iter().filter(|(_, chain)| self.start() < chain.position);
         let altered: Vec<Position> = behind_start.filter(differ).map(|(_, chain)| chain.position).collect();
@@ -193,6 +234,7 @@ impl Audit {
                 self.problem(Fault::Altered, *first, *last, what);
             }
         }
+        !altered.is_empty()
     }
 
     fn vouch(&mut self, position: Position, entries: u64) {
@@ -234,9 +276,7 @@ impl Audit {
             true => format!("position {first} is missing"),
             false => format!("positions {first} to {last} are missing"),
         };
-        if in_export {
-            self.taken_out.push((first, last));
-        }
+        self.gaps.push(Gap { first, last, is_taken_out: in_export });
         let was_kept = self.leaves.range(first..=last).next().is_some();
         match in_export || was_kept {
             // An export names its gaps: a line was taken out. And what was kept did stand there.
@@ -313,10 +353,14 @@ impl Audit {
 
     /// Findings up to here are explained, or not.
     pub(super) fn settle(&mut self, up_to: Position, severity: Severity) {
+        self.settle_by(up_to, |_| severity);
+    }
+
+    fn settle_by(&mut self, up_to: Position, severity: impl Fn(&Finding) -> Severity) {
         let (settled, open): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending).into_iter().partition(|f| f.last <= up_to);
         self.pending = open;
         for finding in settled {
-            self.push(Finding { severity, ..finding });
+            self.push(Finding { severity: severity(&finding), ..finding });
         }
     }
 

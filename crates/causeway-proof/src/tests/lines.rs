@@ -38,7 +38,7 @@ proptest! {
             false => entry,
         };
         prop_assert_eq!(entry.leaf(), whole, "data that was taken out proves the same");
-        let line = Line::Entry { entry: Box::new(entry), hash: Some(whole) };
+        let line = Line::Entry { entry: Box::new(entry), hash: whole };
         let written = line.write();
         prop_assert!(!written.contains('\n'));
         prop_assert_eq!(Line::read(written.as_bytes()), Ok(line));
@@ -54,7 +54,7 @@ proptest! {
 fn the_other_lines_read_back() {
     let chain = Chain { log: Hash::of(b"first"), position: Position::new(9), entries: 7, hash: Hash::of(b"x") };
     let gap = Line::Gap { first: Position::new(3), last: Position::new(4) };
-    let other = Line::Entry { entry: Box::new(foreign(4)), hash: None };
+    let other = Line::Entry { entry: Box::new(foreign(4)), hash: Hash::ZERO };
     for line in [Line::Start(chain), gap, other, Line::End(chain)] {
         assert_eq!(Line::read(line.write().as_bytes()), Ok(line));
     }
@@ -67,7 +67,7 @@ fn a_line_is_a_cloud_event_that_a_person_can_read() {
         event.expected = Some(Position::START);
         event.metadata.labels.insert("k".to_owned(), "v".to_owned());
     });
-    let line = Line::Entry { entry: Box::new(entry), hash: Some(Hash::ZERO) }.write();
+    let line = Line::Entry { entry: Box::new(entry), hash: Hash::ZERO }.write();
     assert_eq!(
         line,
         r#"{"specversion":"1.0","position":"42","id":""#.to_owned()
@@ -80,7 +80,7 @@ fn a_line_is_a_cloud_event_that_a_person_can_read() {
 
 #[test]
 fn what_is_no_line_is_refused() {
-    let good = Line::Entry { entry: Box::new(note(1, "a", "1")), hash: None }.write();
+    let good = Line::Entry { entry: Box::new(note(1, "a", "1")), hash: Hash::ZERO }.write();
     for (from, to) in [
         ("\"data\":1", "\"data\":1,\"data_base64\":\"MQ==\""),
         (",\"data\":1", ""),
@@ -104,7 +104,7 @@ fn what_is_no_line_is_refused() {
 #[test]
 fn the_schema_of_another_type_is_refused() {
     let versioned = with(note(1, "a", "1"), |event| event.metadata.schema_version = Some(2));
-    let good = Line::Entry { entry: Box::new(versioned), hash: None }.write();
+    let good = Line::Entry { entry: Box::new(versioned), hash: Hash::ZERO }.write();
     assert!(good.contains("urn:causeway:type:NoteTaken:2") && Line::read(good.as_bytes()).is_ok(), "{good}");
     for other in ["urn:causeway:type:Refund:2", "urn:causeway:type:NoteTaken:02", "https://example.com/NoteTaken:2"] {
         let error = Line::read(good.replace("urn:causeway:type:NoteTaken:2", other).as_bytes()).unwrap_err();
@@ -114,8 +114,8 @@ fn the_schema_of_another_type_is_refused() {
 
 #[test]
 fn a_line_is_one_thing() {
-    let event = Line::Entry { entry: Box::new(note(4, "a", "1")), hash: None }.write();
-    let other = Line::Entry { entry: Box::new(foreign(4)), hash: Some(Hash::ZERO) }.write();
+    let event = Line::Entry { entry: Box::new(note(4, "a", "1")), hash: Hash::ZERO }.write();
+    let other = Line::Entry { entry: Box::new(foreign(4)), hash: Hash::ZERO }.write();
     let members = event.strip_prefix("{\"specversion\":\"1.0\",\"position\":\"4\"").unwrap();
     let chain = Chain { position: Position::new(9), entries: 7, ..Chain::START };
     let gap = Line::Gap { first: Position::new(3), last: Position::new(4) };
@@ -130,7 +130,7 @@ fn a_line_is_one_thing() {
 
 #[test]
 fn what_nats_would_act_upon_cannot_come_from_an_export() {
-    let good = Line::Entry { entry: Box::new(foreign(4)), hash: None }.write();
+    let good = Line::Entry { entry: Box::new(foreign(4)), hash: Hash::ZERO }.write();
     for (from, to) in
         [("\"x\"", "\"Nats-Rollup\""), ("\"x\"", "\"nats-msg-id\""), ("ev.a.custom", "dlq.a"), ("ev.a.custom", "timer.a")]
     {

@@ -73,8 +73,7 @@ impl Writing {
         self.gap(entry.position.previous(), sink)?;
         self.chain.push(&entry);
         if entry.position > self.after {
-            let hash = Some(self.chain.hash);
-            sink.line(&Line::Entry { entry: Box::new(entry), hash })?;
+            sink.line(&Line::Entry { entry: Box::new(entry), hash: self.chain.hash })?;
         }
         self.pass(self.chain.position, sink)
     }

@@ -127,7 +127,7 @@ fn exists(path: &Path) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use causeway_event::{Invalid, Position};
-    use causeway_proof::{Content, Entry, Foreign};
+    use causeway_proof::{Content, Entry, Foreign, Hash};
 
     use super::*;
 
@@ -138,7 +138,10 @@ mod tests {
             payload: vec![7; bytes].into(),
             reason: Invalid::new("", "ce-specversion: is missing"),
         };
-        Line::Entry { entry: Box::new(Entry { position: Position::new(1), content: Content::Foreign(foreign) }), hash: None }
+        Line::Entry {
+            entry: Box::new(Entry { position: Position::new(1), content: Content::Foreign(foreign) }),
+            hash: Hash::ZERO,
+        }
     }
 
     #[test]
