@@ -35,7 +35,7 @@ pub struct Config {
     #[serde(with = "compact::required")]
     pub request_timeout: Duration,
     /// How long an append whose acknowledgement is missing is sent again before it is reported as unknown. A cluster that
-    /// lost a leader answers again after 4 to 7 seconds.
+    /// lost a leader answers again after 4 to 7 seconds. 25 s at most.
     #[serde(with = "compact::required")]
     pub append_timeout: Duration,
     /// Whether appends that wait for the disk at the same time share one write to it.
@@ -77,9 +77,20 @@ impl Config {
                 return invalid(key, "must be longer than 0s");
             }
         }
+        if self.append_timeout > APPEND_TIMEOUT_MAX {
+            let reason = "must be 25s at most: the server remembers what it stored for two minutes, and what is sent again after that is \
+                 stored twice";
+            return invalid("append_timeout", reason);
+        }
         Ok(())
     }
 }
+
+/// The longest that an append may be sent again: with how long others count a key as unused it stays within [`DUPLICATE_WINDOW`].
+pub const APPEND_TIMEOUT_MAX: Duration = Duration::from_secs(25);
+
+/// How long the server remembers message ids. Beyond it an index of the log does.
+pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 /// Says nothing of what was given: it may hold a password.
 const NOT_A_URL: &str =
@@ -261,5 +272,6 @@ mod tests {
         assert_eq!(refused(Config { credentials: Some("no-such-file".into()), ..ok() }), "credentials");
         assert_eq!(refused(Config { request_timeout: Duration::ZERO, ..ok() }), "request_timeout");
         assert_eq!(refused(Config { append_timeout: Duration::ZERO, ..ok() }), "append_timeout");
+        assert_eq!(refused(Config { append_timeout: Duration::from_mins(4), ..ok() }), "append_timeout");
     }
 }

@@ -11,7 +11,7 @@ use causeway_event::Position;
 use futures::stream::BoxStream;
 
 use crate::append::{Group, Patience, Publisher, Way};
-use crate::config::Login;
+use crate::config::{DUPLICATE_WINDOW, Login};
 use crate::link::Link;
 use crate::names::Names;
 use crate::{Config, LogError, Restoring};
@@ -19,10 +19,11 @@ use crate::{Config, LogError, Restoring};
 /// The oldest server that has everything the log needs: major, minor, patch. Atomic batches came with 2.12.0, which takes no message ids
 /// in them; 2.12.1 stands still for good when a batched direct get meets an append (nats-server#7458).
 pub const SERVER_MIN: (u32, u32, u32) = (2, 12, 2);
-/// How long the server remembers message ids. Beyond it an index of the log does.
-const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// How long the election of leaders may take in a cluster that answers: as it starts, or after it lost a server.
 const ELECTION_LIMIT: Duration = Duration::from_secs(30);
+/// A replica that was heard within this has not voted for another leader: it waits for at least four seconds
+/// (`minElectionTimeoutDefault` of nats-server's `raft.go`), and is heard each second.
+const LEASE: Duration = Duration::from_secs(3);
 /// A connection on which three pings in a row go unanswered is given up: a server that is frozen, not gone, looks like that.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// The longest pause between two attempts to reconnect.
@@ -213,7 +214,14 @@ impl Log {
                 .map(|stream| stream.cached_info().clone())
                 .map_err(|error| LogError::unavailable(format!("stream {name}: {error}")))
         };
-        self.inner.asking.unbroken(asked).await
+        let info = self.inner.asking.unbroken(asked).await?;
+        // Nobody else answers for a stream without replicas.
+        match info.cluster.as_ref().filter(|_| info.config.num_replicas > 1) {
+            Some(cluster) if !leads(cluster) => {
+                Err(LogError::unavailable(format!("stream {name} has no leader that hears most of its replicas")))
+            }
+            _ => Ok(info),
+        }
     }
 
     fn check_server(&self) -> Result<(), LogError> {
@@ -287,6 +295,14 @@ impl Log {
             }),
         }
     }
+}
+
+/// Whether nobody else can lead by now. A server answers for a stream without a leader as well; and one that leads goes on answering
+/// for ten seconds and more after it lost the others, while they have another leader and go on.
+fn leads(cluster: &stream::ClusterInfo) -> bool {
+    let heard = cluster.replicas.iter().filter(|peer| !peer.offline && peer.active < LEASE).count();
+    // With the leader itself these are more than half.
+    cluster.leader.is_some() && heard >= cluster.replicas.len().div_ceil(2)
 }
 
 pub(crate) fn not_found(error: &jetstream::context::GetStreamError) -> bool {

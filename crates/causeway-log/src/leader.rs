@@ -73,19 +73,28 @@ impl Log {
     }
 
     /// Whether the append that began at `first` was one of `count` events: whatever is behind it may be somebody else's. An event that
-    /// was imported does not say, and of it this does not say no.
+    /// was imported does not say, and of it this does not say no. Fails as unavailable as long as the leader does not have all of it: it
+    /// stores a batch one message after the other.
     pub async fn is_append_of(&self, first: Position, count: usize) -> Result<bool, LogError> {
         let head = self.placed_at(first).await?;
         let head = head.ok_or_else(|| LogError::unavailable(format!("its leader does not have position {first} yet")))?;
         if head.is_imported {
             return Ok(true);
         }
+        let Some(batch) = &head.batch else { return Ok(count == 1) };
+        let goes_on = |placed: &Placed| placed.batch.as_ref() == Some(batch) && !placed.begins_append;
         let end = Position::new(first.get().saturating_add(count as u64));
-        let goes_on = |placed: &Placed| head.batch.is_some() && placed.batch == head.batch && !placed.begins_append;
-        if count > 1 && !self.placed_or_foreign(end.previous()).await?.is_some_and(|last| goes_on(&last)) {
-            return Ok(false);
+        let is_of_it = count == 1 || self.placed_or_foreign(end.previous()).await?.is_some_and(|last| goes_on(&last));
+        if let Some(next) = self.placed_or_foreign(end).await? {
+            return Ok(is_of_it && !goes_on(&next));
         }
-        Ok(!self.placed_or_foreign(end).await?.is_some_and(|next| goes_on(&next)))
+        let newest = self.placed_or_foreign(self.last_position().await?).await?;
+        match newest.filter(|newest| newest.receipt.position == first || goes_on(newest)) {
+            Some(newest) if !newest.is_last => {
+                Err(LogError::unavailable(format!("its leader does not have all of the append at position {first} yet")))
+            }
+            _ => Ok(is_of_it),
+        }
     }
 
     /// The same as [`Self::placed_at`]; none also for what is not of ours.

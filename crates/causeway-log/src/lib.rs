@@ -28,7 +28,7 @@ mod subscribe;
 mod walk;
 
 pub use append::{Append, Appended, Begun, EVENTS_MAX, Fence, GroupCommit, Receipt, Sequence, StaleFence};
-pub use config::{Config, NatsUrl, NotAUrl};
+pub use config::{APPEND_TIMEOUT_MAX, Config, DUPLICATE_WINDOW, NatsUrl, NotAUrl};
 pub use connection::{Log, SERVER_MIN};
 pub use consumer::{Consumer, ConsumerConfig, Delivery, Seen};
 pub use copies::{Copies, Copy, CopyLabel};

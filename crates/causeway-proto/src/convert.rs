@@ -306,6 +306,9 @@ impl TryFrom<v1::Delta> for Delta {
     }
 }
 
+/// 9999-12-31T23:59:59Z, the last second of a `google.protobuf.Timestamp`.
+const SECONDS_MAX: i64 = 253_402_300_799;
+
 /// A time for the wire.
 pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     let nanoseconds = time.as_nanosecond();
@@ -316,11 +319,14 @@ pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     }
 }
 
-/// A time from the wire, cut to microseconds.
+/// A time from the wire, cut to microseconds. The last hours that the wire can say, and nothing else can, are the latest time there is.
 pub fn timestamp_from(time: prost_types::Timestamp) -> Result<Timestamp, Invalid> {
     let invalid = || Invalid::new("", "is not a time");
     if !(0..1_000_000_000).contains(&time.nanos) {
         return Err(invalid());
+    }
+    if (Timestamp::MAX.as_second() + 1..=SECONDS_MAX).contains(&time.seconds) {
+        return Ok(Timestamp::MAX);
     }
     let microseconds = i128::from(time.seconds) * 1_000_000 + i128::from(time.nanos / 1_000);
     i64::try_from(microseconds).ok().and_then(|micros| Timestamp::from_microsecond(micros).ok()).ok_or_else(invalid)
@@ -409,7 +415,8 @@ mod tests {
 
     #[test]
     fn times_outside_of_time_are_refused() {
-        for (seconds, nanos) in [(i64::MAX, 0), (i64::MIN, 0), (0, -1), (0, 1_000_000_000)] {
+        assert_eq!(timestamp_from(prost_types::Timestamp { seconds: SECONDS_MAX, nanos: 999_999_999 }), Ok(Timestamp::MAX));
+        for (seconds, nanos) in [(SECONDS_MAX + 1, 0), (i64::MAX, 0), (i64::MIN, 0), (0, -1), (0, 1_000_000_000)] {
             assert!(timestamp_from(prost_types::Timestamp { seconds, nanos }).is_err());
         }
     }

@@ -24,19 +24,24 @@ use std::time::{Duration, Instant};
 use causeway_event::{
     AggregateId, Category, CorrelationId, Event, EventId, EventType, IdempotencyKey, Lineage, NewEvent, Source, TraceParent,
 };
-use causeway_log::{Append, Begun, EVENTS_MAX, Fence, LogError, Sequence};
+use causeway_log::{APPEND_TIMEOUT_MAX, Append, Begun, DUPLICATE_WINDOW, EVENTS_MAX, Fence, LogError, Sequence};
 use causeway_proto::{Appended, Draft, Expected, Kind, Problem, Receipt};
 use futures::{FutureExt as _, future};
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use crate::gateway::Gateway;
+use crate::ready::RECENT;
 use crate::{problem, trace};
 
 pub(crate) use receipts::RECEIPTS_MAX;
 
 /// How long a key that was looked up counts as unused. The server itself remembers those that are used from then on, for longer.
 const LOOKUP_VALID: Duration = Duration::from_secs(30);
+const _: () = assert!(
+    RECENT.as_secs() + LOOKUP_VALID.as_secs() + APPEND_TIMEOUT_MAX.as_secs() < DUPLICATE_WINDOW.as_secs(),
+    "a key that was used before what was looked through, or is used by an append on its way, is known to the server"
+);
 
 /// A batch takes the room of so many single events, and of one more for each so many of its own: about as long as it takes the server. Of
 /// batches of ten 31 are under way at once, and of batches of a thousand ten.
@@ -221,14 +226,11 @@ impl Shape {
 
     /// A key that comes again for events of other types or aggregates is a mistake that would go unnoticed if the first answer
     /// were given. Other data is not: a retry may say the time anew.
-    fn check<'e>(&self, events: impl ExactSizeIterator<Item = &'e Event>) -> Result<(), Problem> {
-        let same = self.0.len() == events.len()
-            && self
-                .0
-                .iter()
-                .zip(events)
-                .all(|((aggregate, event_type), event)| *aggregate == event.aggregate_id && *event_type == event.event_type);
-        match same {
+    fn begins_with(&self, events: &[Arc<Event>]) -> Result<(), Problem> {
+        let is_same = |((aggregate, event_type), event): (&(AggregateId, EventType), &Arc<Event>)| {
+            *aggregate == event.aggregate_id && *event_type == event.event_type
+        };
+        match events.len() <= self.0.len() && self.0.iter().zip(events).all(is_same) {
             true => Ok(()),
             false => Err(other_events()),
         }

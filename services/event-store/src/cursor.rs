@@ -5,6 +5,7 @@ use std::str::FromStr;
 use causeway_event::{EventId, Invalid, Position, parse_timestamp};
 use causeway_proto::Problem;
 use jiff::Timestamp;
+use jiff::civil::DateTime;
 
 use crate::store::Store;
 
@@ -57,10 +58,20 @@ pub(crate) enum Border {
 impl FromStr for Moment {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let time = || parse_timestamp(text).map(Self::Time);
+        // Also what an event cannot have: `9999-12-31T23:59:59Z` is how many say "for ever".
+        let time = || parse_timestamp(text).or_else(|_| end_of_time(text)).map(Self::Time);
         text.parse().map(Self::At).or_else(|_| time()).map_err(|_: Invalid| {
             Invalid::new("", "is neither a position nor an event id nor an RFC 3339 time such as 2026-11-23T10:00:00Z")
         })
+    }
+}
+
+/// The latest time that there is, for one behind it.
+fn end_of_time(text: &str) -> Result<Timestamp, Invalid> {
+    let is_later = |time: DateTime| time > DateTime::constant(9999, 12, 30, 22, 0, 0, 0);
+    match text.strip_suffix(['Z', 'z']).and_then(|time| time.parse().ok()).is_some_and(is_later) {
+        true => Ok(Timestamp::MAX),
+        false => Err(Invalid::new("", "is no such time")),
     }
 }
 
@@ -96,8 +107,25 @@ mod tests {
         assert_eq!("42".parse::<Cursor>(), Ok(Cursor::At(Position::new(42))));
         assert!(matches!("evt_01k9x3m5v8e7rs2q4n6p8t0w1y".parse::<Cursor>(), Ok(Cursor::Event(_))));
         assert!(matches!("2026-11-23T10:00:00+01:00".parse::<Moment>(), Ok(Moment::Time(_))));
+        for forever in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999999999Z"] {
+            assert_eq!(forever.parse::<Moment>(), Ok(Moment::Time(Timestamp::MAX)));
+        }
         assert_eq!("0".parse::<Moment>(), Ok(Moment::At(Cursor::At(Position::START))));
-        for bad in ["", "-1", "+1", "1.5", "evt_", "18446744073709551616", "yesterday", "2026-11-23", "0x10", "1e3", " 1"] {
+        for bad in [
+            "",
+            "-1",
+            "+1",
+            "1.5",
+            "evt_",
+            "18446744073709551616",
+            "yesterday",
+            "2026-11-23",
+            "0x10",
+            "1e3",
+            " 1",
+            "9999-12-31",
+            "10000-01-01T00:00:00Z",
+        ] {
             assert!(bad.parse::<Moment>().is_err(), "{bad}");
         }
     }

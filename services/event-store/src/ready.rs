@@ -17,7 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// A read model that has been up to date within this time has indexed whatever the server's duplicate window (two minutes) no
 /// longer covers.
-const RECENT: Duration = Duration::from_secs(60);
+pub(crate) const RECENT: Duration = Duration::from_secs(60);
 
 /// The service, and the server as a whole.
 const SERVICES: [&str; 2] = [SERVICE_NAME, ""];

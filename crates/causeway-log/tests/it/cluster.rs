@@ -159,3 +159,27 @@ fn winner(results: &[Result<causeway_log::Appended, LogError>; 2]) -> u64 {
     assert_eq!(won.len(), 1, "{results:?}");
     won[0].receipts[0].position.get()
 }
+
+/// It answers for ten seconds more as the leader that it was, and after that as one that has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_lost_the_others_does_not_say_how_far_the_log_is() {
+    let mut cluster = NatsCluster::start().await.unwrap();
+    let config = Config { url: cluster.url().into(), replicas: 3, ..Config::default() };
+    Log::connect(&config).await.unwrap();
+    let survivor = cluster.leader_of("causeway_EVENTS").await;
+    let log = Log::open(&Config { url: cluster.node(survivor).url().as_str().into(), ..config }).await.unwrap();
+    until_settled(log.clone(), single(note("a", "1"))).await.unwrap();
+    assert_eq!(log.last_position().await.unwrap(), Position::new(1));
+    let others: Vec<usize> = (0..3).filter(|node| *node != survivor).collect();
+    others.iter().for_each(|node| cluster.node(*node).kill());
+    let lost = std::time::Instant::now();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    while lost.elapsed() < Duration::from_secs(25) {
+        let answer = log.last_position().await;
+        assert!(matches!(answer, Err(LogError::Unavailable { .. })), "{answer:?} after {:?}", lost.elapsed());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    cluster.node(others[0]).restart().await.unwrap();
+    causeway_testkit::wait_until("the log to have a leader", Duration::from_secs(60), async || log.last_position().await.ok())
+        .await;
+}

@@ -48,7 +48,7 @@ async fn find(gateway: &Gateway, shape: &Shape, key: &IdempotencyKey) -> Result<
 
 async fn indexed(gateway: &Gateway, shape: &Shape, key: &IdempotencyKey) -> Result<Option<Appended>, Problem> {
     match gateway.store.by_key(&shape.0[0].0, key, shape.0.len()).await? {
-        Some(events) => first_answer(gateway, shape, &events).await.map(Some),
+        Some(events) => first_answer(gateway, shape, key, events).await.map(Some),
         None => Ok(None),
     }
 }
@@ -62,17 +62,27 @@ async fn on_the_log(
 ) -> Result<Option<Appended>, Problem> {
     let Some(first) = gateway.log.keyed(&shape.0[0].0, after, key).await.map_err(problem::of_log)? else { return Ok(None) };
     let events = run(gateway, first, shape.0.len()).await.map_err(problem::of_log)?;
-    first_answer(gateway, shape, &events).await.map(Some)
+    first_answer(gateway, shape, key, events).await.map(Some)
 }
 
-/// Of as many events as stand where the key was used. Those behind the first are the append's own only if it was of so many.
-async fn first_answer(gateway: &Gateway, shape: &Shape, events: &[Arc<Event>]) -> Result<Appended, Problem> {
-    let appended = answer_again(shape, events)?;
-    let Some(first) = appended.receipts.first() else { return Ok(appended) };
-    match gateway.log.is_append_of(first.position, appended.receipts.len()).await.map_err(problem::of_log)? {
-        true => Ok(appended),
-        false => Err(other_events()),
+/// Of the events that are known to stand where the key was used. They are the append's own only if it was of so many, and of an append
+/// that was, those at its end may not have come yet: an atomic append is not read in one piece.
+async fn first_answer(
+    gateway: &Gateway,
+    shape: &Shape,
+    key: &IdempotencyKey,
+    mut events: Vec<Arc<Event>>,
+) -> Result<Appended, Problem> {
+    shape.begins_with(&events)?;
+    let (Some(first), count) = (events.first().map(|event| event.position), shape.0.len()) else { return Err(other_events()) };
+    if !gateway.log.is_append_of(first, count).await.map_err(problem::of_log)? {
+        return Err(other_events());
     }
+    if events.len() < count {
+        gateway.store.wait_for(Position::new(first.get() + count as u64 - 1)).await?;
+        events = gateway.store.by_key(&shape.0[0].0, key, count).await?.unwrap_or_default();
+    }
+    answer_again(shape, &events)
 }
 
 /// Up to `count` events from `first` on: an atomic append stands in one piece. Fewer where the log ends, or something else stands: then
@@ -90,6 +100,9 @@ async fn run(gateway: &Gateway, first: Position, count: usize) -> Result<Vec<Arc
 }
 
 pub(super) fn answer_again(shape: &Shape, events: &[Arc<Event>]) -> Result<Appended, Problem> {
-    shape.check(events.iter().map(AsRef::as_ref))?;
+    shape.begins_with(events)?;
+    if events.len() < shape.0.len() {
+        return Err(other_events());
+    }
     Ok(Appended { receipts: events.iter().map(|event| receipt(event)).collect(), duplicate: true })
 }

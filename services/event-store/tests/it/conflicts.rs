@@ -1,6 +1,11 @@
 //! What a conflict brings along, and keys that come back long afterwards.
 
+use std::time::Duration;
+
+use causeway_event_store::{Config, ReadModelConfig};
 use causeway_proto::{Problem, v1};
+use causeway_testkit::SlowLink;
+use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -214,5 +219,38 @@ async fn a_key_that_was_used_is_answered_before_its_fence_is_looked_at() {
     // At once, while the read model may not have it.
     let again = keyed(0).await.created();
     assert_eq!((&again[0]["id"], &again[0]["duplicate"]), (&first[0]["id"], &json!(true)));
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_append_has_come_in_part_is_not_refused() {
+    let World { gateway, nats, dir } = World::start().await;
+    let link = SlowLink::to(nats.port(), 150_000).await.unwrap();
+    let log = causeway_log::Config { url: link.url().as_str().into(), ..causeway_log::Config::default() };
+    let config = Config {
+        read_model: ReadModelConfig { path: dir.path().join("far.sqlite"), ..ReadModelConfig::default() },
+        ..Config::default()
+    };
+    let far = Gateway::start_on(log, config).await;
+    let notes: Vec<_> = (0..300)
+        .map(|number| json!({"type": "NoteTaken", "aggregate_id": "a", "data": {"n": number, "text": "x".repeat(1000)}}))
+        .collect();
+    let keyed = async |gateway: &Gateway| {
+        gateway.send(gateway.request(Method::POST, "/events").header("Idempotency-Key", "k").json(&notes)).await
+    };
+    let first = keyed(&gateway).await.created();
+    // One after the other, while its events come in: none waits for what the one before waits for.
+    let again = join_all((0..40).map(async |number| {
+        tokio::time::sleep(Duration::from_millis(100) * number).await;
+        keyed(&far).await
+    }));
+    for answer in again.await {
+        if answer.status != StatusCode::SERVICE_UNAVAILABLE {
+            let again = answer.created();
+            assert_eq!(again.as_array().unwrap().len(), 300);
+            assert_eq!((&again[299]["id"], &again[299]["duplicate"]), (&first[299]["id"], &json!(true)));
+        }
+    }
+    far.stop().await;
     gateway.stop().await;
 }
