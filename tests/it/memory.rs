@@ -174,3 +174,47 @@ async fn memory_stays_bounded_while_two_read_a_long_log_slowly_and_others_append
     assert!(EVENTS <= last, "gRPC ended at {last}");
     assert!(most <= before + GROWTH_MAX_MIB, "{before} MiB before, {most} MiB meanwhile");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_stays_bounded_while_clients_do_not_read_their_conflicts() {
+    const STREAMS: usize = 4;
+    const REQUESTS: usize = 1500;
+    let nats = NatsServer::start().await.unwrap();
+    let gateway = gateway(&nats.url()).unwrap().start().await.unwrap();
+    let client = Client::of(&gateway).unwrap();
+    client.wait_ready().await;
+    let event = json!({"type": "Counted", "aggregate_id": "a", "data": {"text": "x".repeat(50_000)}});
+    for _ in 0..2 {
+        let (status, answer) = client.http.post("/events", &Value::Array(vec![event.clone(); 20])).await.unwrap();
+        assert_eq!(status, 201, "{answer}");
+    }
+    let before = resident_mib(gateway.pid());
+    // Each is answered with a MiB of what stands in its way, if somebody takes that.
+    let stale = v1::AppendRequest {
+        events: vec![v1::NewEvent { r#type: "Counted".into(), aggregate_id: "a".into(), data: b"1".to_vec(), metadata: None }],
+        expected: vec![v1::Expected::default()],
+        ..v1::AppendRequest::default()
+    };
+    let mut unread = Vec::new();
+    for _ in 0..STREAMS {
+        let request = v1::AppendStreamRequest { request_id: String::new(), append: Some(stale.clone()) };
+        let requests = futures::stream::iter(vec![request; REQUESTS]).chain(futures::stream::pending());
+        let mut own = Client::of(&gateway).unwrap().grpc.client();
+        unread.push(own.append_stream(requests).await.unwrap().into_inner());
+    }
+    let mut highest = 0;
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        highest = highest.max(resident_mib(gateway.pid()));
+    }
+    assert!(highest < before + 2 * GROWTH_MAX_MIB, "from {before} MiB to {highest}");
+    // They are all there, whole, for whoever takes them after all.
+    for mut answers in unread {
+        for _ in 0..100 {
+            let answer = answers.message().await.unwrap().unwrap();
+            let Some(v1::append_stream_response::Result::Problem(problem)) = answer.result else { panic!("{answer:?}") };
+            let conflict = problem.conflict.unwrap();
+            assert_eq!((conflict.events.len(), conflict.more), (20, true));
+        }
+    }
+}

@@ -15,8 +15,10 @@ use crate::message::{self, Place, Record};
 use crate::names::Names;
 use crate::{Log, LogError};
 
-/// Messages of one page of a tail: bounds what is held in memory at a time.
+/// Messages, and bytes, of one page of a tail: what is held in memory at a time, and what the server has to get rid of at once over a
+/// connection that others read from as well.
 const PAGE_MESSAGES_MAX: usize = 512;
+const PAGE_BYTES_MAX: usize = 2 << 20;
 /// Pause before a lagging replica is asked again.
 const LAG_PAUSE: Duration = Duration::from_millis(20);
 
@@ -88,6 +90,7 @@ impl Log {
     ) -> Result<bool, LogError> {
         let request = json!({
             "seq": seen.next().get(), "next_by_subj": self.inner.names.aggregate(aggregate), "batch": PAGE_MESSAGES_MAX,
+            "max_bytes": PAGE_BYTES_MAX,
         });
         self.batch(&request, |message| {
             let record = self.record_of(message)?;

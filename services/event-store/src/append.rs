@@ -34,6 +34,7 @@ use crate::gateway::Gateway;
 use crate::ready::RECENT;
 use crate::{problem, trace};
 
+pub(crate) use keys::LOOKUPS_ON_THE_LOG_MAX;
 pub(crate) use receipts::RECEIPTS_MAX;
 
 /// How long a key that was looked up counts as unused. The server itself remembers those that are used from then on, for longer.
@@ -74,7 +75,10 @@ pub(crate) async fn append(gateway: &Gateway, request: Request) -> Result<Append
     let under_way = begin(&mut gateway.log.sequence(), prepared).await;
     let appended = finish(gateway, under_way).await;
     drop(pass);
-    appended
+    match appended {
+        Ok(appended) => Ok(appended),
+        Err(problem) => Err(conflict::with_events(gateway, problem).boxed().await),
+    }
 }
 
 /// What an append of so many events takes of the room for those that wait for the log. The server stores batches one after the other,
@@ -172,7 +176,7 @@ async fn begin(sequence: &mut Sequence, prepared: Prepared) -> UnderWay {
     UnderWay::Sent { begun, shape, key, span }
 }
 
-/// Waits for the log's word, and says it as the client wants to hear it.
+/// Waits for the log's word, and says it as the client wants to hear it; a conflict without its events.
 async fn finish(gateway: &Gateway, under_way: UnderWay) -> Result<Appended, Problem> {
     let (begun, shape, key, span) = match under_way {
         UnderWay::Done(appended) => return Ok(appended),
@@ -199,8 +203,7 @@ async fn finish(gateway: &Gateway, under_way: UnderWay) -> Result<Appended, Prob
             }
             span.record("otel.status_code", "ERROR");
             span.record("error", error.to_string());
-            let problem = problem::of_log(error);
-            Err(conflict::with_events(gateway, problem).boxed().await)
+            Err(problem::of_log(error))
         }
     }
 }

@@ -31,6 +31,8 @@ pub(crate) struct Gateway {
     pub(crate) appends: Gate,
     /// Appends that ask the log for the times of their events.
     pub(crate) receipts: Semaphore,
+    /// Appends that look on the log for where their key was used.
+    pub(crate) lookups: Semaphore,
     pub(crate) groups: Groups,
     /// Cancelled when the process is asked to stop: streams, which never end by themselves, end then.
     pub(crate) stop: CancellationToken,
@@ -43,6 +45,7 @@ impl Gateway {
         Self {
             appends: Gate::new(limits.appends_max, limits.appends_waiting_max, limits.append_wait, APPENDS),
             receipts: Semaphore::new(append::RECEIPTS_MAX),
+            lookups: Semaphore::new(append::LOOKUPS_ON_THE_LOG_MAX),
             streams: semaphore(limits.streams_max),
             ready: Readiness::default(),
             groups: Groups::default(),

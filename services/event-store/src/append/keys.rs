@@ -13,6 +13,9 @@ use super::{Shape, other_events, receipt};
 use crate::gateway::Gateway;
 use crate::problem;
 
+/// How many appends look through the log at a time: what is being caught up with comes over the same connection.
+pub(crate) const LOOKUPS_ON_THE_LOG_MAX: usize = 4;
+
 /// What an earlier append under this key did, if there was one that the server may have forgotten.
 pub(super) async fn used(gateway: &Gateway, shape: &Shape, key: &IdempotencyKey) -> Result<Option<Appended>, Problem> {
     match gateway.ready.is_recent() {
@@ -60,7 +63,9 @@ async fn on_the_log(
     key: &IdempotencyKey,
     after: Position,
 ) -> Result<Option<Appended>, Problem> {
+    let turn = gateway.lookups.acquire().await;
     let Some(first) = gateway.log.keyed(&shape.0[0].0, after, key).await.map_err(problem::of_log)? else { return Ok(None) };
+    drop(turn);
     let events = run(gateway, first, shape.0.len()).await.map_err(problem::of_log)?;
     first_answer(gateway, shape, key, events).await.map(Some)
 }

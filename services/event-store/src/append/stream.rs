@@ -20,9 +20,9 @@ use causeway_proto::{Appended, Kind, Problem};
 use futures::future::OptionFuture;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt as _, Stream, StreamExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::{Prepared, Request, begin, finish, prepare, renewed, room};
+use super::{Prepared, Request, begin, conflict, finish, prepare, renewed, room};
 use crate::gateway::Gateway;
 
 /// How many requests of a stream look up their keys and causes at the same time.
@@ -32,8 +32,10 @@ const PREPARED_MAX: usize = 32;
 const IN_HAND_BYTES_MAX: usize = 16 << 20;
 /// What the receipt of an event takes, about.
 const RECEIPT_BYTES: usize = 128;
-/// Answers that are ready to be written out.
+/// Answers that are ready to be written out ...
 pub(crate) const ANSWERS_MAX: usize = 64;
+/// ... and KiB of them. A larger one takes all of that.
+const ANSWERS_KIB_MAX: u32 = 2 << 10;
 
 /// One of many.
 pub(crate) struct Numbered {
@@ -51,6 +53,8 @@ pub(crate) struct Answer {
     pub(crate) result: Result<Appended, Problem>,
     /// How large the request was.
     request_bytes: usize,
+    /// Its room among the answers that are ready, until it is written out.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Answer {
@@ -87,9 +91,14 @@ pub(crate) async fn run(
     let mut sequence = Some(gateway.log.sequence());
     let mut sending = None;
     let (mut under_way, mut ready) = (FuturesOrdered::new(), VecDeque::<Answer>::new());
+    let answers_room = Arc::new(Semaphore::new(ANSWERS_KIB_MAX as usize));
+    let mut telling = None;
     let (mut end, mut bytes) = (None, 0);
     loop {
-        let in_hand = under_way.len() + ready.len();
+        if telling.is_none() {
+            telling = ready.pop_front().map(|answer| Box::pin(tell(&gateway, &answers, &answers_room, answer)));
+        }
+        let in_hand = under_way.len() + ready.len() + usize::from(telling.is_some());
         if in_hand < in_hand_max
             && !prepared.is_empty()
             && let Some(sequence) = sequence.take()
@@ -102,12 +111,12 @@ pub(crate) async fn run(
         tokio::select! {
             // Answers first: they make room.
             biased;
-            place = answers.reserve(), if !ready.is_empty() => match (place, ready.pop_front()) {
-                (Ok(place), Some(answer)) => {
-                    bytes -= answer.bytes();
-                    place.send(Ok(answer));
+            Some(told) = OptionFuture::from(telling.as_mut()), if telling.is_some() => {
+                telling = None;
+                match told {
+                    Some(told) => bytes -= told,
+                    None => return,
                 }
-                _ => return,
             },
             Some(answer) = under_way.next(), if !under_way.is_empty() => {
                 let answer: Answer = answer;
@@ -149,6 +158,25 @@ async fn prepare_one(gateway: &Gateway, request: Numbered) -> InHand {
     InHand { request_id, what, bytes }
 }
 
+/// Hands an answer over as soon as the client takes it, and only then reads what is large about it: the events of a conflict. What that
+/// frees of what is in hand; none if nobody listens.
+async fn tell(
+    gateway: &Gateway,
+    answers: &mpsc::Sender<Result<Answer, Problem>>,
+    room: &Arc<Semaphore>,
+    mut answer: Answer,
+) -> Option<usize> {
+    let place = answers.reserve().await.ok()?;
+    let in_hand = answer.bytes();
+    if let Err(problem) = answer.result {
+        answer.result = Err(conflict::with_events(gateway, problem).boxed().await);
+    }
+    let kib = u32::try_from(answer.bytes() >> 10).unwrap_or(u32::MAX).clamp(1, ANSWERS_KIB_MAX);
+    answer._room = room.clone().acquire_many_owned(kib).await.ok();
+    place.send(Ok(answer));
+    Some(in_hand)
+}
+
 /// Waits for a place and sends. Gives the sequence back for the next one, and what is to come of this one.
 async fn send<'g>(
     gateway: &'g Gateway,
@@ -171,7 +199,7 @@ async fn send<'g>(
             Err(problem) => Err(problem),
         };
         drop(pass);
-        Answer { request_id, result, request_bytes }
+        Answer { request_id, result, request_bytes, _room: None }
     };
     (sequence, answer)
 }
@@ -195,7 +223,7 @@ mod tests {
         };
         let bytes = |request_id: &str, receipts| {
             let appended = Appended { receipts: vec![receipt.clone(); receipts], duplicate: false };
-            Answer { request_id: request_id.to_owned(), result: Ok(appended), request_bytes: 0 }.bytes()
+            Answer { request_id: request_id.to_owned(), result: Ok(appended), request_bytes: 0, _room: None }.bytes()
         };
         assert_eq!(bytes("12345", 0), 5);
         assert_eq!(bytes("", 1000), 1000 * RECEIPT_BYTES);
