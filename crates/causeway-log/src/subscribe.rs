@@ -65,6 +65,7 @@ struct Pull {
     messages: pull::Stream,
     /// Sequence of the last message within this consumer, which has no gaps.
     delivered: u64,
+    bytes: u64,
     since: Instant,
 }
 
@@ -151,7 +152,8 @@ impl Subscription {
             let entry = self.log.entry_of(record.clone(), &place, headers, &message.payload);
             Leaf { hash: entry.leaf(), run: self.run }
         });
-        if self.pace.brought(pull.delivered, pull.since.elapsed(), info.pending) {
+        pull.bytes += message.payload.len() as u64;
+        if self.pace.brought(pull.delivered, pull.bytes, pull.since.elapsed(), info.pending) {
             self.current = None;
         }
         Some((record, leaf))
@@ -255,7 +257,7 @@ impl Subscription {
             Ok(messages) => {
                 if self.goes_on().await? {
                     self.run = RUNS.fetch_add(1, Ordering::Relaxed);
-                    self.current = Some(Pull { messages, delivered: 0, since: Instant::now() });
+                    self.current = Some(Pull { messages, delivered: 0, bytes: 0, since: Instant::now() });
                 }
             }
             Err(error) => {
