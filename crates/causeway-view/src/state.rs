@@ -10,9 +10,11 @@
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use causeway_event::notation::pointer_to;
 use causeway_event::{AggregateId, Category, Data, Event, EventId, EventType, Position};
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::view::{IdKind, Part, View};
@@ -74,7 +76,7 @@ impl Document {
         }
         // Always an object by now.
         let Self::Object(object) = self else { return };
-        for (name, value) in members {
+        for (Name(name), value) in members {
             if value.as_str().trim() == "null" {
                 object.remove(&name);
             } else {
@@ -89,7 +91,7 @@ impl Document {
             pointers.push(at.to_owned());
             return;
         };
-        for (name, value) in members {
+        for (Name(name), value) in members {
             let at = format!("{at}{}", pointer_to(&name));
             match object.get(&name) {
                 Some(member) => member.touched(&value, &at, pointers),
@@ -111,15 +113,48 @@ impl Document {
     /// JSON as it is, its nulls included.
     fn of(data: Data) -> Self {
         match members(&data) {
-            Some(members) => Self::Object(members.into_iter().map(|(name, value)| (name, Self::of(value))).collect()),
+            Some(members) => Self::Object(members.into_iter().map(|(Name(name), value)| (name, Self::of(value))).collect()),
             None => Self::Value(data),
         }
     }
 }
 
-/// An object's members. One whose names cannot be read (a lone surrogate) is a value like any other.
-fn members(data: &Data) -> Option<BTreeMap<String, Data>> {
+/// An object's members.
+fn members(data: &Data) -> Option<BTreeMap<Name, Data>> {
     data.as_str().trim_start().starts_with('{').then(|| data.parse().ok()).flatten()
+}
+
+/// A member's name. Half of a surrogate pair, which JSON can say and no text can hold, is read as U+FFFD, as Go reads it.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Name(String);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // As text such a name would be refused; as bytes serde_json gives the half as if it were a character.
+        deserializer.deserialize_bytes(NameVisitor)
+    }
+}
+
+struct NameVisitor;
+
+impl Visitor<'_> for NameVisitor {
+    type Value = Name;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Name, E> {
+        let mut name = String::with_capacity(bytes.len());
+        for chunk in bytes.utf8_chunks() {
+            name.push_str(chunk.valid());
+            // Of the three bytes of a half the first says that it is one.
+            if chunk.invalid().first() == Some(&0xed) {
+                name.push(char::REPLACEMENT_CHARACTER);
+            }
+        }
+        Ok(Name(name))
+    }
 }
 
 impl Default for Document {
@@ -145,7 +180,7 @@ impl<'de> Deserialize<'de> for Document {
 
 impl View for State {
     const NAME: &'static str = "state";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const DESCRIPTION: &'static str =
         "The state of an aggregate of your own: the data of its custom events, merged as JSON Merge Patch (RFC 7396) says.";
     const ID: IdKind = IdKind::Aggregate;

@@ -60,10 +60,28 @@ fn numbers_stand_as_they_were_sent() {
 }
 
 #[test]
-fn names_that_no_text_can_hold_are_kept_as_a_value() {
-    let odd = Event { data: Data::from_json(br#"{"\ud800": 1}"#).unwrap(), ..event(1, "Changed", &Value::Null) };
-    let state = fold(State::default(), &odd);
-    assert_eq!(state.state, Document::Value(odd.data));
+fn half_of_a_surrogate_pair_in_a_name_is_merged_under_the_replacement_character() {
+    let sent = |at, json: &str| Event { data: Data::from_json(json.as_bytes()).unwrap(), ..event(at, "Changed", &Value::Null) };
+    let mut state = fold(State::default(), &sent(1, r#"{"total":12,"a":{"x":1,"y":2}}"#));
+    let change = sent(2, r#"{"a":{"\ud800":1,"y":null},"n":"\ud800"}"#);
+    let pointers: Vec<_> = state.parts(&change).into_iter().map(|part| part.pointer).skip(HEAD.len()).collect();
+    assert_eq!(pointers, ["/state/a/y", "/state/a/\u{fffd}", "/state/n"]);
+    state = fold(state, &change);
+    let json = |state: &State| serde_json::to_string(&state.state).unwrap();
+    assert_eq!(json(&state), "{\"a\":{\"x\":1,\"\u{fffd}\":1},\"n\":\"\\ud800\",\"total\":12}");
+    assert_eq!(kept(&state), state);
+    // As Go reads them: one for each half, and none for a pair.
+    for (name, read) in [
+        (r"\udc00", "\u{fffd}"),
+        (r"\ud800\ud801", "\u{fffd}\u{fffd}"),
+        (r"\ud800\u0041", "\u{fffd}A"),
+        (r"\ud800é\udc00", "\u{fffd}é\u{fffd}"),
+        (r"\ud800\ud83d\ude00", "\u{fffd}😀"),
+        (r"\ud83d\ude00\ud7ff", "😀\u{d7ff}"),
+    ] {
+        let state = fold(State::default(), &sent(1, &format!(r#"{{"{name}":1}}"#)));
+        assert_eq!(json(&state), format!("{{\"{read}\":1}}"), "{name}");
+    }
 }
 
 #[test]
