@@ -14,6 +14,7 @@ mod render;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod turn;
 
 use causeway_event::payload::Usage;
 use causeway_event::{AggregateId, CorrelationId, Event, EventId, EventType, Payload, Position, Source};
@@ -92,7 +93,7 @@ pub struct Link {
     /// The turn it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn: Option<String>,
-    /// The model call within the turn.
+    /// The model call within the turn; at its end how many there were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<u32>,
     /// The tool call within the step.
@@ -132,7 +133,7 @@ pub fn fold(mut chain: Chain, event: &Event) -> Chain {
     let correlation_id = Some(&event.metadata.correlation_id).filter(|own| *own != first).cloned();
     let link = link(event);
     // Of what a model call took one wants to know whose tokens they are: of the model that the turn asks then.
-    let asked = link.usage.and_then(|_| chain.index.asked(&chain.links, &link));
+    let asked = link.usage.and_then(|_| chain.index.asked(&link));
     let model = link.model.clone().or_else(|| asked.map(str::to_owned));
     chain.links.push(Link { correlation_id, model, ..link });
     chain.index.add(&chain.links);
@@ -167,7 +168,7 @@ fn link(event: &Event) -> Link {
     };
     match event.payload() {
         Payload::AIProcessingStarted(claim) => {
-            Link { turn: Some(claim.turn), model: Some(claim.model), attempt: Some(claim.attempt), ..bare }
+            Link { turn: Some(claim.turn), model: known(claim.model), attempt: Some(claim.attempt), ..bare }
         }
         Payload::ThinkingGenerated(thinking) => {
             Link { turn: Some(thinking.turn), step: Some(thinking.step), usage: thinking.usage, ..bare }
@@ -180,10 +181,18 @@ fn link(event: &Event) -> Link {
         Payload::MessageGenerated(said) => {
             Link { turn: known(said.turn), model: known(said.model), usage: Some(said.usage), ..bare }
         }
-        Payload::AIProcessingCompleted(end) => Link { turn: Some(end.turn), usage: Some(end.usage), ..bare },
+        Payload::AIProcessingCompleted(end) => {
+            Link { turn: Some(end.turn), step: Some(end.steps).filter(|steps| *steps > 0), usage: Some(end.usage), ..bare }
+        }
         Payload::AIProcessingFailed(end) => {
             let error = if end.message.is_empty() { end.reason } else { format!("{}: {}", end.reason, end.message) };
-            Link { turn: Some(end.turn), usage: Some(end.usage), error: Some(error), ..bare }
+            Link {
+                turn: Some(end.turn),
+                step: Some(end.steps).filter(|steps| *steps > 0),
+                usage: Some(end.usage),
+                error: Some(error),
+                ..bare
+            }
         }
         _ => bare,
     }

@@ -4,13 +4,15 @@
 //! indexes of equal links are equal.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use causeway_event::payload::Usage;
 use causeway_event::{AggregateId, EventId};
 
+use super::turn::Turn;
 use super::{ENDS, Link};
 use crate::Time;
-use crate::usage::{minus, plus};
+use crate::usage::plus;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
@@ -44,8 +46,8 @@ pub(super) struct Hung {
     pub(super) opens: bool,
     /// Where that ended.
     pub(super) end: Option<usize>,
-    /// The claim of its turn that it happened under.
-    claim: Option<usize>,
+    /// The model that its turn asks then.
+    asked: Option<Arc<str>>,
 }
 
 /// What a claim or a tool call and its end have in common.
@@ -53,17 +55,6 @@ pub(super) type Span = (AggregateId, String, Option<(u32, String)>);
 
 /// The model that an event names, and the one that its claim asks.
 pub(super) type Models<'a> = (Option<&'a str>, Option<&'a str>);
-
-/// What a turn's model calls took. An answer repeats what its call may have told with its thinking, so it never counts.
-#[derive(Clone, Debug, Default)]
-struct Turn {
-    /// Its last claim.
-    claim: Option<usize>,
-    /// The links that tell what a model call took.
-    calls: Vec<usize>,
-    /// Its last end, if that says what all of them took.
-    end: Option<usize>,
-}
 
 impl Index {
     pub(super) fn of(links: &[Link]) -> Self {
@@ -88,8 +79,8 @@ impl Index {
         let depth = parent.map_or(0, |parent| self.hung[parent].depth + 1);
         let span = span(link);
         let opens = opens(link) && span.is_some();
-        let claim = self.spend(link, at);
-        self.hung.push(Hung { parent, depth, children: Vec::new(), opens, end: None, claim });
+        let asked = self.spend(link, at);
+        self.hung.push(Hung { parent, depth, children: Vec::new(), opens, end: None, asked });
         self.places.entry(link.id).or_insert(at);
         let time = link.timestamp;
         self.times = Some(self.times.map_or((time, time), |(first, last)| (first.min(time), last.max(time))));
@@ -119,19 +110,18 @@ impl Index {
     }
 
     /// The model that the turn of a link which comes next asks.
-    pub(super) fn asked<'a>(&self, links: &'a [Link], link: &Link) -> Option<&'a str> {
-        links[self.turns.get(&turn(link)?)?.claim?].model.as_deref()
+    pub(super) fn asked(&self, link: &Link) -> Option<&str> {
+        self.turns.get(&turn(link)?)?.asked.as_deref()
     }
 
     /// The models whose price may hold for a link.
-    pub(super) fn models<'a>(&self, links: &'a [Link], at: usize) -> Models<'a> {
-        let claim = self.hung[at].claim;
-        (links[at].model.as_deref(), claim.and_then(|claim| links[claim].model.as_deref()))
+    pub(super) fn models<'a>(&'a self, links: &'a [Link], at: usize) -> Models<'a> {
+        (links[at].model.as_deref(), self.hung[at].asked.as_deref())
     }
 
     /// What model calls took, by their models.
-    pub(super) fn spent<'a>(&self, links: &'a [Link]) -> BTreeMap<Models<'a>, Usage> {
-        let turns = self.turns.values().flat_map(|turn| of_turn(links, &turn.calls, turn.end));
+    pub(super) fn spent<'a>(&'a self, links: &'a [Link]) -> BTreeMap<Models<'a>, Usage> {
+        let turns = self.turns.values().flat_map(Turn::spent).map(|told| (told.at, told.usage));
         let loose = self.loose.iter().map(|at| (*at, usage(links, *at)));
         let mut spent = BTreeMap::new();
         for (at, usage) in turns.chain(loose) {
@@ -143,9 +133,8 @@ impl Index {
 
     /// Whose tokens those are that a link tells of, and how many: of a turn's end those of its calls.
     pub(super) fn told_by(&self, links: &[Link], at: usize) -> Vec<(usize, Usage)> {
-        let turn = turn(&links[at]).filter(|_| ends_turn(&links[at])).and_then(|key| self.turns.get(&key));
-        let calls = turn.map_or(&[][..], |turn| &turn.calls);
-        let told = of_turn(links, &calls[..calls.partition_point(|call| *call < at)], Some(at));
+        let turn = turn(&links[at]).and_then(|key| self.turns.get(&key));
+        let told: Vec<_> = turn.into_iter().flat_map(|turn| turn.told_by(at)).map(|told| (told.at, told.usage)).collect();
         if told.is_empty() { vec![(at, usage(links, at))] } else { told }
     }
 
@@ -187,22 +176,15 @@ impl Index {
         above + 1 + order[above + 1..].iter().take_while(|at| self.hung[**at].depth > depth).count()
     }
 
-    /// Takes note of what a link tells of usage. The claim that it happens under.
-    fn spend(&mut self, link: &Link, at: usize) -> Option<usize> {
+    /// Takes note of what a link tells of usage. The model that its turn asks then.
+    fn spend(&mut self, link: &Link, at: usize) -> Option<Arc<str>> {
         let Some(key) = turn(link) else {
             self.loose.extend(link.usage.map(|_| at));
             return None;
         };
         let turn = self.turns.entry(key).or_default();
-        if claims(link) {
-            turn.claim = Some(at);
-        }
-        match link.usage {
-            Some(usage) if ends_turn(link) => turn.end = Some(at).filter(|_| usage != Usage::default()),
-            Some(_) if link.event_type.as_str() != "MessageGenerated" => turn.calls.push(at),
-            _ => {}
-        }
-        turn.claim
+        turn.add(link, at);
+        turn.asked.clone()
     }
 }
 
@@ -212,36 +194,12 @@ impl PartialEq for Index {
     }
 }
 
-/// What a turn took, each part with the link whose model it is of. Its end says what all of its calls took: what they did not tell
-/// is the end's own.
-fn of_turn(links: &[Link], calls: &[usize], end: Option<usize>) -> Vec<(usize, Usage)> {
-    let told = calls.iter().map(|call| usage(links, *call)).fold(Usage::default(), plus);
-    let end = end.map(|end| (end, usage(links, end)));
-    let rest = end.map(|(end, all)| (end, minus(all, told)));
-    match end.zip(rest) {
-        // It does not know of all of them.
-        Some(((end, all), (_, rest))) if plus(told, rest) != all => vec![(end, all)],
-        _ => {
-            let calls = calls.iter().map(|call| (*call, usage(links, *call)));
-            calls.chain(rest.filter(|(_, rest)| *rest != Usage::default())).collect()
-        }
-    }
-}
-
 fn usage(links: &[Link], at: usize) -> Usage {
     links[at].usage.unwrap_or_default()
 }
 
-fn ends_turn(link: &Link) -> bool {
-    matches!(link.event_type.as_str(), "AIProcessingCompleted" | "AIProcessingFailed")
-}
-
-fn claims(link: &Link) -> bool {
-    link.event_type.as_str() == "AIProcessingStarted"
-}
-
 fn opens(link: &Link) -> bool {
-    claims(link) || link.event_type.as_str() == "ToolCalled"
+    matches!(link.event_type.as_str(), "AIProcessingStarted" | "ToolCalled")
 }
 
 fn closes(link: &Link) -> bool {

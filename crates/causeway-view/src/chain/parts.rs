@@ -26,7 +26,7 @@ const HEAD: [&str; 11] = [
 
 impl View for Chain {
     const NAME: &'static str = "chain";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const DESCRIPTION: &'static str =
         "A chain of cause and effect as a tree: the time between, durations, models, tokens and cost, what is unfinished.";
     const ID: IdKind = IdKind::Correlation;

@@ -151,6 +151,37 @@ fn a_cost_is_that_of_the_model_that_was_asked_then() {
 }
 
 #[test]
+fn an_answer_counts_before_its_turn_has_ended_unless_its_call_was_told() {
+    let tokens = |input: u64| json!({"input_tokens": input});
+    let thought = |step: u32| json!({"turn": "t", "step": step, "text": "Hm", "usage": tokens(10)});
+    let said = json!({"turn": "t", "content": "Hi", "model": "demo", "usage": tokens(100)});
+    let call = json!({"turn": "t", "step": 1, "call_id": "1", "tool": "calculate", "effect": "pure"});
+    let mut events = vec![
+        event(1, "ThinkingGenerated", &thought(1)),
+        event(2, "ToolCalled", &call),
+        event(3, "MessageGenerated", &said),
+        event(4, "AIProcessingCompleted", &json!({"turn": "t", "usage": tokens(110)})),
+    ];
+    let usage = |events: &[Event]| chain(events).tree(&Prices::default()).usage.input_tokens;
+    assert_eq!((usage(&events[..3]), usage(&events)), (110, 110), "the end says what all of them took");
+    events[2] = event(3, "ThinkingGenerated", &thought(2));
+    let again = event(4, "MessageGenerated", &said);
+    assert_eq!(usage(&[&events[..3], &[again]].concat()), 20, "its call was told with its thinking");
+    // A turn that goes on after a failure adds to what that said.
+    let claim = |attempt| json!({"turn": "t", "inputs": [], "owner": "o", "attempt": attempt, "agent": "a", "model": "demo"});
+    let mut events = vec![
+        event(1, "AIProcessingStarted", &claim(1)),
+        event(2, "AIProcessingFailed", &json!({"turn": "t", "reason": "model_error", "usage": tokens(7)})),
+        event(3, "AIProcessingStarted", &claim(2)),
+        event(4, "ThinkingGenerated", &thought(1)),
+    ];
+    assert_eq!(usage(&events), 17);
+    events.push(event(5, "AIProcessingCompleted", &json!({"turn": "t", "usage": tokens(17)})));
+    events.push(event(6, "AIProcessingCompleted", &json!({"turn": "t", "usage": tokens(99)})));
+    assert_eq!(usage(&events), 17, "the first end counts");
+}
+
+#[test]
 fn a_chain_takes_so_many_events_and_says_that_there_are_more() {
     let causes: Vec<u64> = (0..EVENTS_MAX as u64 + 3).map(|at| at.min(1)).collect();
     let events = links(&causes);

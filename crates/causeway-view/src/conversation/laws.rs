@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::chain::Chain;
 use crate::sample::{id, typed};
 use crate::{Prices, View as _};
 
@@ -106,6 +107,14 @@ fn json(conversation: &Conversation) -> String {
     serde_json::to_string(conversation).unwrap()
 }
 
+/// The same with so few tokens that no sum stops at the largest.
+fn bounded(event: &Event) -> Event {
+    let mut data: Value = event.data.parse().unwrap();
+    let tokens = data.get_mut("usage").and_then(Value::as_object_mut);
+    tokens.into_iter().flat_map(|usage| usage.values_mut()).for_each(|tokens| *tokens = json!(tokens.as_u64().unwrap() % 100));
+    Event { data: Data::of(&data).unwrap(), ..event.clone() }
+}
+
 /// Of each tool call the events that tell its outcome, in the order of the log.
 fn outcomes(history: &[Event]) -> BTreeMap<(String, u32, String), Vec<EventId>> {
     let mut calls = BTreeMap::<_, Vec<EventId>>::new();
@@ -164,6 +173,15 @@ proptest! {
             }
             prop_assert_eq!(patched, serde_json::to_value(&after).unwrap());
             conversation = after;
+        }
+    }
+
+    #[test]
+    fn a_chain_tells_the_same_usage_at_every_position(history in history()) {
+        let (mut conversation, mut chain) = (Conversation::default(), Chain::default());
+        for event in history.iter().map(bounded) {
+            (conversation, chain) = (fold(conversation, &event), chain.with(&event));
+            prop_assert_eq!(chain.tree(&Prices::default()).usage, conversation.usage, "{} at {}", event.event_type, event.position);
         }
     }
 

@@ -75,7 +75,7 @@ pub(super) struct ChainNode {
     /// The event that it names as its cause.
     #[schema(nullable = false)]
     causation_id: Option<EventId>,
-    /// The turn it belongs to, the model call within it, and the tool call within that.
+    /// The turn it belongs to, the model call within it (at its end how many there were), and the tool call within that.
     #[schema(nullable = false)]
     turn: Option<String>,
     #[schema(nullable = false)]
