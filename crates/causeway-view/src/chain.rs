@@ -32,6 +32,9 @@ pub const EVENTS_MAX: usize = 10_000;
 /// The types that end a claim or a tool call.
 pub const ENDS: [&str; 5] = ["AIProcessingCompleted", "AIProcessingFailed", "ToolCompleted", "ToolFailed", "ToolOutcomeUnknown"];
 
+/// The types that tell, beside those, what a turn's model calls took.
+pub const TELLS: [&str; 4] = ["AIProcessingStarted", "ThinkingGenerated", "ToolCalled", "MessageGenerated"];
+
 /// The events of one correlation id up to and including the one at `position`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Kept")]

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use causeway_event::{CorrelationId, Event, EventId, Invalid, Position};
 use causeway_proto::{Kind, Problem};
 use causeway_view::View as _;
-use causeway_view::chain::{Chain, ENDS, EVENTS_MAX, Tree, Waiting};
+use causeway_view::chain::{Chain, ENDS, EVENTS_MAX, TELLS, Tree, Waiting};
 use serde::{Deserialize, Serialize};
 
 use crate::cursor::{Cursor, Moment};
 use crate::gateway::{Gateway, Pass};
 use crate::read_model::{Filter, Query};
 
-/// Chains in which the ends of what a way leaves open are looked for.
+/// Chains in which the turns of a way, and the ends of what it leaves open, are looked for.
 const CHAINS_MAX: usize = 32;
 /// Events read at a time.
 const PAGE_EVENTS: usize = 500;
@@ -93,8 +93,12 @@ pub(crate) async fn trace(gateway: &Gateway, request: Request) -> Result<Trace, 
             (Some(event.id), chain)
         }
     };
-    let mut tree = chain.tree(&gateway.config.pricing);
-    drop(chain);
+    let turns = match event_id {
+        Some(_) => turns(gateway, &chain, at).await?,
+        None => Vec::new(),
+    };
+    let mut tree = chain.tree_of_part(&turns, &gateway.config.pricing);
+    drop((chain, turns));
     // In a chain that is there as a whole nothing is missing.
     if event_id.is_some() || tree.more {
         judge(gateway, &mut tree, at).await?;
@@ -132,7 +136,7 @@ async fn chain(gateway: &Gateway, id: &str, at: Position, last: Position) -> Res
 
 /// The chain of this id; without events if there is none.
 async fn whole(gateway: &Gateway, correlation: &CorrelationId, at: Position) -> Result<Chain, Problem> {
-    collect(gateway, Chain::default(), Query { before: Some(at.next()), ..of(correlation) }).await
+    collect(gateway, Chain::default(), Query { before: Some(at.next()), ..of(correlation) }, |_| true).await
 }
 
 async fn exists(gateway: &Gateway, correlation: &CorrelationId) -> Result<bool, Problem> {
@@ -146,11 +150,16 @@ fn of(correlation: &CorrelationId) -> Query {
     Query { filter, limit: PAGE_EVENTS, ..Query::default() }
 }
 
-/// The chain with what the query finds, as far as a chain goes.
-async fn collect(gateway: &Gateway, mut chain: Chain, mut query: Query) -> Result<Chain, Problem> {
+/// The chain with what the query finds and is wanted, as far as a chain goes.
+async fn collect(
+    gateway: &Gateway,
+    mut chain: Chain,
+    mut query: Query,
+    wanted: impl Fn(&Event) -> bool,
+) -> Result<Chain, Problem> {
     loop {
         let page = gateway.store.page(query.clone()).await?;
-        for event in &page.events {
+        for event in page.events.iter().filter(|event| wanted(event)) {
             chain = chain.with(event);
         }
         match page.next {
@@ -158,6 +167,26 @@ async fn collect(gateway: &Gateway, mut chain: Chain, mut query: Query) -> Resul
             _ => return Ok(chain),
         }
     }
+}
+
+/// All of the turns of which a part has model calls, by their chains: of the part alone nobody knows which models they asked, nor
+/// which of a turn's calls its end repeats.
+async fn turns(gateway: &Gateway, part: &Chain, at: Position) -> Result<Vec<Chain>, Problem> {
+    let calls = part.links.iter().filter(|link| link.usage.is_some() && link.turn.is_some());
+    let chains: BTreeSet<_> = calls.filter_map(|link| link.correlation_id.as_ref().or(part.correlation_id.as_ref())).collect();
+    let (mut turns, mut links) = (Vec::new(), 0);
+    for correlation in chains.into_iter().take(CHAINS_MAX) {
+        let mut query = Query { before: Some(at.next()), ..of(correlation) };
+        query.filter.types = TELLS.iter().chain(&ENDS).filter_map(|name| name.parse().ok()).collect();
+        let found = collect(gateway, Chain::default(), query, |event| part.is_of_its_turns(event)).await?;
+        links += found.links.len();
+        // Of turns that are not there as a whole nothing is known.
+        if found.more || EVENTS_MAX < links {
+            break;
+        }
+        turns.push(found);
+    }
+    Ok(turns)
 }
 
 /// Marks what is missing by what the log has, not by the part that is shown: the end of a cause is often none of the causes, and
@@ -242,5 +271,5 @@ async fn descendants(gateway: &Gateway, event: &Event, at: Position) -> Result<C
         limit: PAGE_EVENTS,
         ..Query::default()
     };
-    collect(gateway, Chain::default().with(event), query).await
+    collect(gateway, Chain::default().with(event), query, |_| true).await
 }

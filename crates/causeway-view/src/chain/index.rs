@@ -10,7 +10,7 @@ use causeway_event::payload::Usage;
 use causeway_event::{AggregateId, EventId};
 
 use super::turn::Turn;
-use super::{ENDS, Link};
+use super::{Chain, ENDS, Link};
 use crate::Time;
 use crate::usage::plus;
 
@@ -99,9 +99,19 @@ impl Index {
         }
     }
 
+    /// Where an event stands among the links.
+    pub(super) fn place(&self, id: EventId) -> Option<usize> {
+        self.places.get(&id).copied()
+    }
+
+    /// Whether some link is of the turn that another is of.
+    pub(super) fn is_of_turns(&self, link: &Link) -> bool {
+        turn(link).is_some_and(|key| self.turns.contains_key(&key))
+    }
+
     /// Where the cause of a link that comes next stands.
     pub(super) fn parent(&self, link: &Link) -> Option<usize> {
-        link.causation_id.and_then(|cause| self.places.get(&cause).copied())
+        link.causation_id.and_then(|cause| self.place(cause))
     }
 
     /// The claims and tool calls that a link which comes next ends.
@@ -119,15 +129,24 @@ impl Index {
         (links[at].model.as_deref(), self.hung[at].asked.as_deref())
     }
 
-    /// What model calls took, by their models.
-    pub(super) fn spent<'a>(&'a self, links: &'a [Link]) -> BTreeMap<Models<'a>, Usage> {
-        let turns = self.turns.values().flat_map(Turn::spent).map(|told| (told.at, told.usage));
-        let loose = self.loose.iter().map(|at| (*at, usage(links, *at)));
+    /// What model calls took, by their models. Of a part of a chain what stands in it, as far as `turns` knows its turns.
+    pub(super) fn spent<'a>(&'a self, links: &'a [Link], turns: &'a [Chain]) -> BTreeMap<Models<'a>, Usage> {
         let mut spent = BTreeMap::new();
-        for (at, usage) in turns.chain(loose) {
-            let sum: &mut Usage = spent.entry(self.models(links, at)).or_default();
+        let mut add = |models, usage| {
+            let sum: &mut Usage = spent.entry(models).or_default();
             *sum = plus(*sum, usage);
+        };
+        for (key, turn) in &self.turns {
+            let known: Vec<_> = turns.iter().filter_map(|chain| Some((chain, chain.index.turns.get(key)?))).collect();
+            if known.is_empty() {
+                turn.spent().for_each(|told| add(self.models(links, told.at), told.usage));
+            }
+            for (Chain { links, index, .. }, turn) in known {
+                let told = turn.spent_within(|at| self.places.contains_key(&links[at].id));
+                told.iter().for_each(|told| add(index.models(links, told.at), told.usage));
+            }
         }
+        self.loose.iter().for_each(|at| add(self.models(links, *at), usage(links, *at)));
         spent
     }
 

@@ -10,7 +10,7 @@ use crate::Prices;
 use crate::view::{IdKind, Part, View};
 
 /// What every event can change.
-const HEAD: [&str; 11] = [
+const HEAD: [&str; 12] = [
     "/position",
     "/correlation_id",
     "/started_at",
@@ -22,6 +22,7 @@ const HEAD: [&str; 11] = [
     "/usage",
     "/cost",
     "/unpriced",
+    "/model_unknown",
 ];
 
 impl View for Chain {
@@ -95,9 +96,10 @@ impl Chain {
             "more" => json(Some(self.more)),
             "unfinished" => json(Some(self.index.unfinished)),
             "orphans" => json(Some(self.index.orphans)),
-            "usage" => json(Some(self.usage())),
-            "cost" => json(self.costs(prices).0),
-            "unpriced" => json(Some(self.costs(prices).1).filter(|models| !models.is_empty())),
+            "usage" => json(Some(self.sums(&[], prices).usage)),
+            "cost" => json(self.sums(&[], prices).cost),
+            "unpriced" => json(Some(self.sums(&[], prices).unpriced).filter(|models| !models.is_empty())),
+            "model_unknown" => json(Some(self.sums(&[], prices).model_unknown).filter(|unknown| *unknown)),
             _ => Ok(None),
         }
     }

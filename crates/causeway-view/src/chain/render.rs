@@ -55,6 +55,9 @@ impl Tree {
         if !self.unpriced.is_empty() {
             let _ = write!(text, ", no price for {}", printable(&self.unpriced.join(", ")));
         }
+        if self.model_unknown {
+            text.push_str(", a model unknown");
+        }
         for (count, what) in [(self.unfinished, "unfinished"), (self.orphans, "without their cause")] {
             if count > 0 {
                 let _ = write!(text, ", {count} {what}");

@@ -215,6 +215,47 @@ fn an_end_from_elsewhere_ends_what_began_before_it() {
 }
 
 #[test]
+fn a_part_of_a_chain_counts_the_calls_that_stand_in_it() {
+    let prices = serde_json::from_value(json!([{"model": "demo", "input": 1000, "output": 10_000}])).unwrap();
+    let mut events = turn();
+    // It says what no call told, too.
+    events[8] =
+        caused(event(9, "AIProcessingCompleted", &json!({"turn": "t", "usage": {"input_tokens": 360, "output_tokens": 30}})), 2);
+    let whole = chain(&events);
+    let part = |places: &[usize]| {
+        let part = chain(&places.iter().map(|at| events[at - 1].clone()).collect::<Vec<_>>());
+        assert!(events[1..].iter().all(|event| part.is_of_its_turns(event)));
+        let tree = part.tree_of_part(std::slice::from_ref(&whole), &prices);
+        (tree.usage.input_tokens, tree.usage.output_tokens, tree.cost, tree.unpriced, tree.model_unknown)
+    };
+    assert_eq!(part(&[1, 2, 3, 4, 5, 6, 7, 8, 9]), (360, 30, Some(0.66), vec![], false), "all of it is the whole");
+    assert_eq!(part(&[4, 7]), (0, 0, None, vec![], false));
+    assert_eq!(part(&[3]), (100, 0, Some(0.1), vec![], false));
+    assert_eq!(part(&[2, 8]), (250, 30, Some(0.55), vec![], false));
+    assert_eq!(part(&[9]), (10, 0, Some(0.01), vec![], false), "what no call told is the end's own");
+    // An answer that was thought about is told by either.
+    events.drain(3..7);
+    let whole = chain(&events);
+    let of = |place: usize| chain(&events[place..=place]).tree_of_part(std::slice::from_ref(&whole), &prices).usage.input_tokens;
+    assert_eq!([2, 3].map(of), [100, 250]);
+    assert_eq!(chain(&events[..4]).tree_of_part(std::slice::from_ref(&whole), &prices).usage.input_tokens, 100);
+}
+
+#[test]
+fn a_model_that_nobody_knows_is_not_one_without_a_price() {
+    let prices = serde_json::from_value(json!([{"model": "demo", "input": 1000, "output": 10_000}])).unwrap();
+    let mut chain = chain(&turn()[2..3]);
+    let tree = chain.tree(&prices);
+    assert_eq!((tree.cost, &tree.unpriced[..], tree.model_unknown), (None, &[][..], true));
+    assert!(tree.render()[0].contains(", 100 tokens in, 0 out, a model unknown, "), "{:?}", tree.render());
+    let json = serde_json::to_value(&tree).unwrap();
+    assert_eq!((&json["model_unknown"], json.get("unpriced")), (&json!(true), None));
+    assert!(chain.parts(&turn()[3]).contains(&crate::Part::at("/model_unknown".to_owned())));
+    assert_eq!(chain.part("/model_unknown", &prices).unwrap().as_deref(), Some("true"));
+    assert!(!chain.tree(&Prices::default()).model_unknown, "nothing is asked where nothing has a price");
+}
+
+#[test]
 fn a_cause_in_another_chain_is_shown_with_its_chain() {
     let mut other = caused(event(2, "SomethingHappened", &Value::Null), 1);
     other.metadata.correlation_id = "another".parse().unwrap();
@@ -297,7 +338,7 @@ fn what_an_event_changes_in_a_long_chain_is_no_more_than_in_a_short_one() {
 }
 
 /// What an event that ends nothing can change: the head, its node, and that of its cause.
-const HEAD_AND_NODE: usize = 13;
+const HEAD_AND_NODE: usize = 14;
 
 proptest! {
     #[test]

@@ -37,7 +37,7 @@ pub struct Tree {
     pub unfinished: usize,
     /// How many of them name a cause that does not stand before them in the chain; nor on the log, where this is only a part of it.
     pub orphans: usize,
-    /// What all model calls took.
+    /// What all model calls took; of a part of a chain those in it.
     pub usage: Usage,
     /// What that cost, as far as its models have prices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,6 +45,9 @@ pub struct Tree {
     /// The models whose calls are not in the cost: they have no price.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unpriced: Vec<String>,
+    /// Whether calls are not in the cost because no event says which model they asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub model_unknown: bool,
     /// The events that hang under no other: true roots and orphans.
     pub roots: Vec<EventId>,
     /// All events, depth first, siblings in the order of the log: a node's subtree is the run of deeper nodes behind it.
@@ -125,7 +128,26 @@ impl Chain {
 
     /// The causation tree, with what its model calls cost.
     pub fn tree(&self, prices: &Prices) -> Tree {
-        let (cost, unpriced) = self.costs(prices);
+        self.tree_of_part(&[], prices)
+    }
+
+    /// Whether the event is of a turn that others here are of.
+    pub fn is_of_its_turns(&self, event: &Event) -> bool {
+        self.index.is_of_turns(&link(event))
+    }
+
+    /// The tree where this is a part of a chain. Which models its calls asked, and what an end says of calls that are not in it,
+    /// only `turns` know: each has all of some turns of the part. Of a turn that none has what the part itself says counts.
+    pub fn tree_of_part(&self, turns: &[Self], prices: &Prices) -> Tree {
+        let Sums { usage, cost, unpriced, model_unknown } = self.sums(turns, prices);
+        let node = |at| {
+            let node = self.node(at, prices);
+            let Some((turns, there)) = turns.iter().find_map(|chain| Some((chain, chain.index.place(node.link.id)?))) else {
+                return node;
+            };
+            let link = Link { model: turns.links[there].model.clone(), ..node.link };
+            Node { link, cost: turns.node_cost(there, prices), ..node }
+        };
         Tree {
             correlation_id: self.correlation_id.clone(),
             position: self.position,
@@ -136,11 +158,12 @@ impl Chain {
             more: self.more,
             unfinished: self.index.unfinished,
             orphans: self.index.orphans,
-            usage: self.usage(),
+            usage,
             cost,
-            unpriced,
+            unpriced: unpriced.into_iter().collect(),
+            model_unknown,
             roots: self.index.roots.iter().map(|root| self.links[*root].id).collect(),
-            nodes: self.index.depth_first().into_iter().map(|at| self.node(at, prices)).collect(),
+            nodes: self.index.depth_first().into_iter().map(node).collect(),
         }
     }
 
@@ -179,26 +202,34 @@ impl Chain {
         self.index.times.map_or(0, |(first, last)| last.micros_since(first))
     }
 
-    /// What all model calls took.
-    pub(super) fn usage(&self) -> Usage {
-        self.index.spent(&self.links).into_values().fold(Usage::default(), plus)
-    }
-
-    /// What they cost together, and the models without a price.
-    pub(super) fn costs(&self, prices: &Prices) -> (Option<f64>, Vec<String>) {
-        if prices.is_empty() {
-            return (None, Vec::new());
-        }
-        let (mut total, mut unpriced) = (None, BTreeSet::new());
-        for (models, usage) in self.index.spent(&self.links) {
-            let model = model(models, prices).unwrap_or("unknown");
+    /// What model calls took and cost, of a part of a chain as [`Self::tree_of_part`] says.
+    pub(super) fn sums(&self, turns: &[Self], prices: &Prices) -> Sums {
+        let mut sums = Sums::default();
+        for (models, usage) in self.index.spent(&self.links, turns) {
+            sums.usage = plus(sums.usage, usage);
+            if prices.is_empty() {
+                continue;
+            }
+            let Some(model) = model(models, prices) else {
+                sums.model_unknown |= usage != Usage::default();
+                continue;
+            };
             match prices.cost(model, usage) {
-                Some(cost) => total = Some(rounded(total.unwrap_or(0.0) + cost)),
-                None => _ = unpriced.insert(model.to_owned()),
+                Some(cost) => sums.cost = Some(rounded(sums.cost.unwrap_or(0.0) + cost)),
+                None => _ = sums.unpriced.insert(model.to_owned()),
             }
         }
-        (total, unpriced.into_iter().collect())
+        sums
     }
+}
+
+/// What model calls took and cost, and whose cost is not known.
+#[derive(Default)]
+pub(super) struct Sums {
+    pub(super) usage: Usage,
+    pub(super) cost: Option<f64>,
+    pub(super) unpriced: BTreeSet<String>,
+    pub(super) model_unknown: bool,
 }
 
 /// The model whose price holds: the one that an event names, or else the one that its claim asks.

@@ -20,14 +20,16 @@ pub(super) struct Turn {
     told: Vec<Told>,
     /// Where those among them begin that count.
     from: usize,
+    /// What its links told that others, each beside it, had told.
+    again: Vec<(Told, usize)>,
     /// The model calls known of.
     steps: u32,
     /// The tool calls known of, each with the link that told it, if one did.
     calls: HashMap<(u32, String), Option<usize>>,
     /// The step of the tool call that came last.
     called: Option<u32>,
-    /// The step that was thought last, and whether it told its usage.
-    thought: Option<(u32, bool)>,
+    /// The step that was thought last, and the link that told its usage.
+    thought: Option<(u32, Option<usize>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,6 +74,15 @@ impl Turn {
         self.told[self.from..].iter().filter(|told| told.counts())
     }
 
+    /// What counts of it where only a part of its links is shown: their calls, and what an end says that no call told, wherever
+    /// the calls are. What was told twice is told by either.
+    pub(super) fn spent_within(&self, shown: impl Fn(usize) -> bool) -> Vec<Told> {
+        let ends_alone = |place, told: &Told| 0 < place && told.from == Some(place);
+        let told = self.told.iter().enumerate().filter(|(place, told)| told.counts() && !ends_alone(*place, told));
+        let again = self.again.iter().filter(|(_, before)| !shown(*before)).map(|(told, _)| told);
+        told.map(|(_, told)| told).chain(again).filter(|told| shown(told.at)).copied().collect()
+    }
+
     /// Whose tokens those are that a link tells of: of the turn's end those of its calls, and what they did not tell.
     pub(super) fn told_by(&self, at: usize) -> impl Iterator<Item = &Told> {
         let found = self.told.binary_search_by_key(&at, |told| told.at).ok();
@@ -91,15 +102,15 @@ impl Turn {
 
     fn think(&mut self, link: &Link, at: usize) {
         let step = self.step(link);
-        let before = self.thought.is_some_and(|(thought, told)| thought == step && told);
-        self.thought = Some((step, before || link.usage.is_some()));
-        self.tell(at, link.usage);
+        let before = self.thought.filter(|(thought, _)| *thought == step).and_then(|(_, told)| told);
+        self.thought = Some((step, before.or(link.usage.map(|_| at))));
+        self.tell(at, link.usage, None);
     }
 
     fn call(&mut self, link: &Link, at: usize) {
         // The same call told twice is one call.
-        let first = *self.tool_call(link).get_or_insert(at) == at;
-        self.tell(at, link.usage.filter(|_| first));
+        let first = *self.tool_call(link).get_or_insert(at);
+        self.tell(at, link.usage, Some(first).filter(|first| *first != at));
     }
 
     fn tool_call(&mut self, link: &Link) -> &mut Option<usize> {
@@ -115,8 +126,9 @@ impl Turn {
 
     fn say(&mut self, link: &Link, at: usize) {
         // The last model call thought, told its usage with that, and asked for no tool: the answer is of that call.
-        let told = self.thought == Some((self.steps, true)) && self.called != Some(self.steps);
-        self.tell(at, link.usage.filter(|usage| !told && *usage != Usage::default()));
+        let thought = self.thought.filter(|(step, _)| *step == self.steps && self.called != Some(*step));
+        let usage = link.usage.filter(|usage| *usage != Usage::default());
+        self.tell(at, usage, thought.and_then(|(_, told)| told));
     }
 
     /// Takes the word of the first end for what all calls took, unless it says nothing.
@@ -142,7 +154,11 @@ impl Turn {
         step
     }
 
-    fn tell(&mut self, at: usize, usage: Option<Usage>) {
-        self.told.extend(usage.map(|usage| Told { at, usage, from: None }));
+    fn tell(&mut self, at: usize, usage: Option<Usage>, before: Option<usize>) {
+        let told = usage.map(|usage| Told { at, usage, from: None });
+        match before {
+            Some(before) => self.again.extend(told.map(|told| (told, before))),
+            None => self.told.extend(told),
+        }
     }
 }

@@ -175,8 +175,8 @@ async fn what_cannot_be_traced_is_refused_by_its_name() {
     gateway.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn costs_and_links_are_given_as_they_are_configured() {
+/// A gateway that knows what the model `demo` costs.
+async fn priced() -> World {
     let nats = NatsServer::start().await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let config = Config {
@@ -185,7 +185,75 @@ async fn costs_and_links_are_given_as_they_are_configured() {
         trace_url: Some("https://jaeger.example/trace/{trace_id}".to_owned().try_into().unwrap()),
         ..Config::default()
     };
-    let gateway = Gateway::start_with(&nats, config).await;
+    World { gateway: Gateway::start_with(&nats, config).await, nats, dir }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_chain_takes_and_costs_what_the_model_calls_in_it_do() {
+    let World { gateway, nats: _nats, dir: _dir } = priced().await;
+    let tokens = |input, output| json!({"input_tokens": input, "output_tokens": output});
+    let call =
+        |call_id| json!({"turn": "t", "step": 1, "call_id": call_id, "tool": "calculate", "arguments": {}, "effect": "pure"});
+    let done = |call_id| json!({"turn": "t", "step": 1, "call_id": call_id, "tool": "calculate", "result": 1, "duration_ms": 1});
+    let claim = json!({"turn": "t", "inputs": [], "owner": "o", "attempt": 1, "agent": "a", "model": "demo"});
+    let thought = json!({"turn": "t", "step": 1, "text": "Hm", "kind": "reasoning", "usage": tokens(25, 28)});
+    let said = json!({"turn": "t", "content": "42", "model": "demo", "usage": tokens(39, 84)});
+    let end = json!({"turn": "t", "steps": 2, "usage": tokens(64, 112), "duration_ms": 5});
+    let history = [
+        ("MessageReceived", json!({"content": "What is 6 * 7, and what time is it?"}), 0),
+        ("AIProcessingStarted", claim, 1),
+        ("ThinkingGenerated", thought, 2),
+        ("ToolCalled", call("1"), 2),
+        ("ToolCalled", call("2"), 2),
+        ("ToolCompleted", done("1"), 4),
+        ("ToolCompleted", done("2"), 5),
+        ("MessageGenerated", said, 6),
+        ("AIProcessingCompleted", end, 8),
+    ];
+    let mut receipts: Vec<Value> = Vec::new();
+    for (event_type, data, cause) in history {
+        let cause = match cause {
+            0 => json!({"correlation_id": "first"}),
+            cause => json!({"causation_id": receipts[cause - 1]["id"]}),
+        };
+        let event = json!({"type": event_type, "aggregate_id": "s", "data": data, "metadata": cause});
+        receipts.push(gateway.post(&event).await.created());
+    }
+    let get = async |at: usize, query: &str| gateway.get(&format!("/chains/{}?{query}", id(&receipts[at - 1]))).await.ok();
+    let sums = |tree: &Value| (tree["usage"].clone(), tree["cost"].clone());
+    let nothing_unknown = |tree: &Value| tree.get("unpriced").is_none() && tree.get("model_unknown").is_none();
+    let whole = get(1, "scope=chain").await;
+    let all = (tokens(64, 112), json!(0.00128));
+    assert_eq!(sums(&whole), all);
+    let (thinking, answer) = ((tokens(25, 28), json!(0.000_342_5)), (tokens(39, 84), json!(0.000_937_5)));
+    for (at, scope, expected) in [
+        (1, "descendants", &all),
+        (2, "descendants", &all),
+        (3, "descendants", &thinking),
+        (4, "descendants", &answer),
+        (8, "descendants", &answer),
+        (9, "descendants", &(tokens(0, 0), Value::Null)),
+        (3, "ancestors", &thinking),
+        (8, "ancestors", &answer),
+        (9, "ancestors", &answer),
+    ] {
+        let part = get(at, &format!("scope={scope}")).await;
+        assert_eq!(&sums(&part), expected, "{scope} of {at}");
+        assert!(nothing_unknown(&part), "{scope} of {at}: {part}");
+        let same = |node: &Value| {
+            let whole = whole["nodes"].as_array().unwrap().iter().find(|whole| whole["id"] == node["id"]).unwrap();
+            ["model", "usage", "cost", "duration_us", "unfinished"].iter().all(|field| whole[field] == node[field])
+        };
+        assert!(part["nodes"].as_array().unwrap().iter().all(same), "each event as in the whole: {scope} of {at}: {part}");
+    }
+    let then = get(4, &format!("scope=descendants&as_of={}", id(&receipts[7]))).await;
+    assert_eq!(sums(&then), answer);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn costs_and_links_are_given_as_they_are_configured() {
+    let World { gateway, nats: _nats, dir: _dir } = priced().await;
     let family = Family::of(&gateway).await;
     let tree = gateway.get("/chains/first").await.ok();
     assert_eq!(tree["cost"], json!(0.0035));

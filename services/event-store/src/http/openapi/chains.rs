@@ -46,6 +46,7 @@ pub(super) struct Chain {
     unfinished: u64,
     /// How many of them name a cause that does not stand before them in the chain; nor on the log, where this is only a part of it.
     orphans: u64,
+    /// What the model calls took; of causes or effects those that are among them, whatever the end of a turn says.
     usage: Usage,
     /// What the model calls cost, as far as their models have prices.
     #[schema(nullable = false)]
@@ -53,6 +54,9 @@ pub(super) struct Chain {
     /// The models whose calls are not in the cost: they have no price.
     #[schema(nullable = false)]
     unpriced: Option<Vec<String>>,
+    /// Whether calls are not in the cost because no event says which model they asked.
+    #[schema(nullable = false)]
+    model_unknown: Option<bool>,
     /// The events that hang under no other.
     roots: Vec<EventId>,
     /// All events, depth first, siblings in the order of the log: a node's subtree is the run of deeper nodes behind it.
