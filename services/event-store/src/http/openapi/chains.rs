@@ -46,7 +46,7 @@ pub(super) struct Chain {
     unfinished: u64,
     /// How many of them name a cause that does not stand before them in the chain; nor on the log, where this is only a part of it.
     orphans: u64,
-    /// What the model calls took; of causes or effects those that are among them, whatever the end of a turn says.
+    /// What the model calls took; of causes or effects those that are among them, and what an end among them says that no call told.
     usage: Usage,
     /// What the model calls cost, as far as their models have prices.
     #[schema(nullable = false)]
