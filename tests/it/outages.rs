@@ -8,6 +8,8 @@ use causeway_e2e::{Append, Causeway, Client, Draft, Follower, Grpc, Outcome, Tol
 use causeway_testkit::{NatsCluster, NatsServer, wait_until};
 use futures::future::join_all;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -88,6 +90,43 @@ async fn health_follows_the_log_and_without_it_appends_fail_at_once() {
     let notes = client.http.events("type=NoteTaken").await.unwrap();
     let numbers: Vec<u64> = notes.iter().map(|note| note["data"]["number"].as_u64().unwrap()).collect();
     assert_eq!(numbers, [0, 10, 11, 20, 21], "what was refused is not there, what was acknowledged is");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_beyond_the_limit_of_files_do_not_keep_the_gateway_from_the_log() {
+    const FILES_MAX: u32 = 128;
+    let mut nats = NatsServer::start().await.unwrap();
+    let gateway = gateway(&nats.url()).unwrap().files_max(FILES_MAX).start().await.unwrap();
+    let client = Client::of(&gateway).unwrap();
+    client.wait_ready().await;
+    // What asks later has its connection already.
+    let mut health = client.grpc.watch_health().await.unwrap();
+    assert!(health.next().await.unwrap());
+    let address = gateway.ready().gateway.strip_prefix("http://").unwrap().to_owned();
+    let crowd = (0..FILES_MAX).map(|_| async {
+        let mut client = TcpStream::connect(&address).await.unwrap();
+        let request = format!("GET /events/stream HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        client
+    });
+    let crowd = join_all(crowd).await;
+    // As many as get in are there.
+    crowd[0].readable().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    nats.kill();
+    assert!(!health.next().await.unwrap());
+    nats.restart().await.unwrap();
+    assert!(tokio::time::timeout(LIMIT, health.next()).await.expect("a file is left for the log").unwrap());
+    client.wait_ready().await;
+    client.try_append(Wire::Http, &note(1)).await.unwrap().receipts().unwrap();
+    let log = gateway.stderr();
+    assert!(!log.contains("was not accepted"), "{log}");
+    assert_eq!(log.matches("connections_max is 8192, and only 64 are let in").count(), 1, "{log}");
+
+    // Who waited is let in as soon as others leave.
+    let last = crowd.into_iter().next_back().unwrap();
+    tokio::time::timeout(LIMIT, last.readable()).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

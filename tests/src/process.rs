@@ -46,6 +46,7 @@ pub struct Setup {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     terminal: bool,
+    files_max: Option<u32>,
     home: TempDir,
 }
 
@@ -53,7 +54,7 @@ impl Setup {
     fn new(arguments: &[&str]) -> Self {
         let home = tempfile::Builder::new().prefix("causeway-e2e-").tempdir().expect("a folder for the test");
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        Self { arguments, environment: Vec::new(), terminal: false, home }
+        Self { arguments, environment: Vec::new(), terminal: false, files_max: None, home }
     }
 
     /// `causeway up`: everything in one process, with its own NATS.
@@ -138,6 +139,13 @@ impl Setup {
         self.env("TERM", "xterm")
     }
 
+    /// It may have only so many files open, connections among them.
+    #[must_use]
+    pub fn files_max(mut self, files_max: u32) -> Self {
+        self.files_max = Some(files_max);
+        self
+    }
+
     /// Where it keeps its data.
     pub fn data(&self) -> PathBuf {
         self.home.path().join("data")
@@ -170,13 +178,16 @@ impl Setup {
 
     fn child(&self) -> Result<Child> {
         let home = self.home.path();
-        let mut command = match self.terminal {
-            true => Command::new(tools()?.join("bin/python")),
-            false => Command::new(binary()?),
+        let mut command = match (self.terminal, self.files_max) {
+            (true, _) => Command::new(tools()?.join("bin/python")),
+            (false, Some(_)) => Command::new("sh"),
+            (false, None) => Command::new(binary()?),
         };
-        if self.terminal {
-            command.args(["-c", TERMINAL]).arg(binary()?);
-        }
+        match self.files_max {
+            _ if self.terminal => command.args(["-c", TERMINAL]).arg(binary()?),
+            Some(files_max) => command.args(["-c", &format!("ulimit -n {files_max}; exec \"$0\" \"$@\"")]).arg(binary()?),
+            None => &mut command,
+        };
         command
             .args(&self.arguments)
             .env_clear()

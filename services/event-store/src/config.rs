@@ -63,7 +63,8 @@ pub struct Limits {
     pub append_wait: Duration,
     /// Streams at once: subscriptions, watches, members of groups, streamed reads and appends.
     pub streams_max: usize,
-    /// Connections at once; further ones wait to be accepted.
+    /// Connections at once; further ones wait to be accepted. Never more than the files that the process may have open, less 64 (or less
+    /// half of them, where they are few), which it tells at its start.
     pub connections_max: usize,
     /// Memory for views that were looked at: the next look costs only what is new. A state whose JSON is longer than a quarter of it is
     /// not kept.

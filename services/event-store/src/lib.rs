@@ -30,6 +30,7 @@ mod range;
 mod read_model;
 mod ready;
 mod refresh;
+mod seldom;
 mod serve;
 mod store;
 mod subscribe;

@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method};
@@ -21,6 +21,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_web::GrpcWebLayer;
@@ -28,6 +29,7 @@ use tower_http::cors::{AllowHeaders, CorsLayer};
 
 use crate::gateway::{Gateway, semaphore};
 use crate::http::Wire;
+use crate::seldom::Seldom;
 use crate::{Config, Error, grpc, http};
 
 /// How long a client may take to send the head of an HTTP/1 request.
@@ -47,6 +49,10 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const READS_MAX: usize = 1024;
 /// Pause after a connection that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two lines of the log about those.
+const ACCEPT_TOLD: Duration = Duration::from_secs(10);
+/// Of the files that the process may have open, those that clients do not get: the log's connections, the read model's files.
+const FILES_KEPT: u64 = 64;
 
 /// What clients of gRPC-Web read of an answer that is an error without a body, and those of HTTP beside one.
 const RESPONSE_HEADERS: [&str; 6] =
@@ -133,13 +139,13 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, config: Config,
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(u32::try_from(calls_max).unwrap_or(u32::MAX));
-    let places = semaphore(limits.connections_max);
+    let mut door = Door::new(listener, connections_max(limits.connections_max, causeway_runtime::files_max()));
     let (graceful, mut connections) = (GracefulShutdown::new(), JoinSet::new());
     loop {
         // Further connections wait in the listener's queue until one ends.
         let (stream, place) = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept(&listener, &places) => accepted?,
+            accepted = door.accept() => accepted?,
             Some(_) = connections.join_next() => continue,
         };
         let service = TowerToHyperService::new(router.clone());
@@ -151,33 +157,71 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, config: Config,
             }
         });
     }
-    drop(listener);
+    drop(door);
     if tokio::time::timeout(config.drain_timeout, graceful.shutdown()).await.is_err() {
         tracing::warn!(unfinished = connections.len(), "requests were still under way and are cut off");
     }
     Ok(())
 }
 
-/// The next connection, once there is a place for it.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                // Small answers must not wait for more to send.
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "a connection stays without TCP_NODELAY");
+/// How many connections there may be: all files to clients would leave none for the way to the log.
+fn connections_max(wanted: usize, files_max: Option<u64>) -> usize {
+    let Some(files_max) = files_max else { return wanted };
+    let possible = usize::try_from(files_max - FILES_KEPT.min(files_max / 2)).unwrap_or(usize::MAX);
+    if possible < wanted {
+        tracing::warn!(
+            files_max,
+            "event_store.limits.connections_max is {wanted}, and only {possible} are let in: the process may not open more files; \
+             raise `ulimit -n`, or lower it"
+        );
+    }
+    wanted.min(possible)
+}
+
+/// Where connections come in.
+struct Door {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    failed: Seldom,
+    /// None is accepted before. Kept here, since whoever waits for the next connection may break off and begin anew.
+    closed_until: tokio::time::Instant,
+}
+
+impl Door {
+    fn new(listener: TcpListener, places: usize) -> Self {
+        let closed_until = tokio::time::Instant::now();
+        Self { listener, places: semaphore(places), failed: Seldom::new(ACCEPT_TOLD), closed_until }
+    }
+
+    /// The next connection, once there is a place for it.
+    async fn accept(&mut self) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(io::Error::other)?;
+        loop {
+            sleep_until(self.closed_until).await;
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    // Small answers must not wait for more to send.
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "a connection stays without TCP_NODELAY");
+                    }
+                    #[cfg(target_os = "linux")]
+                    if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(UNWRITTEN_MAX)) {
+                        tracing::debug!(%error, "a connection stays without TCP_USER_TIMEOUT");
+                    }
+                    return Ok((stream, place));
                 }
-                #[cfg(target_os = "linux")]
-                if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(UNWRITTEN_MAX)) {
-                    tracing::debug!(%error, "a connection stays without TCP_USER_TIMEOUT");
+                // A client that was gone before it was served, or no file handle left: neither ends the service.
+                Err(error) => {
+                    if let Some(times) = self.failed.add(1, Instant::now()) {
+                        tracing::warn!(
+                            %error,
+                            times,
+                            "a connection was not accepted; if files have run out, raise `ulimit -n`, or lower \
+                             event_store.limits.connections_max"
+                        );
+                    }
+                    self.closed_until = tokio::time::Instant::now() + ACCEPT_PAUSE;
                 }
-                return Ok((stream, place));
-            }
-            // A client that was gone before it was served, or no file handle left: neither ends the service.
-            Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -214,8 +258,32 @@ mod tests {
     async fn a_connection_to_which_nothing_can_be_written_does_not_last() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, _place) = accept(&listener, &semaphore(1)).await.unwrap();
+        let (stream, _place) = Door::new(listener, 1).accept().await.unwrap();
         assert_eq!(SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(UNWRITTEN_MAX));
+    }
+
+    #[test]
+    fn clients_do_not_get_all_files() {
+        assert_eq!(connections_max(8192, None), 8192);
+        assert_eq!(connections_max(8192, Some(20_000)), 8192);
+        assert_eq!(connections_max(8192, Some(1024)), 960);
+        assert_eq!(connections_max(8192, Some(96)), 48);
+        assert_eq!(connections_max(8192, Some(1)), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn after_a_failed_accept_the_door_stays_closed_also_to_who_asks_anew() {
+        let mut door = Door::new(TcpListener::bind("127.0.0.1:0").await.unwrap(), 1);
+        // Accepting fails from now on.
+        SockRef::from(&door.listener).shutdown(std::net::Shutdown::Both).unwrap();
+        let (begun, moment) = (Instant::now(), ACCEPT_PAUSE / 20);
+        for _ in 0..40 {
+            assert!(tokio::time::timeout(moment, door.accept()).await.is_err());
+        }
+        let pauses = (begun.elapsed().as_millis() / ACCEPT_PAUSE.as_millis()) as u64;
+        let untold = door.failed.add(0, Instant::now() + ACCEPT_TOLD).unwrap_or(0);
+        assert!((1..=pauses).contains(&untold), "{untold} more in {pauses} pauses");
     }
 
     #[test]

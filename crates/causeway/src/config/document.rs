@@ -160,7 +160,10 @@ const KEYS: &[Key] = &[
         "event_store.limits.streams_max",
         "Streams at once: subscriptions, watches, members of groups, streamed reads and appends.",
     ),
-    key("event_store.limits.connections_max", "Connections at once; further ones wait to be accepted."),
+    key(
+        "event_store.limits.connections_max",
+        "Connections at once; further ones wait to be accepted. Never more than the files that the process may have open (`ulimit -Hn`) less 64, or half of them where they are few: then it says so at its start.",
+    ),
     key(
         "event_store.limits.views_bytes_max",
         "Memory for views that were looked at: the next look costs only what is new. A state whose JSON is longer than a quarter of it is not kept.",
