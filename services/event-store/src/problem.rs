@@ -3,7 +3,7 @@
 //! Each mapping is one exhaustive match; codes and statuses stand in [`Kind`]'s table. What goes wrong inside is logged here,
 //! once, where it stops being passed on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tonic::Status;
 
+use crate::seldom::Seldom;
 use crate::store::StoreError;
 
 /// The NATS error code of a server that has no room or no leader: it may have both a little later.
@@ -181,11 +182,26 @@ fn body(problem: &Problem) -> String {
     serde_json::to_string(&body).unwrap_or_default()
 }
 
+/// A log that hangs leaves all requests that wait for it unsettled.
+static UNSETTLED: Seldom = Seldom::new(Duration::from_secs(10));
+
+/// Tells how many requests were not settled since that was told, from time to time: also if none comes that would tell of those before it.
+pub(crate) fn log_rest() {
+    if let Some(requests) = UNSETTLED.add(0, Instant::now()) {
+        tracing::warn!(requests, "further requests were not settled");
+    }
+}
+
 /// Tells the operator what concerns the operator.
 pub(crate) fn log(problem: &Problem) {
     match problem.kind {
         Kind::Internal => tracing::error!(error = %problem, "a request failed"),
-        Kind::OutcomeUnknown | Kind::TimedOut => tracing::warn!(error = %problem, "a request was not settled"),
+        Kind::OutcomeUnknown | Kind::TimedOut => {
+            tracing::debug!(error = %problem, "a request was not settled");
+            if let Some(requests) = UNSETTLED.add(1, Instant::now()) {
+                tracing::warn!(requests, error = %problem, "requests were not settled");
+            }
+        }
         // An outage is told once, by whoever watches the log and the read model, not by each request that it fails.
         _ => tracing::debug!(error = %problem, "a request was refused"),
     }

@@ -11,6 +11,7 @@ use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
 
 use crate::gateway::Gateway;
+use crate::problem;
 
 /// How often it is looked at: while all is well, and while it is not.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -93,6 +94,7 @@ async fn look(gateway: &Gateway, health: &HealthReporter) {
         if is_ready != was_ready {
             tell(health, status).await;
         }
+        problem::log_rest();
         tokio::time::sleep(if is_ready { LOOK_EVERY } else { LOOK_AGAIN }).await;
     }
 }
