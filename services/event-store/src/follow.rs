@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) closed: CancellationToken,
     /// How catching up goes, while the model is behind the log.
     pub(crate) catching_up: watch::Sender<Option<CatchingUp>>,
+    /// Why the writer cannot write, while it cannot.
+    failing: Mutex<Option<Arc<str>>>,
     /// The last registration of a type that came from the log.
     registered: AtomicU64,
     /// The database that was found was not left in order, and its check has not ended.
@@ -100,8 +102,10 @@ pub(crate) struct CatchingUp {
 }
 
 /// What is done before the model answers, whatever events it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Doing {
+    /// It cannot be written, for this reason, and is tried again.
+    Failing(Arc<str>),
     /// So many of them are there.
     Indexing(usize),
     Checking,
@@ -110,6 +114,7 @@ pub(crate) enum Doing {
 impl std::fmt::Display for Doing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Failing(reason) => write!(f, "it cannot be written, which is tried again: {reason}"),
             Self::Indexing(made) => write!(f, "its indexes are being made, {made} of {} are there", INDEXES.len()),
             Self::Checking => f.write_str("its file was not left in order and is being checked in full"),
         }
@@ -135,6 +140,7 @@ impl Shared {
             files: Arc::new(files),
             closed: CancellationToken::new(),
             catching_up: watch::Sender::new(None),
+            failing: Mutex::default(),
             registered: AtomicU64::new(0),
             doubted: AtomicBool::new(loaded.doubted),
             indexing: AtomicUsize::new(0),
@@ -226,10 +232,18 @@ impl Shared {
 
     /// What the model does before it answers, if it is not only reading the log.
     pub(crate) fn doing(&self) -> Option<Doing> {
+        if let Some(reason) = self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            return Some(Doing::Failing(reason));
+        }
         match self.indexing.load(Ordering::SeqCst) {
             0 => self.is_doubted(self.tail.epoch()).then_some(Doing::Checking),
             number => Some(Doing::Indexing(number - 1)),
         }
+    }
+
+    /// The writer cannot write, or can again.
+    fn fails(&self, reason: Option<Arc<str>>) {
+        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
     /// Somebody waits for what is written, for as long as the answer is held: the writer does not linger.
@@ -423,8 +437,11 @@ impl Progress {
     /// Says if the log lost its end.
     fn tell(&mut self, shared: &Shared, seen: Seen) -> Option<String> {
         let Seen { end, written: position, target, .. } = seen;
+        let doing = shared.doing();
+        // The writer tells of that, and it does not get on.
+        let is_failing = matches!(doing, Some(Doing::Failing(_)));
         // At the first look it has only just begun.
-        if let Some(doing) = shared.doing().filter(|_| self.target.is_some()) {
+        if let Some(doing) = doing.filter(|_| self.target.is_some() && !is_failing) {
             tracing::info!(%position, %doing, "the read model does not answer yet");
         }
         // While the log is away there is no news; whoever needs it says so.
@@ -438,6 +455,7 @@ impl Progress {
         let is_behind = position < self.target.replace(target).map_or(target, |before| before.min(target));
         shared.catching_up.send_replace(is_behind.then_some(behind));
         match (is_behind, self.behind) {
+            (true, _) if is_failing => {}
             (true, _) => {
                 tracing::info!(%position, %target, per_second = behind.per_second, "the read model is catching up");
             }

@@ -44,7 +44,7 @@ const PAGE_TIME: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 500
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     /// The read model was not far enough in time, or answers nothing so far.
-    #[error("{}", behind(*.wanted, *.position, *.doing))]
+    #[error("{}", behind(*.wanted, *.position, .doing.as_ref()))]
     Behind { wanted: Position, position: Position, doing: Option<Doing> },
     /// All readers were busy for too long.
     #[error("too many reads at once")]
@@ -66,7 +66,7 @@ pub(crate) enum StoreError {
     Closed,
 }
 
-fn behind(wanted: Position, position: Position, doing: Option<Doing>) -> String {
+fn behind(wanted: Position, position: Position, doing: Option<&Doing>) -> String {
     match doing {
         Some(doing) => format!("the read model does not answer yet: {doing}"),
         None => format!("the read model is at {position}, and {wanted} is wanted"),

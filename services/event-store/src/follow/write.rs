@@ -13,9 +13,12 @@ use tokio::sync::oneshot;
 
 use super::Shared;
 use crate::read_model::{Loaded, ModelError, Snapshot, Writer};
+use crate::seldom::Seldom;
 
 /// Pause before a write is tried again that the system refused (no space, mostly).
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How often that is told while it lasts.
+const FAILING_TOLD: Duration = Duration::from_secs(60);
 /// So many rebuilds within [`REBUILDS_WITHIN`] are not bad luck: the service stops and says so.
 const REBUILDS_MAX: usize = 3;
 const REBUILDS_WITHIN: Duration = Duration::from_secs(3600);
@@ -82,6 +85,8 @@ pub(super) fn spawn(shared: Arc<Shared>, work: Work) -> Result<oneshot::Receiver
 fn write(shared: &Shared, work: Work) -> Result<(), ModelError> {
     let Work { mut writer, mut target, commands, .. } = work;
     let (mut epoch, mut losses, mut rebuilt) = (0, 0, Vec::new());
+    // Since when the system refuses to write: told anew when it begins anew.
+    let mut failing: Option<Seldom> = None;
     while !shared.closed.is_cancelled() {
         if shared.tail.epoch() != epoch {
             let lost = shared.tail.losses();
@@ -106,11 +111,20 @@ fn write(shared: &Shared, work: Work) -> Result<(), ModelError> {
         });
         let is_idle = matches!(result, Ok(false));
         match result {
-            // The second of them is the end.
-            Ok(_) | Err(ModelError::Interrupted) => {}
+            Ok(_) => {
+                if failing.take().is_some() {
+                    tracing::info!("the read model can be written again");
+                    shared.fails(None);
+                }
+            }
+            // The end.
+            Err(ModelError::Interrupted) => {}
             Err(ModelError::Corrupt(reason)) => shared.give_up(epoch, &reason),
             Err(error) => {
-                tracing::error!(%error, "the read model cannot be written; reads go stale until it can");
+                if let Some(times) = failing.get_or_insert_with(|| Seldom::new(FAILING_TOLD)).add(1, Instant::now()) {
+                    tracing::error!(%error, times, "the read model cannot be written; reads go stale until it can");
+                }
+                shared.fails(Some(error.to_string().into()));
                 pause(shared, &mut writer, epoch, &commands);
             }
         }

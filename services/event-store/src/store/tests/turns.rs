@@ -88,6 +88,25 @@ async fn whoever_waits_is_told_what_the_model_does_instead() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_is_told_that_the_model_cannot_be_written() {
+    let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.fill(10);
+    let running = Running::start(&log, &folder, 10).await;
+    let store = &running.store;
+    store.fresh().await.unwrap();
+    // Somebody else writes, and does not end: as good as a disk that is full.
+    let other = rusqlite::Connection::open(path(&folder)).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    log.fill(1);
+    let told = store.fresh().await.unwrap_err().to_string();
+    assert!(told.contains("it cannot be written, which is tried again: ") && told.contains("database is locked"), "{told}");
+    other.execute_batch("ROLLBACK").unwrap();
+    wait_until("what is missing to be written", LIMIT, async || store.fresh().await.ok()).await;
+    assert_eq!(store.doing(), None);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_waits_is_told_which_index_is_being_made() {
     let (log, folder) = (MemoryLog::new(), tempfile::tempdir().unwrap());
     log.fill(40_000);
@@ -112,7 +131,7 @@ async fn whoever_waits_is_told_which_index_is_being_made() {
 fn made(doing: &Doing) -> usize {
     match doing {
         Doing::Indexing(made) => *made,
-        Doing::Checking => unreachable!("a new file needs no check"),
+        Doing::Checking | Doing::Failing(_) => unreachable!("a new file needs no check, and can be written"),
     }
 }
 
