@@ -3,7 +3,9 @@
 
 use std::any::Any;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -18,10 +20,12 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_web::GrpcWebLayer;
@@ -40,6 +44,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(60);
 /// A client to whom nothing can be written for this long is gone, or reads nothing any more: its place is given to others.
 const UNWRITTEN_MAX: Duration = Duration::from_secs(5 * 60);
+/// How long a client may still send behind the last answer.
+const LINGER_MAX: Duration = Duration::from_secs(1);
 /// What a client may have sent of one call before it is read, and of all calls of a connection: so much more that a few calls which are
 /// not read, since too much of them is in hand, keep no other one back.
 const STREAM_WINDOW: u32 = 512 << 10;
@@ -149,19 +155,56 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, config: Config,
             Some(_) = connections.join_next() => continue,
         };
         let service = TowerToHyperService::new(router.clone());
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+        let (read, write) = stream.into_split();
+        let (back, returned) = oneshot::channel();
+        let io = TokioIo::new(tokio::io::join(Lent(Some((read, back))), write));
+        let connection = graceful.watch(builder.serve_connection(io, service).into_owned());
         connections.spawn(async move {
             let _place = place;
             if let Err(error) = connection.await {
                 tracing::debug!(error, "a connection broke off");
             }
+            if let Ok(read) = returned.await {
+                linger(read).await;
+            }
         });
     }
     drop(door);
-    if tokio::time::timeout(config.drain_timeout, graceful.shutdown()).await.is_err() {
+    let limit = tokio::time::Instant::now() + config.drain_timeout;
+    if timeout_at(limit, graceful.shutdown()).await.is_err() {
         tracing::warn!(unfinished = connections.len(), "requests were still under way and are cut off");
+        return Ok(());
     }
+    // All is answered; some may still send.
+    let _ = timeout_at(limit, async { while connections.join_next().await.is_some() {} }).await;
     Ok(())
+}
+
+/// What is read from, and comes back when the connection has been served.
+struct Lent(Option<(OwnedReadHalf, oneshot::Sender<OwnedReadHalf>)>);
+
+impl AsyncRead for Lent {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Some((read, _)) => Pin::new(read).poll_read(cx, buf),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some((read, back)) = self.0.take() {
+            // Nobody may wait for it, when what is under way is cut off.
+            let _ = back.send(read);
+        }
+    }
+}
+
+/// Reads what the client still sends, once it was told that nothing more is answered: closed before that was read, the connection would be
+/// reset, and answers on their way be lost.
+async fn linger(mut read: OwnedReadHalf) {
+    let _ = timeout(LINGER_MAX, tokio::io::copy(&mut read, &mut tokio::io::sink())).await;
 }
 
 /// How many connections there may be: all files to clients would leave none for the way to the log.
@@ -231,7 +274,9 @@ impl Door {
 mod tests {
     use axum::body::Body;
     use axum::http::{Request, StatusCode, header};
-    use axum::routing::get;
+    use axum::routing::{get, post};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpSocket;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -262,6 +307,39 @@ mod tests {
         assert_eq!(SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(UNWRITTEN_MAX));
     }
 
+    #[tokio::test]
+    async fn an_answer_on_its_way_arrives_though_the_client_still_sends_at_the_stop() {
+        const LONG: usize = 256 << 10;
+        let (begun, mut has_begun) = tokio::sync::mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        // Answers at the stop and reads nothing.
+        let answer = move |_body: Body| async move {
+            begun.send(()).await.unwrap();
+            stopped.cancelled().await;
+            vec![b'a'; LONG]
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        // Most of the answer has to wait in the server's socket.
+        socket.set_recv_buffer_size(4096).unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve(Router::new().route("/", post(answer)), listener, Config::default(), stop.clone()));
+        let mut client = socket.connect(address).await.unwrap();
+        let head = format!("POST / HTTP/1.1\r\nhost: {address}\r\ncontent-length: {}\r\n\r\n", 1 << 30);
+        client.write_all(head.as_bytes()).await.unwrap();
+        has_begun.recv().await.unwrap();
+        // As much as goes.
+        while timeout(ACCEPT_PAUSE, client.write_all(&[b'b'; 4096])).await.is_ok() {}
+        stop.cancel();
+        tokio::time::sleep(LINGER_MAX / 4).await;
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.ends_with(&vec![b'a'; LONG]), "{} bytes of the answer", answer.len());
+        drop(client);
+        timeout(LINGER_MAX * 5, serving).await.unwrap().unwrap().unwrap();
+    }
+
     #[test]
     fn clients_do_not_get_all_files() {
         assert_eq!(connections_max(8192, None), 8192);
@@ -279,7 +357,7 @@ mod tests {
         SockRef::from(&door.listener).shutdown(std::net::Shutdown::Both).unwrap();
         let (begun, moment) = (Instant::now(), ACCEPT_PAUSE / 20);
         for _ in 0..40 {
-            assert!(tokio::time::timeout(moment, door.accept()).await.is_err());
+            assert!(timeout(moment, door.accept()).await.is_err());
         }
         let pauses = (begun.elapsed().as_millis() / ACCEPT_PAUSE.as_millis()) as u64;
         let untold = door.failed.add(0, Instant::now() + ACCEPT_TOLD).unwrap_or(0);
