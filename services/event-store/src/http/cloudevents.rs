@@ -10,7 +10,7 @@
 //! What has no place is refused by its name, never dropped. A problem's field is a pointer into the body, or the name of a header.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::str::FromStr;
 
 use axum::http::HeaderMap;
@@ -76,7 +76,15 @@ pub(super) fn batch(json: &[u8]) -> Result<Parsed, Problem> {
         let event = Attributes::of_json(fields).and_then(Attributes::event);
         event.map_err(|invalid| Problem::from(invalid.within(&format!("/{index}/"))))
     });
-    Ok(parsed(events.collect::<Result<_, _>>()?, Form::CloudEvents))
+    let events: Vec<Read> = events.collect::<Result<_, _>>()?;
+    let mut named = HashSet::new();
+    match events.iter().position(|event| !named.insert((&event.source, &event.id))) {
+        Some(index) => Err(Problem::invalid(
+            format!("/{index}/id"),
+            "and source are those of another event of the list: both name one event",
+        )),
+        None => Ok(parsed(events, Form::CloudEvents)),
+    }
 }
 
 /// One event whose attributes are headers and whose data is the body.
@@ -308,7 +316,7 @@ mod tests {
         assert_eq!(key("/shop", "eu 7"), "/shop eu 7");
         let named =
             [("shop", "eu 7"), ("shop eu", "7"), ("7", "shop eu 7"), ("shop  eu", "7"), ("shop ", "eu 7"), (" 7", "shop eu 7")];
-        let keys: std::collections::HashSet<_> = named.iter().map(|(source, id)| key(source, id)).collect();
+        let keys: HashSet<_> = named.iter().map(|(source, id)| key(source, id)).collect();
         assert_eq!(keys.len(), named.len());
     }
 
@@ -407,6 +415,17 @@ mod tests {
         assert_ne!(key(&["1", "12"]), key(&["11", "2"]));
         assert_eq!(key(&["1"]).unwrap().as_str(), "/shop 1", "the same event alone is the same append");
         assert_eq!(key(&[]), None);
+    }
+
+    #[test]
+    fn an_event_stands_in_a_list_once() {
+        let list = |events: &[Vec<u8>]| {
+            let events: Vec<Value> = events.iter().map(|event| serde_json::from_slice(event).unwrap()).collect();
+            batch(json!(events).to_string().as_bytes()).map(drop)
+        };
+        assert!(list(&[with("id", json!("1")), with("id", json!("2"))]).is_ok());
+        let twice = list(&[with("id", json!("1")), with("id", json!("2")), with("id", json!("1"))]);
+        assert_eq!(twice.unwrap_err().field.as_deref(), Some("/2/id"));
     }
 
     #[test]
