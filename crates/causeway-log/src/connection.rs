@@ -24,6 +24,9 @@ const ELECTION_LIMIT: Duration = Duration::from_secs(30);
 /// A replica that was heard within this has not voted for another leader: it waits for at least four seconds
 /// (`minElectionTimeoutDefault` of nats-server's `raft.go`), and is heard each second.
 const LEASE: Duration = Duration::from_secs(3);
+/// A leader that heard too few of them is asked again, for this long: one answer of a replica that is late must not fail a read.
+const LEASE_PATIENCE: Duration = Duration::from_secs(1);
+const LEASE_PAUSE: Duration = Duration::from_millis(100);
 /// A connection on which three pings in a row go unanswered is given up: a server that is frozen, not gone, looks like that.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// The longest pause between two attempts to reconnect.
@@ -208,19 +211,21 @@ impl Log {
     pub(crate) async fn events_info(&self) -> Result<stream::Info, LogError> {
         self.require_connection()?;
         let name = self.inner.names.events_stream();
-        let asked = async {
+        let asked = async || {
             let stream = self.jetstream().get_stream(&name).await;
             stream
                 .map(|stream| stream.cached_info().clone())
                 .map_err(|error| LogError::unavailable(format!("stream {name}: {error}")))
         };
-        let info = self.inner.asking.unbroken(asked).await?;
-        // Nobody else answers for a stream without replicas.
-        match info.cluster.as_ref().filter(|_| info.config.num_replicas > 1) {
-            Some(cluster) if !leads(cluster) => {
-                Err(LogError::unavailable(format!("stream {name} has no leader that hears most of its replicas")))
+        let unheard = || LogError::unavailable(format!("stream {name} has no leader that hears most of its replicas"));
+        let give_up = tokio::time::Instant::now() + LEASE_PATIENCE;
+        loop {
+            let info = self.inner.asking.unbroken(asked()).await?;
+            match leads(&info) {
+                true => return Ok(info),
+                false if give_up < tokio::time::Instant::now() => return Err(unheard()),
+                false => tokio::time::sleep(LEASE_PAUSE).await,
             }
-            _ => Ok(info),
         }
     }
 
@@ -299,10 +304,12 @@ impl Log {
 
 /// Whether nobody else can lead by now. A server answers for a stream without a leader as well; and one that leads goes on answering
 /// for ten seconds and more after it lost the others, while they have another leader and go on.
-fn leads(cluster: &stream::ClusterInfo) -> bool {
+fn leads(info: &stream::Info) -> bool {
+    // Nobody else answers for a stream without replicas.
+    let Some(cluster) = info.cluster.as_ref().filter(|_| info.config.num_replicas > 1) else { return true };
     let heard = cluster.replicas.iter().filter(|peer| !peer.offline && peer.active < LEASE).count();
     // With the leader itself these are more than half.
-    cluster.leader.is_some() && heard >= cluster.replicas.len().div_ceil(2)
+    cluster.leader.is_some() && heard >= (info.config.num_replicas - 1).div_ceil(2)
 }
 
 pub(crate) fn not_found(error: &jetstream::context::GetStreamError) -> bool {

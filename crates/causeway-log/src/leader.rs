@@ -84,17 +84,16 @@ impl Log {
         let Some(batch) = &head.batch else { return Ok(count == 1) };
         let goes_on = |placed: &Placed| placed.batch.as_ref() == Some(batch) && !placed.begins_append;
         let end = Position::new(first.get().saturating_add(count as u64));
-        let is_of_it = count == 1 || self.placed_or_foreign(end.previous()).await?.is_some_and(|last| goes_on(&last));
-        if let Some(next) = self.placed_or_foreign(end).await? {
-            return Ok(is_of_it && !goes_on(&next));
-        }
-        let newest = self.placed_or_foreign(self.last_position().await?).await?;
-        match newest.filter(|newest| newest.receipt.position == first || goes_on(newest)) {
-            Some(newest) if !newest.is_last => {
-                Err(LogError::unavailable(format!("its leader does not have all of the append at position {first} yet")))
+        // Whether all of it is there comes before what it is: it may become so between two looks.
+        if self.placed_or_foreign(end).await?.is_none() {
+            let newest = self.placed_or_foreign(self.last_position().await?).await?;
+            let is_of_it = |newest: &Placed| newest.receipt.position == first || goes_on(newest);
+            if newest.is_some_and(|newest| is_of_it(&newest) && !newest.is_last) {
+                return Err(LogError::unavailable(format!("its leader does not have all of the append at position {first} yet")));
             }
-            _ => Ok(is_of_it),
         }
+        let is_longer = self.placed_or_foreign(end).await?.is_some_and(|next| goes_on(&next));
+        Ok(!is_longer && (count == 1 || self.placed_or_foreign(end.previous()).await?.is_some_and(|last| goes_on(&last))))
     }
 
     /// The same as [`Self::placed_at`]; none also for what is not of ours.

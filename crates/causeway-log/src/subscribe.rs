@@ -65,8 +65,6 @@ struct Pull {
     messages: pull::Stream,
     /// Sequence of the last message within this consumer, which has no gaps.
     delivered: u64,
-    bytes: u64,
-    since: Instant,
 }
 
 impl Log {
@@ -152,8 +150,7 @@ impl Subscription {
             let entry = self.log.entry_of(record.clone(), &place, headers, &message.payload);
             Leaf { hash: entry.leaf(), run: self.run }
         });
-        pull.bytes += message.payload.len() as u64;
-        if self.pace.brought(pull.delivered, pull.bytes, pull.since.elapsed(), info.pending) {
+        if self.pace.brought(message.payload.len() as u64, Instant::now(), info.pending) {
             self.current = None;
         }
         Some((record, leaf))
@@ -257,7 +254,8 @@ impl Subscription {
             Ok(messages) => {
                 if self.goes_on().await? {
                     self.run = RUNS.fetch_add(1, Ordering::Relaxed);
-                    self.current = Some(Pull { messages, delivered: 0, bytes: 0, since: Instant::now() });
+                    self.pace.begun(Instant::now());
+                    self.current = Some(Pull { messages, delivered: 0 });
                 }
             }
             Err(error) => {

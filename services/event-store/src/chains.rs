@@ -5,12 +5,14 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use causeway_event::{CorrelationId, Event, EventId, Invalid, Position};
 use causeway_proto::{Kind, Problem};
 use causeway_view::View as _;
 use causeway_view::chain::{Chain, ENDS, EVENTS_MAX, TELLS, Tree, Waiting};
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
 
 use crate::cursor::{Cursor, Moment};
 use crate::gateway::{Gateway, Pass};
@@ -18,6 +20,8 @@ use crate::read_model::{Filter, Query};
 
 /// Chains in which the turns of a way, and the ends of what it leaves open, are looked for.
 const CHAINS_MAX: usize = 32;
+/// How long the turns may take.
+const TURNS_TIME: Duration = Duration::from_secs(2);
 /// Events read at a time.
 const PAGE_EVENTS: usize = 500;
 
@@ -175,10 +179,14 @@ async fn turns(gateway: &Gateway, part: &Chain, at: Position) -> Result<Vec<Chai
     let calls = part.links.iter().filter(|link| link.usage.is_some() && link.turn.is_some());
     let chains: BTreeSet<_> = calls.filter_map(|link| link.correlation_id.as_ref().or(part.correlation_id.as_ref())).collect();
     let (mut turns, mut links) = (Vec::new(), 0);
+    let give_up = Instant::now() + TURNS_TIME;
     for correlation in chains.into_iter().take(CHAINS_MAX) {
         let mut query = Query { before: Some(at.next()), ..of(correlation) };
         query.filter.types = TELLS.iter().chain(&ENDS).filter_map(|name| name.parse().ok()).collect();
-        let found = collect(gateway, Chain::default(), query, |event| part.is_of_its_turns(event)).await?;
+        let found = collect(gateway, Chain::default(), query, |event| part.is_of_its_turns(event));
+        // What a long chain has of other turns is read as well: the part is shown without what is not found in time.
+        let Ok(found) = timeout_at(give_up, found).await else { break };
+        let found = found?;
         links += found.links.len();
         // Of turns that are not there as a whole nothing is known.
         if found.more || EVENTS_MAX < links {

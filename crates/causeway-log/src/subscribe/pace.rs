@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// Messages asked for at a time over a link that has not broken.
 const FULL: usize = 500;
 /// As much is asked for as came within this: it leaves most of the server's ten seconds.
@@ -29,12 +31,23 @@ pub(super) struct Pace {
     batch: usize,
     patience: Duration,
     patience_min: Duration,
+    /// It had caught up, slowly, when the last message came.
+    is_idle: bool,
+    measured: Measured,
+}
+
+/// What came since it was last looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Measured {
+    since: Option<Instant>,
+    messages: u64,
+    bytes: u64,
 }
 
 impl Pace {
     /// Full, with this patience for one message by itself.
     pub(super) fn full(patience: Duration) -> Self {
-        Self { batch: FULL, patience, patience_min: patience }
+        Self { batch: FULL, patience, patience_min: patience, is_idle: false, measured: Measured::default() }
     }
 
     /// Messages to ask for at a time.
@@ -54,7 +67,7 @@ impl Pace {
 
     /// A pull broke.
     pub(super) fn broke(&mut self) {
-        self.batch = 1;
+        (self.batch, self.is_idle) = (1, false);
     }
 
     /// An answer did not come for this long.
@@ -69,19 +82,30 @@ impl Pace {
         *self = Self::full(self.patience_min);
     }
 
-    /// A pull brought so many messages, of so many bytes together, within this, and left so many. True if that changes the pace by enough
-    /// for another pull.
-    pub(super) fn brought(&mut self, messages: u64, bytes: u64, within: Duration, left: u64) -> bool {
+    /// A pull begins.
+    pub(super) fn begun(&mut self, now: Instant) {
+        self.measured = Measured { since: Some(now), ..Measured::default() };
+    }
+
+    /// It brought a message of so many bytes, and left so many messages. True if that changes the pace by enough for another pull.
+    pub(super) fn brought(&mut self, bytes: u64, now: Instant, left: u64) -> bool {
         if self.batch == FULL {
             return false;
         }
-        if left == 0 && within.as_nanos() <= SLOW.as_nanos() * u128::from(messages) {
+        let Measured { since, messages, bytes: before } = self.measured;
+        let (messages, bytes) = (messages + 1, before + bytes);
+        self.measured = Measured { since, messages, bytes };
+        let within = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        // Behind an idle time nothing can be measured: it is tried.
+        if self.is_idle || left == 0 && within.as_nanos() <= SLOW.as_nanos() * u128::from(messages) {
             self.caught_up();
             return true;
         }
+        self.is_idle = left == 0;
         if messages < MEASURED * self.batch as u64 {
             return false;
         }
+        self.begun(now);
         let ahead = u128::from(messages) * AHEAD.as_nanos() / within.as_nanos().max(1);
         let ahead = ahead.min(u128::from(messages) * u128::from(AHEAD_BYTES) / u128::from(bytes.max(1)));
         match usize::try_from(ahead).unwrap_or(FULL) {
@@ -98,81 +122,107 @@ mod tests {
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(5);
-    const SMALL: u64 = 1000;
+    const KB: u64 = 1000;
 
-    /// A pace after a break.
-    fn broken() -> Pace {
-        let mut pace = Pace::full(PATIENCE);
-        pace.broke();
-        pace
+    /// A pace, and the time.
+    struct Pulling(Pace, Instant);
+
+    impl Pulling {
+        /// After a break.
+        fn broken() -> Self {
+            let (mut pace, now) = (Pace::full(PATIENCE), Instant::now());
+            pace.broke();
+            pace.begun(now);
+            Self(pace, now)
+        }
+
+        /// So many messages come, each of so many bytes and after so long, and leave others. Whether the last one, and no other, changes
+        /// the pace.
+        fn brings(&mut self, messages: usize, bytes: u64, each: Duration) -> bool {
+            let changes = (0..messages).map(|_| self.brings_one(bytes, each, 100_000)).collect::<Vec<_>>();
+            assert!(changes[..messages - 1].iter().all(|changes| !changes), "{changes:?}");
+            changes[messages - 1]
+        }
+
+        fn brings_one(&mut self, bytes: u64, after: Duration, left: u64) -> bool {
+            self.1 += after;
+            let changes = self.0.brought(bytes, self.1, left);
+            if changes {
+                self.0.begun(self.1);
+            }
+            changes
+        }
+    }
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
     }
 
     #[test]
     fn the_full_pace_is_left_by_a_break_alone() {
-        let mut pace = Pace::full(PATIENCE);
-        assert!(!pace.brought(1_000_000, SMALL, Duration::from_hours(1), 1));
-        assert!(!pace.brought(1, SMALL, Duration::from_secs(9), 0));
-        assert_eq!((pace.batch(), pace.heartbeat()), (500, HEARTBEAT));
-        pace.broke();
-        assert_eq!((pace.batch(), pace.heartbeat()), (1, HEARTBEAT_OF_SLOW));
+        let mut pulling = Pulling(Pace::full(PATIENCE), Instant::now());
+        for _ in 0..10_000 {
+            assert!(!pulling.brings_one(KB, millis(5000), 1));
+        }
+        assert!(!pulling.brings_one(KB, millis(9000), 0));
+        assert_eq!((pulling.0.batch(), pulling.0.heartbeat()), (500, HEARTBEAT));
+        pulling.0.broke();
+        assert_eq!((pulling.0.batch(), pulling.0.heartbeat()), (1, HEARTBEAT_OF_SLOW));
     }
 
     #[test]
     fn a_slow_link_is_asked_for_what_it_brings_in_three_seconds() {
-        let mut pace = broken();
-        assert!(!pace.brought(3, SMALL, Duration::from_secs(1), 100), "too few to tell");
-        assert!(!pace.brought(4, SMALL, Duration::from_secs(24), 100), "not more than now");
-        assert_eq!(pace.batch(), 1);
-        assert!(pace.brought(4, SMALL, Duration::from_secs(2), 100));
-        assert_eq!(pace.batch(), 6);
-        assert!(!pace.brought(23, SMALL, Duration::from_secs(1), 100));
-        assert!(!pace.brought(24, SMALL, Duration::from_secs(8), 100), "another pull is not worth it");
-        assert!(pace.brought(24, SMALL, Duration::from_secs(6), 100));
-        assert_eq!(pace.batch(), 12);
-        pace.broke();
-        assert_eq!(pace.batch(), 1);
+        let mut pulling = Pulling::broken();
+        assert!(!pulling.brings(4, KB, millis(6000)), "not more than now");
+        assert!(pulling.brings(4, KB, millis(500)), "however slow it was before");
+        assert_eq!(pulling.0.batch(), 6);
+        assert!(!pulling.brings(24, KB, millis(300)), "another pull is not worth it");
+        assert!(pulling.brings(24, KB, millis(250)));
+        assert_eq!(pulling.0.batch(), 12);
+        pulling.0.broke();
+        assert_eq!(pulling.0.batch(), 1);
     }
 
     #[test]
     fn a_good_link_is_at_the_full_pace_after_four_messages() {
-        let mut pace = broken();
-        assert!(pace.brought(4, SMALL, Duration::from_millis(20), 100_000));
-        assert_eq!(pace, Pace::full(PATIENCE));
-        let mut at_once = broken();
-        assert!(at_once.brought(4, SMALL, Duration::ZERO, 100_000));
-        assert_eq!(at_once, Pace::full(PATIENCE));
+        for each in [millis(5), Duration::ZERO] {
+            let mut pulling = Pulling::broken();
+            assert!(pulling.brings(4, KB, each));
+            assert_eq!((pulling.0.batch(), pulling.0.heartbeat()), (500, HEARTBEAT));
+        }
     }
 
     #[test]
     fn of_large_messages_no_more_are_asked_for_than_the_server_takes_in() {
-        let mut pace = broken();
-        assert!(pace.brought(4, 4 << 20, Duration::from_millis(20), 100_000));
-        assert_eq!(pace.batch(), 16);
-        assert!(!pace.brought(64, 64 << 20, Duration::from_millis(20), 100_000));
-        assert!(pace.brought(128, 16 << 20, Duration::from_millis(20), 100_000), "they are smaller by now");
-        assert_eq!(pace.batch(), 128);
+        let mut pulling = Pulling::broken();
+        assert!(pulling.brings(4, 1 << 20, millis(5)));
+        assert_eq!(pulling.0.batch(), 16);
+        assert!(!pulling.brings(64, 1 << 20, millis(5)));
+        assert!(pulling.brings(64, 1 << 17, millis(5)), "they are smaller by now");
+        assert_eq!(pulling.0.batch(), 128);
     }
 
     #[test]
     fn whoever_caught_up_over_a_good_link_is_at_the_full_pace() {
-        let mut pace = broken();
-        pace.waited(PATIENCE);
-        assert!(pace.brought(1, SMALL, Duration::from_millis(10), 0));
-        assert_eq!(pace, Pace::full(PATIENCE));
+        let mut pulling = Pulling::broken();
+        pulling.0.waited(PATIENCE);
+        assert!(pulling.brings_one(KB, millis(10), 0));
+        assert_eq!((pulling.0.batch(), pulling.0.patience()), (500, PATIENCE));
     }
 
     #[test]
-    fn a_slow_link_keeps_its_pull_when_it_has_caught_up() {
-        let mut pace = broken();
-        assert!(!pace.brought(1, SMALL, Duration::from_secs(9), 0));
-        assert!(!pace.brought(2, SMALL, Duration::from_hours(1), 0));
-        assert_eq!((pace.batch(), pace.heartbeat()), (1, HEARTBEAT_OF_SLOW));
+    fn a_slow_link_keeps_its_pull_when_it_has_caught_up_until_the_next_message() {
+        let mut pulling = Pulling::broken();
+        assert!(!pulling.brings_one(KB, millis(9000), 0));
+        assert_eq!((pulling.0.batch(), pulling.0.heartbeat()), (1, HEARTBEAT_OF_SLOW));
+        assert!(pulling.brings_one(KB, Duration::from_hours(1), 0));
+        assert_eq!((pulling.0.batch(), pulling.0.heartbeat()), (500, HEARTBEAT));
     }
 
     #[test]
     fn patience_grows_with_what_was_waited_in_vain() {
-        let mut pace = broken();
-        pace.waited(Duration::from_secs(1));
+        let mut pace = Pulling::broken().0;
+        pace.waited(millis(1000));
         assert_eq!(pace.patience(), PATIENCE, "it was told, not silent");
         for seconds in [10, 20, 40, 40] {
             pace.waited(pace.patience());

@@ -83,7 +83,7 @@ impl Audit {
             let actual = self.tips.get(&subject).copied();
             // Of what stands before the start nothing is known, nor of what is missing.
             let holds = actual.map_or(expected <= self.start(), |actual| actual == expected)
-                || self.gaps.iter().any(|gap| (gap.first..=gap.last).contains(&expected));
+                || actual.is_none_or(|actual| actual < expected) && self.is_missing(expected);
             if !holds {
                 let actual = actual.unwrap_or(self.start());
                 let what = format!(
@@ -235,6 +235,12 @@ impl Audit {
             }
         }
         !altered.is_empty()
+    }
+
+    /// Whether nothing stands there. Gaps are found in their order.
+    fn is_missing(&self, position: Position) -> bool {
+        let at = self.gaps.partition_point(|gap| gap.last < position);
+        self.gaps.get(at).is_some_and(|gap| gap.first <= position)
     }
 
     fn vouch(&mut self, position: Position, entries: u64) {

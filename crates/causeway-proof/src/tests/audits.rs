@@ -285,6 +285,8 @@ fn a_fence_is_not_judged_by_what_is_missing() {
     let fenced = |position, at| with(note(position, "a", "1"), |event| event.expected = Some(Position::new(at)));
     check(&[fenced(1, 0), fenced(3, 2)], &[(Fault::Missing, 2, 2)]);
     check(&[fenced(1, 0), note(2, "b", "1"), fenced(4, 2)], &[(Fault::Fence, 4, 4), (Fault::Missing, 3, 3)]);
+    // Whatever stood there, another one stands behind it.
+    check(&[note(1, "a", "1"), note(3, "a", "1"), fenced(4, 2)], &[(Fault::Fence, 4, 4), (Fault::Missing, 2, 2)]);
 }
 
 /// The log as an export has it.

@@ -84,7 +84,12 @@ async fn first_answer(
         return Err(other_events());
     }
     if events.len() < count {
-        gateway.store.wait_for(Position::new(first.get() + count as u64 - 1)).await?;
+        let last = Position::new(first.get() + count as u64 - 1);
+        // Of what was imported nobody knows how much belongs together.
+        if gateway.log.last_position().await.map_err(problem::of_log)? < last {
+            return Err(other_events());
+        }
+        gateway.store.wait_for(last).await?;
         events = gateway.store.by_key(&shape.0[0].0, key, count).await?.unwrap_or_default();
     }
     answer_again(shape, &events)

@@ -14,7 +14,9 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Instant;
 
+use causeway_event::Position;
 use causeway_log::Sequence;
 use causeway_proto::{Appended, Kind, Problem};
 use futures::future::OptionFuture;
@@ -92,11 +94,11 @@ pub(crate) async fn run(
     let mut sending = None;
     let (mut under_way, mut ready) = (FuturesOrdered::new(), VecDeque::<Answer>::new());
     let answers_room = Arc::new(Semaphore::new(ANSWERS_KIB_MAX as usize));
-    let mut telling = None;
+    let (mut telling, mut is_patient) = (None, true);
     let (mut end, mut bytes) = (None, 0);
     loop {
         if telling.is_none() {
-            telling = ready.pop_front().map(|answer| Box::pin(tell(&gateway, &answers, &answers_room, answer)));
+            telling = ready.pop_front().map(|answer| Box::pin(tell(&gateway, &answers, &answers_room, answer, is_patient)));
         }
         let in_hand = under_way.len() + ready.len() + usize::from(telling.is_some());
         if in_hand < in_hand_max
@@ -114,7 +116,10 @@ pub(crate) async fn run(
             Some(told) = OptionFuture::from(telling.as_mut()), if telling.is_some() => {
                 telling = None;
                 match told {
-                    Some(told) => bytes -= told,
+                    Some(told) => {
+                        bytes -= told.bytes;
+                        is_patient = told.is_patient;
+                    }
                     None => return,
                 }
             },
@@ -158,23 +163,38 @@ async fn prepare_one(gateway: &Gateway, request: Numbered) -> InHand {
     InHand { request_id, what, bytes }
 }
 
-/// Hands an answer over as soon as the client takes it, and only then reads what is large about it: the events of a conflict. What that
-/// frees of what is in hand; none if nobody listens.
+/// What came of telling.
+struct Told {
+    /// What that frees of what is in hand.
+    bytes: usize,
+    /// Whether the read model had what was wanted of it in time.
+    is_patient: bool,
+}
+
+/// Hands an answer over as soon as the client takes it, and only then reads what is large about it: the events of a conflict. Behind
+/// one for which the read model was too slow the others do not wait for it. None if nobody listens.
 async fn tell(
     gateway: &Gateway,
     answers: &mpsc::Sender<Result<Answer, Problem>>,
     room: &Arc<Semaphore>,
     mut answer: Answer,
-) -> Option<usize> {
+    mut is_patient: bool,
+) -> Option<Told> {
     let place = answers.reserve().await.ok()?;
-    let in_hand = answer.bytes();
+    let bytes = answer.bytes();
     if let Err(problem) = answer.result {
-        answer.result = Err(conflict::with_events(gateway, problem).boxed().await);
+        let begun = Instant::now();
+        let actual = problem.conflict.as_ref().map_or(Position::START, |conflict| conflict.actual);
+        answer.result = match is_patient || actual <= gateway.store.position() {
+            true => Err(conflict::with_events(gateway, problem).boxed().await),
+            false => Err(problem),
+        };
+        is_patient = (is_patient || actual <= gateway.store.position()) && begun.elapsed() < conflict::READ_MAX;
     }
     let kib = u32::try_from(answer.bytes() >> 10).unwrap_or(u32::MAX).clamp(1, ANSWERS_KIB_MAX);
     answer._room = room.clone().acquire_many_owned(kib).await.ok();
     place.send(Ok(answer));
-    Some(in_hand)
+    Some(Told { bytes, is_patient })
 }
 
 /// Waits for a place and sends. Gives the sequence back for the next one, and what is to come of this one.

@@ -244,7 +244,9 @@ async fn a_key_whose_append_has_come_in_part_is_not_refused() {
         tokio::time::sleep(Duration::from_millis(100) * number).await;
         keyed(&far).await
     }));
-    for answer in again.await {
+    let answers = again.await;
+    assert_eq!(answers.last().unwrap().status, StatusCode::CREATED, "all of it is there by then");
+    for answer in answers {
         if answer.status != StatusCode::SERVICE_UNAVAILABLE {
             let again = answer.created();
             assert_eq!(again.as_array().unwrap().len(), 300);
