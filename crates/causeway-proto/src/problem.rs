@@ -204,7 +204,10 @@ impl From<Invalid> for Problem {
 impl From<Conflict> for Problem {
     fn from(conflict: Conflict) -> Self {
         let Conflict { aggregate_id, category, expected, actual, others, .. } = &conflict;
-        let mut detail = format!("the last {category} event of {aggregate_id} is at position {actual}, not {expected}");
+        let mut detail = match *actual {
+            Position::START => format!("{aggregate_id} has no {category} event, and none at position {expected}"),
+            actual => format!("the last {category} event of {aggregate_id} is at position {actual}, not {expected}"),
+        };
         match others.len() {
             0 => {}
             1 => detail += "; another fence does not hold either",

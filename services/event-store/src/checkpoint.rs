@@ -54,7 +54,7 @@ pub struct IntegrityConfig {
     pub signing_key: Option<Secret>,
     /// After so many new events a checkpoint is due.
     pub every_events: u64,
-    /// So long after the last one a checkpoint is due, if anything is new.
+    /// So long after the last one, or the gateway's start, a checkpoint is due, if anything is new.
     #[serde(with = "duration")]
     pub every: Duration,
 }

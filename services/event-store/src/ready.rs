@@ -34,6 +34,12 @@ enum State {
     Not(Box<Problem>),
 }
 
+impl State {
+    fn is_recent(&self) -> bool {
+        matches!(self, Self::Ready(at) if at.elapsed() < RECENT)
+    }
+}
+
 impl Default for Readiness {
     fn default() -> Self {
         Self(watch::Sender::new(State::Starting))
@@ -52,7 +58,13 @@ impl Readiness {
 
     /// Whether the read model lacks nothing that the server's own memory of keys does not cover.
     pub(crate) fn is_recent(&self) -> bool {
-        matches!(&*self.0.borrow(), State::Ready(at) if at.elapsed() < RECENT)
+        self.0.borrow().is_recent()
+    }
+
+    /// Until that is so.
+    pub(crate) async fn recent(&self) {
+        // It never closes while it is borrowed.
+        let _ = self.0.subscribe().wait_for(State::is_recent).await;
     }
 
     fn is_ready(&self) -> bool {

@@ -134,7 +134,7 @@ const KEYS: &[Key] = &[
         "The seed of the Ed25519 key: 32 random bytes, in hex digits or base64. Better: signing_key_file, which names a file.",
     ),
     key("event_store.integrity.every_events", "After so many new events a checkpoint is due."),
-    key("event_store.integrity.every", "So long after the last one a checkpoint is due, if anything is new."),
+    key("event_store.integrity.every", "So long after the last one, or the start, a checkpoint is due, if anything is new."),
     key(
         "event_store.pricing",
         "What models cost, a million tokens each: [{ model = \"NAME\", input = 2.5, output = 10.0 }, ..]. Without a price there is no cost.",

@@ -43,7 +43,17 @@ async fn find(gateway: &Gateway, shape: &Shape, key: &IdempotencyKey) -> Result<
         return Ok(Some(earlier));
     }
     let limit = gateway.config.read_model.read_timeout;
-    tokio::time::timeout(limit, on_the_log(gateway, shape, key, position)).await.unwrap_or_else(|_| {
+    let looked = async {
+        tokio::select! {
+            found = on_the_log(gateway, shape, key, position) => found,
+            // It has caught up meanwhile.
+            () = gateway.ready.recent() => {
+                gateway.store.fresh().await?;
+                indexed(gateway, shape, key).await
+            }
+        }
+    };
+    tokio::time::timeout(limit, looked).await.unwrap_or_else(|_| {
         let detail = format!("whether the key was used could not be learned within {limit:?}; nothing was appended now");
         Err(Problem::new(Kind::Behind, detail).retry_after(problem::COME_BACK))
     })

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use causeway_event::Position;
 use causeway_log::Sequence;
-use causeway_proto::{Appended, Kind, Problem};
+use causeway_proto::{Appended, Conflict, Kind, Problem};
 use futures::future::OptionFuture;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt as _, Stream, StreamExt as _};
@@ -32,7 +32,7 @@ const PREPARED_MAX: usize = 32;
 /// Bytes of a stream that are in hand at a time: of its requests, until they are answered, and then of the answers. The request that
 /// goes beyond is taken, further ones are not read.
 const IN_HAND_BYTES_MAX: usize = 16 << 20;
-/// What the receipt of an event takes, about.
+/// What the receipt of an event takes, or a fence that does not hold, about.
 const RECEIPT_BYTES: usize = 128;
 /// Answers that are ready to be written out ...
 pub(crate) const ANSWERS_MAX: usize = 64;
@@ -62,12 +62,20 @@ pub(crate) struct Answer {
 impl Answer {
     /// How large it is, about.
     fn bytes(&self) -> usize {
-        let conflict = self.result.as_ref().err().and_then(|problem| problem.conflict.as_deref());
-        let all = conflict
-            .iter()
-            .flat_map(|conflict| conflict.events.iter().chain(conflict.others.iter().flat_map(|other| &other.events)));
-        let receipts = self.result.as_ref().map_or(0, |appended| appended.receipts.len());
-        self.request_id.len() + receipts * RECEIPT_BYTES + all.map(|event| event.data.as_bytes().len()).sum::<usize>()
+        let of_conflict = |conflict: &Conflict| {
+            let events = conflict.events.iter().map(|event| RECEIPT_BYTES + event.data.as_bytes().len()).sum::<usize>();
+            RECEIPT_BYTES + conflict.aggregate_id.as_str().len() + events
+        };
+        let result = match &self.result {
+            Ok(appended) => appended.receipts.len() * RECEIPT_BYTES,
+            Err(problem) => problem
+                .conflict
+                .iter()
+                .flat_map(|conflict| [&**conflict].into_iter().chain(&conflict.others))
+                .map(of_conflict)
+                .sum(),
+        };
+        self.request_id.len() + result
     }
 }
 
@@ -247,5 +255,21 @@ mod tests {
         };
         assert_eq!(bytes("12345", 0), 5);
         assert_eq!(bytes("", 1000), 1000 * RECEIPT_BYTES);
+    }
+
+    #[test]
+    fn a_conflict_is_as_large_as_all_its_fences() {
+        let fence = |others| Conflict {
+            aggregate_id: "0123456789".parse().unwrap(),
+            category: causeway_event::Category::Custom,
+            expected: Position::START,
+            actual: Position::new(7),
+            events: vec![],
+            more: true,
+            others,
+        };
+        let problem = Problem::from(fence(vec![fence(vec![]); 999]));
+        let answer = Answer { request_id: String::new(), result: Err(problem), request_bytes: 0, _room: None };
+        assert_eq!(answer.bytes(), 1000 * (RECEIPT_BYTES + 10));
     }
 }
