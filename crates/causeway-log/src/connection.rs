@@ -209,7 +209,6 @@ impl Log {
     }
 
     pub(crate) async fn events_info(&self) -> Result<stream::Info, LogError> {
-        self.require_connection()?;
         let name = self.inner.names.events_stream();
         let asked = async || {
             let stream = self.jetstream().get_stream(&name).await;
@@ -220,11 +219,12 @@ impl Log {
         let unheard = || LogError::unavailable(format!("stream {name} has no leader that hears most of its replicas"));
         let give_up = tokio::time::Instant::now() + LEASE_PATIENCE;
         loop {
+            self.require_connection()?;
             let info = self.inner.asking.unbroken(asked()).await?;
             match leads(&info) {
-                true => return Ok(info),
-                false if give_up < tokio::time::Instant::now() => return Err(unheard()),
-                false => tokio::time::sleep(LEASE_PAUSE).await,
+                Leads::Yes => return Ok(info),
+                Leads::Unheard if tokio::time::Instant::now() < give_up => tokio::time::sleep(LEASE_PAUSE).await,
+                Leads::Unheard | Leads::No => return Err(unheard()),
             }
         }
     }
@@ -302,14 +302,26 @@ impl Log {
     }
 }
 
-/// Whether nobody else can lead by now. A server answers for a stream without a leader as well; and one that leads goes on answering
+/// Whether a server leads, and nobody else can by now.
+enum Leads {
+    Yes,
+    /// It says so, and heard too few.
+    Unheard,
+    No,
+}
+
+/// A server answers for a stream without a leader as well; and one that leads goes on answering
 /// for ten seconds and more after it lost the others, while they have another leader and go on.
-fn leads(info: &stream::Info) -> bool {
+fn leads(info: &stream::Info) -> Leads {
     // Nobody else answers for a stream without replicas.
-    let Some(cluster) = info.cluster.as_ref().filter(|_| info.config.num_replicas > 1) else { return true };
+    let Some(cluster) = info.cluster.as_ref().filter(|_| info.config.num_replicas > 1) else { return Leads::Yes };
     let heard = cluster.replicas.iter().filter(|peer| !peer.offline && peer.active < LEASE).count();
-    // With the leader itself these are more than half.
-    cluster.leader.is_some() && heard >= (info.config.num_replicas - 1).div_ceil(2)
+    match cluster.leader {
+        None => Leads::No,
+        // With the leader itself these are more than half.
+        Some(_) if heard >= (info.config.num_replicas - 1).div_ceil(2) => Leads::Yes,
+        Some(_) => Leads::Unheard,
+    }
 }
 
 pub(crate) fn not_found(error: &jetstream::context::GetStreamError) -> bool {

@@ -86,7 +86,11 @@ impl Log {
         let end = Position::new(first.get().saturating_add(count as u64));
         // Whether all of it is there comes before what it is: it may become so between two looks.
         if self.placed_or_foreign(end).await?.is_none() {
-            let newest = self.placed_or_foreign(self.last_position().await?).await?;
+            let last = self.last_position().await?;
+            if last < first {
+                return Err(LogError::unavailable(format!("its leader does not have position {first} yet")));
+            }
+            let newest = self.placed_or_foreign(last).await?;
             let is_of_it = |newest: &Placed| newest.receipt.position == first || goes_on(newest);
             if newest.is_some_and(|newest| is_of_it(&newest) && !newest.is_last) {
                 return Err(LogError::unavailable(format!("its leader does not have all of the append at position {first} yet")));

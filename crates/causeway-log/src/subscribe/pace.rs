@@ -22,6 +22,8 @@ const SLOW: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// ... and over a link of which it is not known how long it takes for one message, after twice this.
 const HEARTBEAT_OF_SLOW: Duration = Duration::from_secs(10);
+/// So many messages after an idle time the full pace is tried at the latest.
+const TRY_AT_MAX: u32 = 1024;
 /// The longest that one message is waited for.
 const PATIENCE_MAX: Duration = Duration::from_secs(40);
 
@@ -33,6 +35,9 @@ pub(super) struct Pace {
     patience_min: Duration,
     /// It had caught up, slowly, when the last message came.
     is_idle: bool,
+    /// How often messages have come behind that, and how often they must until the full pace is tried.
+    quiet: u32,
+    try_at: u32,
     measured: Measured,
 }
 
@@ -47,7 +52,7 @@ struct Measured {
 impl Pace {
     /// Full, with this patience for one message by itself.
     pub(super) fn full(patience: Duration) -> Self {
-        Self { batch: FULL, patience, patience_min: patience, is_idle: false, measured: Measured::default() }
+        Self { batch: FULL, patience, patience_min: patience, is_idle: false, quiet: 0, try_at: 1, measured: Measured::default() }
     }
 
     /// Messages to ask for at a time.
@@ -67,7 +72,11 @@ impl Pace {
 
     /// A pull broke.
     pub(super) fn broke(&mut self) {
-        (self.batch, self.is_idle) = (1, false);
+        // If it was tried, the next try is twice as far.
+        if self.quiet == self.try_at {
+            self.try_at = (self.try_at * 2).min(TRY_AT_MAX);
+        }
+        (self.batch, self.is_idle, self.quiet) = (1, false, 0);
     }
 
     /// An answer did not come for this long.
@@ -96,12 +105,19 @@ impl Pace {
         let (messages, bytes) = (messages + 1, before + bytes);
         self.measured = Measured { since, messages, bytes };
         let within = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        // Behind an idle time nothing can be measured: it is tried.
-        if self.is_idle || left == 0 && within.as_nanos() <= SLOW.as_nanos() * u128::from(messages) {
+        if left == 0 && within.as_nanos() <= SLOW.as_nanos() * u128::from(messages) {
             self.caught_up();
             return true;
         }
-        self.is_idle = left == 0;
+        // Behind an idle time nothing can be measured: it is tried.
+        if std::mem::replace(&mut self.is_idle, left == 0) {
+            self.quiet += 1;
+            self.begun(now);
+            if self.quiet == self.try_at {
+                (self.batch, self.patience) = (FULL, self.patience_min);
+            }
+            return self.batch == FULL;
+        }
         if messages < MEASURED * self.batch as u64 {
             return false;
         }
@@ -217,6 +233,16 @@ mod tests {
         assert_eq!((pulling.0.batch(), pulling.0.heartbeat()), (1, HEARTBEAT_OF_SLOW));
         assert!(pulling.brings_one(KB, Duration::from_hours(1), 0));
         assert_eq!((pulling.0.batch(), pulling.0.heartbeat()), (500, HEARTBEAT));
+        // It broke again: the next try comes later.
+        for tries in [2, 4] {
+            pulling.0.broke();
+            pulling.0.begun(pulling.1);
+            assert!(!pulling.brings_one(KB, millis(9000), 0));
+            for _ in 1..tries {
+                assert!(!pulling.brings_one(KB, Duration::from_hours(1), 0));
+            }
+            assert!(pulling.brings_one(KB, Duration::from_hours(1), 0));
+        }
     }
 
     #[test]

@@ -95,8 +95,10 @@ async fn first_answer(
     }
     if events.len() < count {
         let last = Position::new(first.get() + count as u64 - 1);
-        // Of what was imported nobody knows how much belongs together.
-        if gateway.log.last_position().await.map_err(problem::of_log)? < last {
+        // Of what was imported nobody knows how much belongs together, but that it does not go on behind the log's end.
+        if gateway.log.last_position().await.map_err(problem::of_log)? < last
+            && gateway.log.is_append_of(first, events.len()).await.map_err(problem::of_log)?
+        {
             return Err(other_events());
         }
         gateway.store.wait_for(last).await?;

@@ -14,9 +14,7 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
 
-use causeway_event::Position;
 use causeway_log::Sequence;
 use causeway_proto::{Appended, Conflict, Kind, Problem};
 use futures::future::OptionFuture;
@@ -191,13 +189,16 @@ async fn tell(
     let place = answers.reserve().await.ok()?;
     let bytes = answer.bytes();
     if let Err(problem) = answer.result {
-        let begun = Instant::now();
-        let actual = problem.conflict.as_ref().map_or(Position::START, |conflict| conflict.actual);
-        answer.result = match is_patient || actual <= gateway.store.position() {
+        let fences = problem.conflict.iter().flat_map(|conflict| [&**conflict].into_iter().chain(&conflict.others));
+        let wanted = fences.filter(|fence| fence.expected < fence.actual).map(|fence| fence.actual).max();
+        let is_readable = || wanted.is_none_or(|wanted| wanted <= gateway.store.position());
+        answer.result = match is_patient || is_readable() {
             true => Err(conflict::with_events(gateway, problem).boxed().await),
             false => Err(problem),
         };
-        is_patient = (is_patient || actual <= gateway.store.position()) && begun.elapsed() < conflict::READ_MAX;
+        if wanted.is_some() {
+            is_patient = is_readable();
+        }
     }
     let kib = u32::try_from(answer.bytes() >> 10).unwrap_or(u32::MAX).clamp(1, ANSWERS_KIB_MAX);
     answer._room = room.clone().acquire_many_owned(kib).await.ok();
