@@ -13,7 +13,7 @@ use crate::grpc::draft;
 use crate::harness::{Answer, Gateway, LIMIT, World, forget_ids, message, note, position};
 
 /// What a read model that commits each event by itself has to do for a while.
-const EVENTS: usize = 30_000;
+const EVENTS: usize = 60_000;
 
 /// A log of many events, a gateway that has them, and one that has a long way to go.
 async fn world() -> (World, Gateway) {
