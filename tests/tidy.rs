@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("causeway-view", &["causeway-event"]),
     ("causeway-log", &["causeway-event", "causeway-proof"]),
     ("causeway-proof", &["causeway-event"]),
+    ("causeway-pages", &[]),
     ("causeway-proto", &["causeway-event"]),
     ("causeway-client", &["causeway-event", "causeway-proto"]),
     ("causeway-runtime", &[]),
@@ -20,7 +21,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("causeway-testkit", &[]),
     (
         "causeway-event-store",
-        &["causeway-event", "causeway-view", "causeway-log", "causeway-proof", "causeway-proto", "causeway-runtime"],
+        &[
+            "causeway-event",
+            "causeway-view",
+            "causeway-log",
+            "causeway-pages",
+            "causeway-proof",
+            "causeway-proto",
+            "causeway-runtime",
+        ],
     ),
     ("causeway-ai-processor", &["causeway-event", "causeway-log", "causeway-processor", "causeway-runtime"]),
     (
@@ -142,6 +151,14 @@ fn every_source_file_opens_with_what_it_is_for() {
     let sources = sources().filter(|(path, _)| !is_test(path));
     let silent: Vec<PathBuf> = sources.filter(|(_, text)| !text.starts_with("//! ")).map(|(path, _)| path).collect();
     assert!(silent.is_empty(), "no module comment (`//! what it is for`) on the first line of {silent:#?}");
+}
+
+#[test]
+fn what_the_compiler_does_not_check_is_in_one_file() {
+    // Put together, so that this file does not name it.
+    let word = concat!("un", "safe_code");
+    let allowing: Vec<PathBuf> = sources().filter(|(_, text)| text.contains(word)).map(|(path, _)| path).collect();
+    assert_eq!(allowing, [Path::new("crates/causeway-pages/src/vfs.rs")], "no other source may lift `{word}`");
 }
 
 #[test]

@@ -295,13 +295,10 @@ fn flip(path: &Path, dice: &mut Dice, places: usize, bytes: usize) -> Result<()>
 }
 
 /// To a gateway that is not running. Killed with -9 it leaves a `-wal`; stopped in order it does not.
-const WHILE_STOPPED: [Damage; 12] = [
-    damage("everything deleted", false, |path, _| {
-        ["", "-wal", "-shm"].iter().try_for_each(|suffix| remove(&beside(path, suffix)))
-    }),
+const WHILE_STOPPED: [Damage; 11] = [
+    damage("everything deleted", false, |path, _| ["", "-wal"].iter().try_for_each(|suffix| remove(&beside(path, suffix)))),
     damage("the database deleted", false, |path, _| remove(path)),
     damage("the -wal deleted", false, |path, _| remove(&beside(path, "-wal"))),
-    damage("the -shm deleted", false, |path, _| remove(&beside(path, "-shm"))),
     damage("the database cut in half", true, |path, _| truncate(path, |length| length / 2)),
     damage("the database cut to a stump", true, |path, _| truncate(path, |_| 100)),
     damage("the database emptied", false, |path, _| truncate(path, |_| 0)),
@@ -345,15 +342,14 @@ async fn damage_while_stopped(mut world: World) {
 }
 
 /// To a gateway that runs and is asked all the time.
-const WHILE_RUNNING: [Damage; 6] = [
+const WHILE_RUNNING: [Damage; 7] = [
     damage("bytes of the database turned round", false, |path, dice| flip(path, dice, 40, 3)),
     damage("pages of the database turned round", false, |path, dice| flip(path, dice, 8, 4096)),
     damage("the database cut in half", false, |path, _| truncate(path, |length| length / 2)),
     damage("the database emptied", false, |path, _| truncate(path, |_| 0)),
-    damage("everything deleted", false, |path, _| {
-        ["", "-wal", "-shm"].iter().try_for_each(|suffix| remove(&beside(path, suffix)))
-    }),
+    damage("everything deleted", false, |path, _| ["", "-wal"].iter().try_for_each(|suffix| remove(&beside(path, suffix)))),
     damage("bytes of the -wal turned round", false, |path, dice| flip(&beside(path, "-wal"), dice, 20, 3)),
+    damage("bytes of most pages in the -wal turned round", false, |path, dice| flip(&beside(path, "-wal"), dice, 2000, 1)),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

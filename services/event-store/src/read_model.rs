@@ -2,7 +2,7 @@
 //!
 //! It holds nothing that the log does not have. Whatever is wrong with the file, it is set aside and made again from the
 //! log. This module knows neither the log nor the network: `crate::follow` feeds it, `crate::store` asks it. One connection
-//! writes, a few read; each row carries a checksum, so that a damaged file is noticed instead of believed.
+//! writes, a few read; each page carries a checksum (`causeway_pages`), and each row, so that a damaged file is noticed instead of believed.
 
 mod aggregates;
 mod clock;
@@ -46,7 +46,7 @@ pub(crate) const PIECE_BYTES_MAX: usize = 256 << 10;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReadModelConfig {
-    /// The database file. Others are kept beside it: `-wal`, `-shm`, `.lock`, and what had to be set aside.
+    /// The database file. Others are kept beside it: `-wal`, `.lock`, and what had to be set aside.
     pub path: PathBuf,
     /// Connections that read at once, and as many that count; further reads wait.
     pub readers: usize,
@@ -139,6 +139,7 @@ impl From<rusqlite::Error> for ModelError {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::{Error, ErrorCode};
         match &error {
+            damage if causeway_pages::is_damage(damage) => Self::corrupt("a page is not what was written there"),
             Error::SqliteFailure(failure, _) => match failure.code {
                 // A position twice, a missing column's value, a table that is gone (`Unknown`): our own writes never lead there.
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation | ErrorCode::Unknown => {

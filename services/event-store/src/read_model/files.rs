@@ -4,7 +4,7 @@
 //! the same transaction as the events) agrees with its content. Whether it belongs to *this* log is the caller's question.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -18,7 +18,7 @@ use super::pool::Until;
 use super::row::{self, Checksum, number};
 
 /// Changed with every change of the tables or of what their columns mean: a file of another version is made again.
-pub(crate) const SCHEMA: u32 = 4;
+pub(crate) const SCHEMA: u32 = 5;
 /// Marks the file as ours ("cwrm"): what is not ours is never deleted.
 const APPLICATION: i64 = 0x6377_726d;
 /// Damaged files that are kept for whoever wants to know why.
@@ -27,7 +27,7 @@ const SET_ASIDE_MAX: usize = 3;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements that a connection keeps.
 const STATEMENTS_MAX: usize = 64;
-/// What is next to the database under the same name.
+/// What is next to the database under the same name; `-shm` only if an older version left it.
 const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
 /// What says beside the database how the last process left it.
 const CLOSED: &str = ".closed";
@@ -152,6 +152,10 @@ impl Files {
         let Ok(found) = fs::metadata(&self.path) else {
             return Ok(None);
         };
+        // Before SQLite looks at it: pages of another version may not be ours to read.
+        if schema_at_rest(&self.path).is_some_and(is_another) {
+            return Ok(None);
+        }
         let conn = connect(&self.path, Access::Write)?;
         let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         let (application, schema) = (pragma("application_id")?, pragma("user_version")?);
@@ -163,8 +167,7 @@ impl Files {
                 _ => Err(ModelError::corrupt("the file is not a read model")),
             };
         }
-        if schema != i64::from(SCHEMA) {
-            tracing::info!(schema, wanted = SCHEMA, "the read model is of another version and will be made again from the log");
+        if is_another(schema) {
             return Ok(None);
         }
         let unchecked = check_bytes_max < found.len();
@@ -335,7 +338,7 @@ pub(super) fn connect(path: &Path, access: Access) -> Result<Connection, ModelEr
         Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
     };
     // A connection is used by one thread at a time.
-    let conn = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let conn = causeway_pages::open(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     if access == Access::Write {
@@ -361,6 +364,23 @@ pub(super) fn check(conn: &Connection) -> Result<(), ModelError> {
         0 => Ok(()),
         missing => Err(ModelError::corrupt(format!("{missing} events are missing"))),
     }
+}
+
+/// The schema of a read model, by the head of its file alone: nothing of what its journal may hold.
+/// <https://www.sqlite.org/fileformat2.html#the_database_header>
+fn schema_at_rest(path: &Path) -> Option<i64> {
+    let mut head = [0; 72];
+    File::open(path).ok()?.read_exact(&mut head).ok()?;
+    let word = |at: usize| Some(i64::from(u32::from_be_bytes(*head[at..].first_chunk()?)));
+    (word(68)? == APPLICATION).then(|| word(60))?
+}
+
+fn is_another(schema: i64) -> bool {
+    let another = schema != i64::from(SCHEMA);
+    if another {
+        tracing::info!(schema, wanted = SCHEMA, "the read model is of another version and will be made again from the log");
+    }
+    another
 }
 
 /// Makes the folder of a file.

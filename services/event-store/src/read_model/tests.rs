@@ -4,9 +4,10 @@ mod costs;
 mod filters;
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use causeway_event::{AggregateId, Event, Position};
+use causeway_event::{AggregateId, Data, Event, Position};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tempfile::TempDir;
@@ -58,6 +59,12 @@ impl Model {
 
     fn reader(&self) -> Reader {
         Reader::open(&self.path()).unwrap()
+    }
+
+    /// As a fault of our own would.
+    fn alter(&self, sql: &str) {
+        let conn = causeway_pages::open(&self.path(), rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
+        conn.execute_batch(sql).unwrap();
     }
 
     fn last(&self) -> Position {
@@ -306,6 +313,62 @@ fn a_flipped_byte_is_never_an_answer() {
     }
 }
 
+/// Pages of indexes among them, which a count reads alone.
+#[test]
+fn a_flipped_byte_of_the_journal_of_an_open_model_is_never_an_answer() {
+    let model = Model { folder: tempfile::tempdir().unwrap(), events: hundred() };
+    let mut writer = Writer::new(model.files().create("log@1").unwrap()).unwrap();
+    writer.index(&CancellationToken::new(), |_| {}).unwrap();
+    writer.apply(&Batch { arrived: model.events.clone(), end: model.last() }).unwrap();
+    let filters = [
+        Filter { aggregate_id: Some("user_1".parse().unwrap()), ..Filter::default() },
+        Filter { types: vec!["Tool*".parse().unwrap()], ..Filter::default() },
+        Filter { source: Some("http".parse().unwrap()), ..Filter::default() },
+    ];
+    let counts = filters.map(|filter| Query { filter, limit: 1000, ..Query::default() });
+    let counts = counts.map(|query| (model.expected(&query).len() as u64, query));
+    let journal = PathBuf::from(format!("{}-wal", model.path().display()));
+    let sound = fs::read(&journal).unwrap();
+    let file = OpenOptions::new().write(true).open(&journal).unwrap();
+    let places = sound.iter().enumerate().filter(|(_, byte)| **byte != 0).map(|(place, _)| place);
+    let mut noticed = 0;
+    for (place, bit) in places.step_by(23).zip((0..8).cycle()) {
+        file.write_all_at(&[sound[place] ^ 1 << bit], place as u64).unwrap();
+        for (expected, query) in &counts {
+            match Reader::open(&model.path()).and_then(|mut reader| reader.count(query, model.last())) {
+                Ok(count) => assert_eq!(count, *expected, "bit {bit} of byte {place}: {query:?}"),
+                Err(ModelError::Corrupt(_)) => noticed += 1,
+                Err(error) => panic!("neither right nor damaged: {error}"),
+            }
+        }
+        file.write_all_at(&sound[place..=place], place as u64).unwrap();
+    }
+    assert!(noticed > 0);
+}
+
+#[test]
+fn a_journal_that_is_damaged_is_noticed_when_it_is_copied_into_the_file_and_not_copied() {
+    let model = Model { folder: tempfile::tempdir().unwrap(), events: vec![] };
+    let mut writer = Writer::new(model.files().create("log@1").unwrap()).unwrap();
+    let large = |position: u64| {
+        let mut event = generate::event(position, "Zebra", "a");
+        event.data = Data::from_json(format!("\"{}\"", "x".repeat(1 << 20)).as_bytes()).unwrap();
+        Arrived { event: event.into(), key: None }
+    };
+    // Until the journal is copied.
+    let written = (1..=100).try_for_each(|position| {
+        let written = writer.apply(&Batch { arrived: vec![large(position)], end: Position::new(position) });
+        if position == 3 {
+            let journal = PathBuf::from(format!("{}-wal", model.path().display()));
+            let file = OpenOptions::new().write(true).open(&journal).unwrap();
+            // In the midst of the second event.
+            file.write_all_at(b"y", 3 << 19).unwrap();
+        }
+        written
+    });
+    assert!(matches!(written, Err(ModelError::Corrupt(_))), "{written:?}");
+}
+
 #[test]
 fn a_page_of_large_events_ends_early_and_goes_on() {
     let mut events = hundred();
@@ -395,7 +458,14 @@ fn what_is_no_read_model_is_damage_and_an_older_version_is_not() {
     assert!(matches!(model.files().load(CHECK_ALWAYS), Err(ModelError::Corrupt(_))));
 
     let model = Model::of(hundred(), 100);
-    rusqlite::Connection::open(model.path()).unwrap().pragma_update(None, "user_version", 0).unwrap();
+    model.alter("PRAGMA user_version = 0");
+    assert!(model.files().load(CHECK_ALWAYS).unwrap().is_none());
+
+    // One from before pages had checksums.
+    let model = Model::of(hundred(), 100);
+    fs::remove_file(model.path()).unwrap();
+    let older = "CREATE TABLE events (position); PRAGMA user_version = 4; PRAGMA application_id = 0x6377726d";
+    rusqlite::Connection::open(model.path()).unwrap().execute_batch(older).unwrap();
     assert!(model.files().load(CHECK_ALWAYS).unwrap().is_none());
 
     let model = Model::of(hundred(), 100);
@@ -443,7 +513,7 @@ fn deleted_or_altered_rows_are_damage_and_never_an_answer() {
         ("UPDATE meta SET identity = 'another'", true),
     ] {
         let model = Model::of(hundred(), 100);
-        rusqlite::Connection::open(model.path()).unwrap().execute_batch(damage).unwrap();
+        model.alter(damage);
         let refused = matches!(model.files().load(CHECK_ALWAYS), Err(ModelError::Corrupt(_)));
         assert!(refused || !at_once, "{damage}");
         if damage.starts_with("DROP INDEX") {

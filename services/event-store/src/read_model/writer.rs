@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use causeway_event::Position;
+use rusqlite::hooks::Wal;
 use rusqlite::{Connection, TransactionBehavior, params};
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +15,7 @@ use super::{Batch, ModelError};
 /// Pages of the database that the writer caches, in KiB: the inner pages of all indexes fit.
 const CACHE_KIB: i64 = 64 << 10;
 /// The write-ahead log is copied into the file when it has this many pages (4 KiB each) ...
-const CHECKPOINT_PAGES: i64 = 16384;
+const CHECKPOINT_PAGES: i32 = 16384;
 /// ... and cut to this size afterwards.
 const JOURNAL_BYTES_MAX: i64 = 64 << 20;
 /// Snapshots of one view of one id. Beyond them every second one goes, so that what is left spans the whole history.
@@ -39,9 +40,9 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(loaded: Loaded) -> Result<Self, ModelError> {
-        let Loaded { conn, meta, indexed, .. } = loaded;
+        let Loaded { mut conn, meta, indexed, .. } = loaded;
         conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
-        conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        conn.wal_hook(Some(copy_journal))?;
         conn.pragma_update(None, "journal_size_limit", JOURNAL_BYTES_MAX)?;
         Ok(Self { conn, meta, names: AllNames::new(), indexed })
     }
@@ -112,6 +113,15 @@ impl Writer {
         // SQLite does this by itself when the last connection closes; readers are still open.
         self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         self.conn.close().map_err(|(_, error)| error.into())
+    }
+}
+
+/// What SQLite would do by itself, but for what it would keep to itself: that the write-ahead log is damaged, which else would grow until
+/// somebody reads what it lost. Whatever else hinders it (no space, say) may pass.
+fn copy_journal(journal: &mut Wal, pages: i32) -> rusqlite::Result<()> {
+    match pages >= CHECKPOINT_PAGES {
+        true => journal.checkpoint().or_else(|error| if causeway_pages::is_damage(&error) { Err(error) } else { Ok(()) }),
+        false => Ok(()),
     }
 }
 

@@ -8,6 +8,7 @@ use causeway_log::Log;
 use causeway_proto::v1::event_store_client::EventStoreClient;
 use causeway_testkit::{NatsServer, wait_until};
 use reqwest::{Method, StatusCode};
+use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -31,6 +32,11 @@ impl World {
         let gateway = Gateway::start(&nats, dir.path()).await;
         Self { nats, dir, gateway }
     }
+}
+
+/// The read model's file, beside a gateway or without one.
+pub(crate) fn read_model(dir: &Path) -> rusqlite::Result<Connection> {
+    causeway_pages::open(&dir.join("read-model.sqlite"), OpenFlags::SQLITE_OPEN_READ_WRITE)
 }
 
 pub(crate) struct Gateway {

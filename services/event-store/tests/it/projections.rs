@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use causeway_proto::v1;
 use causeway_testkit::wait_until;
 
-use crate::harness::{Gateway, LIMIT, World, message, position};
+use crate::harness::{Gateway, LIMIT, World, message, position, read_model};
 
 fn said(projection: &Value) -> Vec<String> {
     let messages = projection["state"]["messages"].as_array().unwrap();
@@ -258,10 +258,9 @@ async fn a_new_version_of_another_type_keeps_the_snapshots_of_a_state() {
         gateway.post(&json!(events)).await.created();
         gateway.get(&format!("/projections/state/{aggregate}")).await.ok();
     }
-    let read_model = || rusqlite::Connection::open(dir.path().join("read-model.sqlite"));
     wait_until("a snapshot of each", LIMIT, async || {
         let count = "SELECT count(DISTINCT id) FROM snapshots WHERE view = 'state'";
-        let count = read_model().ok()?.query_row(count, [], |row| row.get::<_, u32>(0)).ok()?;
+        let count = read_model(dir.path()).ok()?.query_row(count, [], |row| row.get::<_, u32>(0)).ok()?;
         (count == 2).then_some(())
     })
     .await;
@@ -269,7 +268,7 @@ async fn a_new_version_of_another_type_keeps_the_snapshots_of_a_state() {
     gateway.stop().await;
 
     // The one's snapshots now show the other: what is answered says whether they are used.
-    let file = read_model().unwrap();
+    let file = read_model(dir.path()).unwrap();
     file.execute("DELETE FROM snapshots WHERE id = 'c'", []).unwrap();
     file.execute("UPDATE snapshots SET id = 'c' WHERE id = 'd'", []).unwrap();
     file.close().unwrap();

@@ -3,16 +3,15 @@
 use std::path::Path;
 
 use causeway_testkit::wait_until;
-use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, LIMIT, World, message};
+use crate::harness::{Gateway, LIMIT, World, message, read_model};
 
 const MESSAGES: usize = 300;
 
 /// The versions of which there are snapshots of the session.
 fn versions(dir: &Path) -> rusqlite::Result<Vec<u32>> {
-    let file = Connection::open_with_flags(dir.join("read-model.sqlite"), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let file = read_model(dir)?;
     let sql = "SELECT DISTINCT version FROM snapshots WHERE view = 'conversation' AND id = 'long' ORDER BY version";
     file.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
 }
@@ -32,7 +31,7 @@ async fn snapshots_of_an_older_version_are_replaced_in_the_background() {
     let (before, past) = (gateway.get("/projections/conversation/long").await.ok(), gateway.get(in_between).await.ok());
     assert!(!before.to_string().contains("of other"));
     let kept = wait_until("the snapshots of both", LIMIT, async || {
-        let others = Connection::open(dir.path().join("read-model.sqlite")).ok()?;
+        let others = read_model(dir.path()).ok()?;
         let sql = "SELECT count(*) FROM snapshots WHERE view = 'conversation' AND id = 'other'";
         let others: u32 = others.query_row(sql, [], |row| row.get(0)).ok()?;
         versions(dir.path()).ok().filter(|kept| !kept.is_empty() && others > 0)
@@ -42,7 +41,7 @@ async fn snapshots_of_an_older_version_are_replaced_in_the_background() {
 
     // What an older release has left behind: another version, and states that are whole but mean something else today. These show
     // another session's messages.
-    let file = Connection::open(dir.path().join("read-model.sqlite")).unwrap();
+    let file = read_model(dir.path()).unwrap();
     file.execute("DELETE FROM snapshots WHERE id = 'long'", []).unwrap();
     file.execute("UPDATE snapshots SET id = 'long', version = 0 WHERE id = 'other'", []).unwrap();
     file.close().unwrap();
@@ -81,7 +80,7 @@ async fn snapshots_of_older_versions_of_types_are_replaced_in_the_background() {
     };
     // Of the newest of each: its position, and how it shows a number.
     let newest = |id: &str| -> Option<(i64, String)> {
-        let file = Connection::open_with_flags(dir.path().join("read-model.sqlite"), OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
+        let file = read_model(dir.path()).ok()?;
         let sql = "SELECT position, state FROM snapshots WHERE view = 'state' AND id = ?1 ORDER BY position DESC LIMIT 1";
         let (position, state): (_, Vec<u8>) = file.query_row(sql, [id], |row| Ok((row.get(0)?, row.get(1)?))).ok()?;
         let state = state.split(|byte| *byte == b'\n').nth(1)?;

@@ -95,7 +95,7 @@ async fn whoever_waits_is_told_that_the_model_cannot_be_written() {
     let store = &running.store;
     store.fresh().await.unwrap();
     // Somebody else writes, and does not end: as good as a disk that is full.
-    let other = rusqlite::Connection::open(path(&folder)).unwrap();
+    let other = causeway_pages::open(&path(&folder), rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     log.fill(1);
     let told = store.fresh().await.unwrap_err().to_string();
