@@ -352,7 +352,7 @@ fn a_journal_that_is_damaged_is_noticed_when_it_is_copied_into_the_file_and_not_
     let mut writer = Writer::new(model.files().create("log@1").unwrap()).unwrap();
     let large = |position: u64| {
         let mut event = generate::event(position, "Zebra", "a");
-        event.data = Data::from_json(format!("\"{}\"", "x".repeat(1 << 20)).as_bytes()).unwrap();
+        event.data = Data::of(&"x".repeat(1 << 20)).unwrap();
         Arrived { event: event.into(), key: None }
     };
     // Until the journal is copied.
@@ -374,7 +374,7 @@ fn a_page_of_large_events_ends_early_and_goes_on() {
     let mut events = hundred();
     for one in &mut events {
         let mut event = Event::clone(&one.event);
-        event.data = causeway_event::Data::of(&"x".repeat(100_000)).unwrap();
+        event.data = Data::of(&"x".repeat(100_000)).unwrap();
         one.event = event.into();
     }
     let model = Model::of(events, 100);
@@ -397,7 +397,7 @@ fn an_append_larger_than_a_page_is_found_whole() {
     let mut events = hundred();
     for one in &mut events {
         let mut event = Event::clone(&one.event);
-        event.data = causeway_event::Data::of(&"x".repeat(100_000)).unwrap();
+        event.data = Data::of(&"x".repeat(100_000)).unwrap();
         one.event = event.into();
     }
     events[9].key = Some("import".parse().unwrap());
