@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use causeway_e2e::{Causeway, Seen, Setup, types};
+use causeway_e2e::{Causeway, Plant, Seen, Setup, gateway, plant, types};
 use causeway_testkit::{NatsServer, wait_until};
 use reqwest::Method;
 use rustix::process::Signal;
@@ -20,6 +20,33 @@ async fn the_ready_line_tells_where_everything_is() {
     async_nats::connect(&ready.nats).await.unwrap();
     assert_eq!(causeway.api().get("/readyz").await.unwrap().0, 200);
     assert_eq!(causeway.stdout().lines().count(), 1, "one line, then nothing: {}", causeway.stdout());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_says_that_it_serves_when_it_answers_reads_and_not_before() {
+    // So many that the indexes are made last, which is said: and so few that all are at hand before.
+    const EVENTS: u64 = 100_001;
+    let nats = NatsServer::start().await.unwrap();
+    let setup = gateway(&nats.url()).unwrap().env("CAUSEWAY__EVENT_STORE__READ_MODEL__RING_EVENTS_MAX", "200000");
+    let mut gateway = setup.env("CAUSEWAY__EVENT_STORE__READ_MODEL__RING_BYTES_MAX", "1GiB").start().await.unwrap();
+    let small = |number| Plant {
+        number,
+        event_type: "NoteTaken",
+        category: "custom",
+        aggregate_id: format!("notes-{}", number % 100),
+        source: "test",
+        correlation_id: format!("chain-{number}"),
+        cause: None,
+        labels: None,
+        data: "{}".to_owned(),
+    };
+    assert_eq!(plant(nats.port(), (0..EVENTS).map(small)).await.unwrap(), EVENTS);
+    gateway.kill();
+    std::fs::remove_dir_all(gateway.data().join("event-store")).unwrap();
+    let said = gateway.stderr().len();
+    gateway.restart().await.unwrap();
+    let said = gateway.stderr()[said..].to_owned();
+    assert!(said.contains("makes its indexes"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

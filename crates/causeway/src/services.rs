@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use causeway_client::{Client, Count};
 use causeway_log::Log;
 use causeway_runtime::config::{Flag, Loaded};
 use causeway_runtime::shutdown::Signals;
@@ -192,11 +193,11 @@ pub(crate) async fn until_ready(services: &mut Services, gateway: SocketAddr, ou
     }
 }
 
-/// Waits until the gateway answers a read: then its read model is as fresh as the log.
+/// Waits until the gateway counts the events: then its read model is as fresh as the log. (An event alone it may have at hand before.)
 async fn gateway_ready(address: SocketAddr) -> anyhow::Result<()> {
-    let client = causeway_client::Client::connect(&http_url(address))?;
+    let client = Client::connect(&http_url(address))?;
     loop {
-        match client.get("1").await {
+        match client.count(Count::default()).await {
             Ok(_) => return Ok(()),
             Err(error) if error.is_transient() => tokio::time::sleep(READY_POLL).await,
             Err(error) => return Err(error.into()),
