@@ -47,6 +47,7 @@ enum DlqCommand {
         letter: u64,
     },
     /// Deliver them to their group again
+    #[command(override_usage = "causeway dlq retry [OPTIONS] <GROUP> <LETTERS...|--all>")]
     Retry {
         #[command(flatten)]
         server: ServerArgs,
@@ -56,6 +57,7 @@ enum DlqCommand {
         which: Which,
     },
     /// Take them off the list for good; the events stay on the log
+    #[command(override_usage = "causeway dlq discard [OPTIONS] <GROUP> <LETTERS...|--all>")]
     Discard {
         #[command(flatten)]
         server: ServerArgs,
@@ -67,12 +69,12 @@ enum DlqCommand {
 }
 
 #[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
 struct Which {
     /// Their numbers in the list
-    #[arg(required_unless_present = "all")]
     letters: Vec<u64>,
     /// All of them
-    #[arg(long, conflicts_with = "letters")]
+    #[arg(long)]
     all: bool,
 }
 
