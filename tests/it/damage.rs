@@ -12,6 +12,7 @@ use causeway_e2e::{Append, Causeway, Client, Dice, Draft, Outcome, PASSING, Rece
 use causeway_testkit::{NatsServer, wait_until};
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
+use rustix::fs::{FlockOperation, fcntl_lock};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -396,6 +397,25 @@ async fn a_file_of_another_log_or_of_another_time_is_not_believed() {
     world.gateway().restart().await.unwrap();
     world.check().await.unwrap_or_else(|wrong| panic!("the file of another log: {wrong:#}"));
     assert!(world.said(said).contains("does not belong to this log"), "{}", world.said(said));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_another_process_has_open_is_told() {
+    let mut world = World::start().await;
+    world.grow(20).await;
+    world.gateway().kill();
+    let other = OpenOptions::new().write(true).open(world.file("")).unwrap();
+    fcntl_lock(&other, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let said = world.gateway().stderr().len();
+    assert!(world.gateway().restart().await.is_err());
+    let said = world.said(said);
+    assert!(said.contains("another process has opened") && said.contains("read-model.sqlite"), "{said}");
+    drop(other);
+    world.gateway().restart().await.unwrap();
+    world.check().await.unwrap();
+    // And as long as it runs, nobody else gets that far.
+    let other = OpenOptions::new().write(true).open(world.file("")).unwrap();
+    fcntl_lock(&other, FlockOperation::NonBlockingLockExclusive).unwrap_err();
 }
 
 #[tokio::test(flavor = "multi_thread")]

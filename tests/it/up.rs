@@ -45,8 +45,13 @@ async fn a_gateway_says_that_it_serves_when_it_answers_reads_and_not_before() {
     std::fs::remove_dir_all(gateway.data().join("event-store")).unwrap();
     let said = gateway.stderr().len();
     gateway.restart().await.unwrap();
-    let said = gateway.stderr()[said..].to_owned();
-    assert!(said.contains("makes its indexes"), "{said}");
+    let said_since = || gateway.stderr()[said..].to_owned();
+    assert!(said_since().contains("makes its indexes"), "{}", said_since());
+    // What was sorted for them had no checksums.
+    wait_until("the check of what was made", RECOVERY_LIMIT, async || {
+        said_since().contains("was checked in full, and is sound").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

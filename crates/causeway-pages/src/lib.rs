@@ -3,8 +3,8 @@
 //! SQLite itself looks at its journal's checksums only after a crash, and has none for the pages of the database: a page of an index that
 //! went bad answers wrongly without a word. Here each page of the database ends in a checksum, as with SQLite's own extension
 //! `cksumvfs`; and since that extension leaves the write-ahead log alone, the checksums of what stands there are kept in memory for as
-//! long as it is open. The index of that log is kept in memory too (SQLite's `unix-excl`), so no other process can use a file that is
-//! open here.
+//! long as it is open. The index of that log is kept in memory too (SQLite's `unix-excl`): no other process can use a database that this one
+//! has open for writing.
 //!
 //! This crate knows nothing of what is in a file, and is the only one of the workspace with `unsafe` code: what SQLite calls is in
 //! [`vfs`], and decides nothing that [`sums`] does not decide.
@@ -18,6 +18,9 @@ use rusqlite::{Connection, Error, OpenFlags, ffi};
 
 /// Opens a database of pages with checksums. A new one is given room for them; one that was made without them is damaged
 /// ([`is_damage`]) as soon as anything is read from it.
+///
+/// The first connection to a database is the one that writes; others that only read come later. As long as any is open, this process opens
+/// none of its files in another way: closing them would end the lock that keeps other processes out (POSIX), and nothing else does.
 ///
 /// # Errors
 /// Whatever SQLite says to opening that file.

@@ -40,11 +40,12 @@ impl Frames {
     /// Remembers a page that is written at this place in the log.
     pub(crate) fn written(&self, page: &[u8], offset: u64) {
         let Some(frame) = frame_of_page(offset) else { return };
+        let sum = XxHash3_64::oneshot(page);
         let mut sums = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if sums.len() <= frame {
             sums.resize(frame + 1, None);
         }
-        sums[frame] = Some(XxHash3_64::oneshot(page));
+        sums[frame] = Some(sum);
     }
 
     /// Whether that is the page that was written there.

@@ -216,6 +216,42 @@ fn a_copy_has_checksums_too() {
     assert!(copy.is_damaged());
 }
 
+/// Pages that were taken, freed before they were written, and are taken again: SQLite wants zeros for them.
+#[test]
+fn a_transaction_without_a_write_ahead_log_may_read_what_it_never_wrote() {
+    let database = Database::new();
+    let conn = open(&database.path(), OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE).unwrap();
+    conn.pragma_update(None, "journal_mode", "DELETE").unwrap();
+    conn.pragma_update(None, "cache_size", 5).unwrap();
+    conn.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, word TEXT, data TEXT); CREATE INDEX words ON t (word)").unwrap();
+    for _ in 0..30 {
+        conn.execute_batch("BEGIN").unwrap();
+        for row in 1..=ROWS {
+            conn.execute("INSERT OR REPLACE INTO t VALUES (?1, ?2, ?3)", params![row, word(row), data(row)]).unwrap();
+            if row % 7 == 0 {
+                conn.execute("DELETE FROM t WHERE id > ?1 - 5", [row]).unwrap();
+            }
+        }
+        conn.execute_batch("DELETE FROM t").unwrap();
+        for row in 1..=ROWS {
+            conn.execute("INSERT INTO t VALUES (?1, ?2, ?3)", params![row, word(row), data(row)]).unwrap();
+        }
+        conn.execute_batch("COMMIT").unwrap();
+    }
+    drop(conn);
+    assert!(!database.is_damaged());
+}
+
+#[test]
+fn a_database_without_room_for_checksums_is_not_written() {
+    let (database, other) = (Database::new(), Database::new());
+    let conn = database.writer();
+    // Only the database that was opened is asked to leave room.
+    conn.execute("ATTACH ?1 AS other", [other.path().to_str().unwrap()]).unwrap();
+    let written = conn.execute_batch("CREATE TABLE other.t (a); INSERT INTO other.t VALUES (1)").unwrap_err();
+    assert!(is_damage(&written), "{written}");
+}
+
 #[test]
 fn the_index_of_the_write_ahead_log_is_no_file() {
     let database = Database::new();

@@ -15,8 +15,13 @@ use crate::sums::{self, FRAME, Frames, PAGE, SUM};
 /// One process at a time, so the index of the write-ahead log need not be a file.
 const BASE: &CStr = c"unix-excl";
 const NAME: &CStr = c"causeway-pages";
-/// Less is never read or written of a page.
+/// Less is never read of a page.
 const LEAST: c_int = 512;
+/// Where the head of a database says how many bytes at the end of each page are left alone.
+/// <https://www.sqlite.org/fileformat2.html#the_database_header>
+const RESERVED: usize = 20;
+/// What SQLite promises of the memory that it gives for a file.
+const _: () = assert!(align_of::<File>() <= 8);
 
 /// SQLite's file system.
 struct Base {
@@ -48,7 +53,7 @@ enum Holds {
     Frames(Arc<Frames>),
 }
 
-/// The write-ahead logs that are open.
+/// The write-ahead logs that are open, by their paths: whoever moves the files of a database has closed it before.
 static LOGS: Mutex<Vec<(CString, Weak<Frames>)>> = Mutex::new(Vec::new());
 
 /// The name of the file system, which SQLite knows from now on.
@@ -101,7 +106,8 @@ fn base() -> Option<&'static Base> {
 /// # Safety
 /// The file was opened by [`open`] with our methods, and is not closed yet.
 unsafe fn behind(file: *mut ffi::sqlite3_file) -> *mut File {
-    let behind = base().map_or(0, |base| base.behind);
+    // There are no files of ours before it is registered.
+    let behind = base().unwrap_or_else(|| std::process::abort()).behind;
     // SAFETY: `open` wrote it there, within the room that `szOsFile` asks for.
     unsafe { file.byte_add(behind).cast() }
 }
@@ -122,7 +128,7 @@ unsafe extern "C" fn open(
             _ if code != ffi::SQLITE_OK => return code,
             flags if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 => Holds::Pages,
             flags if flags & ffi::SQLITE_OPEN_WAL != 0 => Holds::Frames(frames_of(CStr::from_ptr(name))),
-            // Of what lives no longer than a statement there are no checksums.
+            // Journals of transactions and what is sorted have no checksums: they end with whoever wrote them.
             _ => return code,
         };
         let theirs = &*(*file).pMethods;
@@ -185,7 +191,22 @@ unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, buffer: *mut c_void, amo
         // A page that ends too early, or of another size.
         _ => false,
     };
-    if believed { code } else { ffi::SQLITE_IOERR_DATA }
+    // SAFETY: as above; what was not there to be read SQLite's own method has filled with zeros.
+    let is_empty = || unsafe { slice::from_raw_parts(buffer.cast::<u8>(), usize::try_from(amount).unwrap_or_default()) };
+    match believed || (is_writing(known, file) && is_empty().iter().all(|byte| *byte == 0)) {
+        true => code,
+        false => ffi::SQLITE_IOERR_DATA,
+    }
+}
+
+/// Whether a transaction writes to a database without a write-ahead log, as `VACUUM INTO` does. It may read what it never wrote, pages
+/// that it took and freed again, and wants zeros.
+fn is_writing(known: &File, file: *mut ffi::sqlite3_file) -> bool {
+    let (Holds::Pages, Some(control)) = (&known.holds, known.theirs.xFileControl) else { return false };
+    let mut lock = ffi::SQLITE_LOCK_NONE;
+    // SAFETY: SQLite's own method is asked of what SQLite's own opened, and writes one `int`.
+    let code = unsafe { control(file, ffi::SQLITE_FCNTL_LOCKSTATE, ptr::from_mut(&mut lock).cast()) };
+    code == ffi::SQLITE_OK && ffi::SQLITE_LOCK_RESERVED <= lock
 }
 
 unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, buffer: *const c_void, amount: c_int, offset: i64) -> c_int {
@@ -195,6 +216,8 @@ unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, buffer: *const c_void, 
     let place = offset.cast_unsigned();
     let sealed;
     let bytes = match (&known.holds, bytes.as_array::<PAGE>()) {
+        // One that has no room for checksums: there is data where they would be written.
+        (Holds::Pages, Some(head)) if place == 0 && usize::from(head[RESERVED]) != SUM => return ffi::SQLITE_IOERR_DATA,
         (Holds::Pages, Some(page)) => {
             sealed = sums::sealed(page, place);
             &sealed
@@ -212,6 +235,6 @@ unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, buffer: *const c_void, 
 unsafe extern "C" fn characteristics(file: *mut ffi::sqlite3_file) -> c_int {
     // SAFETY: the file is one of ours, and SQLite's own method is asked of what SQLite's own opened.
     let theirs = unsafe { (*behind(file)).theirs.xDeviceCharacteristics.map_or(0, |theirs| theirs(file)) };
-    // A part of a page has no checksum.
-    theirs & !ffi::SQLITE_IOCAP_SUBPAGE_READ
+    // A part of a page has no checksum: none is read, and none written to fill a sector.
+    (theirs & !ffi::SQLITE_IOCAP_SUBPAGE_READ) | ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE
 }

@@ -29,7 +29,7 @@ use causeway_log::{LogError, Record, Replaced, Stored};
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, OptionFuture};
 use futures::stream::BoxStream;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -79,6 +79,8 @@ pub(crate) struct Shared {
     registered: AtomicU64,
     /// The database that was found was not left in order, and its check has not ended.
     doubted: AtomicBool,
+    /// Told when a database is to be checked in full, while it serves or before.
+    unchecked: Notify,
     /// Which of its indexes the writer is making, counted from one; zero otherwise.
     indexing: AtomicUsize,
     haste: Haste,
@@ -143,6 +145,7 @@ impl Shared {
             failing: Mutex::default(),
             registered: AtomicU64::new(0),
             doubted: AtomicBool::new(loaded.doubted),
+            unchecked: Notify::new(),
             indexing: AtomicUsize::new(0),
             haste: Haste::default(),
             commands: sender,
@@ -290,13 +293,15 @@ impl Lookups {
 /// Feeds until `shutdown`. An error means that the read model cannot be kept at all.
 pub(crate) async fn run(shared: Arc<Shared>, work: Work, shutdown: CancellationToken) -> Result<(), ModelError> {
     let _closing = Closing(shared.clone());
-    let unchecked = work.unchecked;
+    if work.unchecked {
+        shared.unchecked.notify_one();
+    }
     let mut written = write::spawn(shared.clone(), work)?;
     let check = async {
-        if unchecked {
+        loop {
+            shared.unchecked.notified().await;
             check(&shared).await;
         }
-        std::future::pending::<()>().await;
     };
     tokio::select! {
         () = shutdown.cancelled() => {}

@@ -117,6 +117,9 @@ pub(crate) enum ModelError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// A copy of it cannot be believed, while it can itself.
+    #[error("what was written of a copy is damaged: {0}")]
+    Copy(String),
     /// A filter asks for more descendants than are looked for.
     #[error(transparent)]
     TooMany(#[from] TooMany),

@@ -204,6 +204,10 @@ fn index_if_due(shared: &Shared, writer: &mut Writer, target: Position) -> Resul
         let made = writer.index(&shared.closed, |made| shared.indexing.store(made + 1, Ordering::SeqCst));
         shared.indexing.store(0, Ordering::SeqCst);
         made?;
+        if target > Position::START {
+            // What SQLite sorted for them in files of its own had no checksums.
+            shared.unchecked.notify_one();
+        }
     }
     Ok(true)
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use causeway_event::{EventId, Position};
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 use uuid::Uuid;
 
 use super::ModelError;
@@ -27,7 +27,7 @@ const SET_ASIDE_MAX: usize = 3;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements that a connection keeps.
 const STATEMENTS_MAX: usize = 64;
-/// What is next to the database under the same name; `-shm` only if an older version left it.
+/// What is next to the database under the same name; `-shm` if somebody else opened it, or an older version did.
 const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
 /// What says beside the database how the last process left it.
 const CLOSED: &str = ".closed";
@@ -145,7 +145,14 @@ impl Files {
     /// Opens what is there. Nothing there, or of another schema version, is `None`. Damage is an error.
     pub(crate) fn load(&self, check_bytes_max: u64) -> Result<Option<Loaded>, ModelError> {
         let untouched = self.is_as_it_was_closed();
-        self.open(check_bytes_max, untouched)
+        self.open(check_bytes_max, untouched).map_err(|error| match error {
+            ModelError::Sqlite(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => ModelError::File {
+                what: "another process has opened",
+                path: self.path.clone(),
+                source: ErrorKind::ResourceBusy.into(),
+            },
+            error => error,
+        })
     }
 
     fn open(&self, check_bytes_max: u64, untouched: bool) -> Result<Option<Loaded>, ModelError> {
@@ -366,7 +373,7 @@ pub(super) fn check(conn: &Connection) -> Result<(), ModelError> {
     }
 }
 
-/// The schema of a read model, by the head of its file alone: nothing of what its journal may hold.
+/// The schema of a read model, by the head of its file alone: nothing of what its journal may hold. No connection may be open.
 /// <https://www.sqlite.org/fileformat2.html#the_database_header>
 fn schema_at_rest(path: &Path) -> Option<i64> {
     let mut head = [0; 72];

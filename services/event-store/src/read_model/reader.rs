@@ -70,8 +70,12 @@ impl Reader {
         })?;
         // What an attempt wrote that broke off: SQLite writes into no file that has something in it.
         let _ = std::fs::remove_file(path);
-        self.conn.execute("VACUUM INTO ?1", [text])?;
-        Meta::of_copy(path, self.until.as_ref())
+        let copied = self.conn.execute("VACUUM INTO ?1", [text]).map_err(ModelError::from);
+        match copied.and_then(|_| Meta::of_copy(path, self.until.as_ref())) {
+            // Of the two, the one that is believed no longer should be the one that is damaged.
+            Err(ModelError::Corrupt(reason)) => self.check().and(Err(ModelError::Copy(reason))),
+            copied => copied,
+        }
     }
 
     /// A page. When `time` is over it ends with the next event that does not pass.
