@@ -343,13 +343,17 @@ async fn damage_while_stopped(mut world: World) {
 }
 
 /// To a gateway that runs and is asked all the time.
-const WHILE_RUNNING: [Damage; 7] = [
+const WHILE_RUNNING: [Damage; 8] = [
     damage("bytes of the database turned round", false, |path, dice| flip(path, dice, 40, 3)),
     damage("pages of the database turned round", false, |path, dice| flip(path, dice, 8, 4096)),
     damage("the database cut in half", false, |path, _| truncate(path, |length| length / 2)),
     damage("the database emptied", false, |path, _| truncate(path, |_| 0)),
     damage("everything deleted", false, |path, _| ["", "-wal"].iter().try_for_each(|suffix| remove(&beside(path, suffix)))),
     damage("bytes of the -wal turned round", false, |path, dice| flip(&beside(path, "-wal"), dice, 20, 3)),
+    damage("a copy of a moment ago in its place", false, |path, _| {
+        fs::copy(path, beside(path, ".new"))?;
+        Ok(fs::rename(beside(path, ".new"), path)?)
+    }),
     damage("bytes of most pages in the -wal turned round", false, |path, dice| flip(&beside(path, "-wal"), dice, 2000, 1)),
 ];
 

@@ -1,6 +1,7 @@
 //! Proof of integrity over the real binary: what is done to a log, or to its export, is named; what is copied is the same.
 
 mod backup;
+mod interrupted;
 mod second;
 mod streams;
 

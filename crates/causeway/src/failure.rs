@@ -18,6 +18,11 @@ use crate::output::{self, Output};
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
 
+/// A signal came before it was done.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(crate) struct Interrupted;
+
 /// What was asked for cannot be done, and how it could; `hint` is what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
@@ -33,6 +38,8 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const CONFLICT: u8 = 3;
 const UNREACHABLE: u8 = 4;
+/// What a shell reports for a program that SIGINT ended.
+const INTERRUPTED: u8 = 130;
 
 /// Prints why, and gives the exit code.
 pub(crate) fn report(out: &Output, error: &Error) -> ExitCode {
@@ -47,6 +54,9 @@ pub(crate) fn report(out: &Output, error: &Error) -> ExitCode {
 fn code(error: &Error) -> u8 {
     if error.is::<Usage>() || error.is::<ConfigError>() || error.is::<Unworkable>() || error.is::<TelemetryError>() {
         return USAGE;
+    }
+    if error.is::<Interrupted>() {
+        return INTERRUPTED;
     }
     if let Some(LogError::Unavailable { .. }) = error.downcast_ref::<LogError>() {
         return UNREACHABLE;

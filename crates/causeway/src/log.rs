@@ -12,23 +12,30 @@ mod verify;
 
 pub(crate) use args::{LogArgs, LogCommand};
 
+use std::fmt;
 use std::path::Path;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use causeway_runtime::shutdown::Signals;
+use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 
 use crate::cli::Common;
+use crate::failure::Interrupted;
 use crate::output::Output;
 
-/// Runs one of them.
+/// Runs one of them. A signal ends it in its midst: what it has begun to write is taken away.
 pub(crate) async fn run(common: &Common, args: LogArgs, out: &Output) -> anyhow::Result<()> {
-    match args.command {
-        LogCommand::Info(args) => info::run(common, &args, out).await,
-        LogCommand::Verify(args) => verify::run(common, &args, out).await,
-        LogCommand::Export(args) => export::run(common, &args, out).await,
-        LogCommand::Import(args) => import::run(common, &args, out).await,
-        LogCommand::Backup(args) => backup::backup(common, &args, out).await,
-        LogCommand::Restore(args) => backup::restore(common, &args, out).await,
-    }
+    let signals = Signals::watch();
+    let work = async {
+        match args.command {
+            LogCommand::Info(args) => info::run(common, &args, out).await,
+            LogCommand::Verify(args) => verify::run(common, &args, out).await,
+            LogCommand::Export(args) => export::run(common, &args, out).await,
+            LogCommand::Import(args) => import::run(common, &args, out).await,
+            LogCommand::Backup(args) => backup::backup(common, &args, out).await,
+            LogCommand::Restore(args) => backup::restore(common, &args, out).await,
+        }
+    };
+    signals.token().run_until_cancelled(work).await.unwrap_or_else(|| Err(Interrupted.into()))
 }
 
 /// What a person watches while it takes long; nothing for a program.
@@ -37,8 +44,12 @@ fn progress(out: &Output, what: &str, length: u64) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(length);
-    let style = "{msg} [{bar:30}] {human_pos}/{human_len}  {per_sec}, {eta} left";
-    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+    let style = "{msg} [{bar:30}] {human_pos}/{human_len}  {rate}/s, {eta} left";
+    let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+        let _ = write!(text, "{}", HumanCount(state.per_sec() as u64));
+    };
+    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style.with_key("rate", rate).progress_chars("=> "));
     bar.set_message(what.to_owned());
     bar
 }

@@ -1,5 +1,6 @@
 //! What the server answers to a publish, and what that means.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use causeway_event::Position;
@@ -73,10 +74,16 @@ pub(super) fn parse(payload: &[u8]) -> Answer {
 /// How often and how long a silent server is asked again.
 pub(crate) struct Patience {
     deadline: tokio::time::Instant,
+    pauses: AtomicU32,
 }
 
 impl Patience {
+    /// The first pauses: most of what passes at all passes within a moment ...
     const PAUSE: Duration = Duration::from_millis(50);
+    /// ... and the longest. Each batch that a full disk refuses leaves files behind on the server.
+    const PAUSE_MAX: Duration = Duration::from_millis(800);
+    /// So many are of one length; then they are twice as long.
+    const OF_ONE_LENGTH: u32 = 5;
 
     pub(super) fn of(log: &Log) -> Self {
         Self::lasting(log.inner.config.append_timeout)
@@ -84,7 +91,7 @@ impl Patience {
 
     /// One that lasts so long from this moment.
     pub(crate) fn lasting(time: Duration) -> Self {
-        Self { deadline: tokio::time::Instant::now() + time }
+        Self { deadline: tokio::time::Instant::now() + time, pauses: AtomicU32::new(0) }
     }
 
     /// The answer to what was sent, or silence once it has lasted too long.
@@ -94,17 +101,28 @@ impl Patience {
 
     /// Waits a little; fails with `error` once it has lasted too long.
     pub(crate) async fn pause_or(&self, error: LogError) -> Result<(), LogError> {
-        if tokio::time::Instant::now() + Self::PAUSE > self.deadline {
+        let pause = Self::pause(self.pauses.fetch_add(1, Ordering::Relaxed));
+        if tokio::time::Instant::now() + pause > self.deadline {
             return Err(error);
         }
-        tokio::time::sleep(Self::PAUSE).await;
+        tokio::time::sleep(pause).await;
         Ok(())
+    }
+
+    fn pause(before: u32) -> Duration {
+        Self::PAUSE.saturating_mul(1 << (before / Self::OF_ONE_LENGTH).min(16)).min(Self::PAUSE_MAX)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_grow_and_end_growing() {
+        let pauses = [0, 4, 5, 10, 15, 20, 25, u32::MAX].map(|before| Patience::pause(before).as_millis());
+        assert_eq!(pauses, [50, 50, 100, 200, 400, 800, 800, 800]);
+    }
 
     #[test]
     fn answers_mean_what_the_server_was_seen_to_mean() {

@@ -168,7 +168,9 @@ impl Log {
 }
 
 fn incomplete() -> LogError {
-    LogError::unavailable("messages of the batch were lost on the way")
+    LogError::unavailable(
+        "it has not all messages of the batch: they were lost on the way, or it cannot store them (nats-server's log says why)",
+    )
 }
 
 /// The server stores a batch without a gap; `last` is the place of its last message.

@@ -52,7 +52,9 @@ pub(super) async fn backup(common: &Common, args: &BackupArgs, out: &Output) -> 
     let log = target.reach("opening the log", Log::open(&target.config), out).await?;
     std::fs::create_dir_all(folder).map_err(about(folder))?;
     if std::fs::read_dir(folder).map_err(about(folder))?.next().is_some() {
-        bail!("{} is not empty: a backup wants a folder of its own", folder.display());
+        let begun =
+            if folder.join(MANIFEST).exists() { "" } else { " (one that broke off has no manifest.json and can be deleted)" };
+        bail!("{} is not empty: a backup wants a folder of its own{begun}", folder.display());
     }
     let mut streams = log.streams().await?;
     // The log first: whatever its events refer to is there by the time that the rest is copied.

@@ -343,7 +343,7 @@ impl<'o> Told<'o> {
         }
         let signatures = match with_keys {
             true => format!("{signed} of them signed by a key that you trust"),
-            false => "their signatures were not checked: give --public-key".to_owned(),
+            false => "without a look at signatures: give --public-key".to_owned(),
         };
         if checkpoints > 0 {
             let agree = if checkpoints == 1 { "checkpoint agrees" } else { "checkpoints agree" };

@@ -18,7 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use causeway_event::cloudevents::{self, SCHEMA_URI};
 use causeway_event::notation::percent_decode;
-use causeway_event::{CorrelationId, Data, EventType, IdempotencyKey, Invalid, Labels, TraceParent};
+use causeway_event::{CorrelationId, Data, EventType, IdempotencyKey, Invalid, Labels, TraceParent, parse_timestamp};
 use causeway_proto::{Draft, Kind, Problem};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -98,7 +98,7 @@ pub(super) fn binary(headers: &HeaderMap, body: &[u8]) -> Result<Parsed, Problem
 }
 
 /// Attributes that are texts, whatever else an attribute may be.
-const TEXTS: [&str; 6] = ["specversion", "id", "source", "type", "subject", "correlationid"];
+const TEXTS: [&str; 8] = ["specversion", "id", "source", "type", "subject", "correlationid", "time", "dataschema"];
 
 /// An event on its way in, with what names it for ever.
 struct Read {
@@ -173,8 +173,13 @@ impl Attributes {
             Value::String(text) => text,
             _ if TEXTS.contains(&name) => return Err(Invalid::new(name, "is not a string")),
             Value::Bool(value) => value.to_string(),
-            Value::Number(number) if number.is_i64() => number.to_string(),
-            _ => return Err(Invalid::new(name, "is not a string, a boolean or an integer, which an attribute must be")),
+            Value::Number(number) if number.as_i64().is_some_and(|number| i32::try_from(number).is_ok()) => number.to_string(),
+            _ => {
+                return Err(Invalid::new(
+                    name,
+                    "is not a string, a boolean or an integer of 32 bits, which an attribute must be",
+                ));
+            }
         };
         self.texts.insert(name.to_owned(), text);
         Ok(())
@@ -211,6 +216,11 @@ impl Attributes {
             && !is_json(&essence_of(&content_type))
         {
             return Err(Invalid::new("datacontenttype", "is not JSON, which the data of an event must be"));
+        }
+        // Kept as labels, but not whatever they are.
+        self.texts.get("time").map(|time| parse_timestamp(time)).transpose().map_err(|error| at("time", error))?;
+        if self.texts.get("dataschema").is_some_and(String::is_empty) {
+            return Err(Invalid::new("dataschema", "must not be empty"));
         }
         let source = self.required("source")?;
         let id = self.required("id")?;
@@ -379,6 +389,10 @@ mod tests {
             ("datacontenttype", json!("text/xml")),
             ("data_base64", json!("e30=")),
             ("dataschema", json!("urn:causeway:type:Other:1")),
+            ("dataschema", json!("")),
+            ("time", json!("yesterday")),
+            ("time", json!(1)),
+            ("number", json!(1_i64 << 31)),
             ("listed", json!([1])),
             ("half", json!(0.5)),
             ("comExample", json!("x")),

@@ -5,17 +5,19 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use causeway_event::{EventId, Position};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 use uuid::Uuid;
 
-use super::ModelError;
 use super::clock::Clock;
 use super::pool::Until;
 use super::row::{self, Checksum, number};
+use super::{ModelError, Reader};
 
 /// Changed with every change of the tables or of what their columns mean: a file of another version is made again.
 pub(crate) const SCHEMA: u32 = 5;
@@ -121,6 +123,8 @@ pub(crate) struct Loaded {
 /// The files of one read model, held by this process alone.
 pub(crate) struct Files {
     path: PathBuf,
+    /// Which file it is that was opened last: device and number. Another may be put in its place at any time.
+    opened: Mutex<Option<(u64, u64)>>,
     _lock: File,
 }
 
@@ -135,7 +139,7 @@ impl Files {
         let lock = beside(path, ".lock");
         let file = File::create(&lock).map_err(failed("cannot open the lock file", &lock))?;
         file.try_lock().map_err(|error| failed("another process holds", &lock)(error.into()))?;
-        Ok(Self { path: path.to_owned(), _lock: file })
+        Ok(Self { path: path.to_owned(), opened: Mutex::default(), _lock: file })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -163,7 +167,7 @@ impl Files {
         if schema_at_rest(&self.path).is_some_and(is_another) {
             return Ok(None);
         }
-        let conn = connect(&self.path, Access::Write)?;
+        let conn = self.connect()?;
         let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         let (application, schema) = (pragma("application_id")?, pragma("user_version")?);
         if application != APPLICATION {
@@ -194,7 +198,7 @@ impl Files {
         for path in SUFFIXES.map(|suffix| beside(&self.path, suffix)) {
             remove(&path)?;
         }
-        let mut conn = connect(&self.path, Access::Write)?;
+        let mut conn = self.connect()?;
         let meta = Meta { identity: identity.to_owned(), position: Position::START, events: 0, clock: Clock::default() };
         let tx = conn.transaction()?;
         tx.execute_batch(TABLES)?;
@@ -203,6 +207,31 @@ impl Files {
         meta.write(&tx)?;
         tx.commit()?;
         Ok(Loaded { conn, meta, last: None, indexed: false, unchecked: false, doubted: false })
+    }
+
+    /// Opens the database for writing, and remembers which file that is.
+    fn connect(&self) -> Result<Connection, ModelError> {
+        let conn = connect(&self.path, Access::Write)?;
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = self.there();
+        Ok(conn)
+    }
+
+    /// Opens the same file for reading.
+    pub(crate) fn reader(&self) -> Result<Reader, ModelError> {
+        let reader = Reader::open(&self.path)?;
+        match self.is_replaced() {
+            true => Err(ModelError::corrupt("another file was put in its place")),
+            false => Ok(reader),
+        }
+    }
+
+    fn is_replaced(&self) -> bool {
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) != self.there()
+    }
+
+    /// Which file is at the path.
+    fn there(&self) -> Option<(u64, u64)> {
+        fs::metadata(&self.path).ok().map(|found| (found.dev(), found.ino()))
     }
 
     /// Where a copy of the database lies while it comes or goes.
@@ -222,6 +251,10 @@ impl Files {
 
     /// Says beside the database how it was left. No connection may be open for writing.
     pub(crate) fn closed(&self) -> Result<(), ModelError> {
+        if self.is_replaced() {
+            tracing::warn!(path = %self.path.display(), "another file was put in the place of the read model; it will be checked");
+            return Ok(());
+        }
         let Some(seal) = self.seal() else { return Ok(()) };
         let path = beside(&self.path, CLOSED);
         fs::write(&path, seal).map_err(|source| ModelError::File { what: "cannot write", path, source })

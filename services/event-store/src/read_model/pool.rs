@@ -102,7 +102,7 @@ impl Pool {
                 return Err(ModelError::Interrupted);
             }
             let kept = lock(&idle).pop();
-            let mut reader = kept.map_or_else(|| Reader::open(files.path()), Ok)?;
+            let mut reader = kept.map_or_else(|| files.reader(), Ok)?;
             reader.watch(until)?;
             let answer = ask(&mut reader)?;
             lock(&idle).push(reader);

@@ -473,6 +473,24 @@ fn what_is_no_read_model_is_damage_and_an_older_version_is_not() {
     assert!(model.files().load(CHECK_ALWAYS).unwrap().is_none());
 }
 
+/// By whoever copies files into a folder in use.
+#[test]
+fn a_file_in_the_place_of_one_that_is_open_is_neither_read_nor_believed_later() {
+    let (model, other) = (Model::of(hundred(), 100), Model::of(hundred()[..50].to_vec(), 50));
+    let files = model.files();
+    let writer = Writer::new(files.load(0).unwrap().unwrap()).unwrap();
+    files.reader().unwrap();
+    fs::rename(other.path(), model.path()).unwrap();
+    assert!(matches!(files.reader(), Err(ModelError::Corrupt(_))));
+    writer.close().unwrap();
+    files.closed().unwrap();
+    assert!(files.load(0).unwrap().unwrap().doubted, "nobody says that this one was closed in order");
+    // As one is that was.
+    Writer::new(files.load(0).unwrap().unwrap()).unwrap().close().unwrap();
+    files.closed().unwrap();
+    assert!(!files.load(0).unwrap().unwrap().doubted);
+}
+
 #[test]
 fn a_model_belongs_to_one_process() {
     let model = Model::of(hundred(), 100);

@@ -57,6 +57,12 @@ struct CannotApply;
 
 fn step(data: &mut Value, operation: &PatchOperation, bytes_left: &mut usize) -> Result<(), CannotApply> {
     use PatchOperation::{Add, Copy, Move, Remove, Replace, Test};
+    // To its own place: nothing, also for the whole.
+    if let Move(moved) = operation
+        && moved.from == moved.path
+    {
+        return Ok(());
+    }
     let source = match operation {
         Remove(remove) => Some(&remove.path),
         Replace(replace) => Some(&replace.path),
@@ -115,6 +121,14 @@ mod tests {
         let full = json!({"amount": 3, "note": "x", "kind": "s"});
         assert_eq!(patched(full, operations.clone()), json!({"total": 3, "currency": "EUR", "kind": "sale", "net": 3}));
         assert_eq!(patched(json!({}), operations), json!({"currency": "EUR"}), "what is not there is left out");
+    }
+
+    #[test]
+    fn a_move_to_its_own_place_is_nothing() {
+        for place in ["", "/a", "/none"] {
+            let operations = json!([{"op": "move", "from": place, "path": place}, {"op": "add", "path": "/new", "value": 1}]);
+            assert_eq!(patched(json!({"a": 1}), operations), json!({"a": 1, "new": 1}), "{place}");
+        }
     }
 
     #[test]

@@ -24,6 +24,12 @@ pub(super) struct CloudEvent {
     subject: AggregateId,
     /// The particulars: any JSON value; null where absent.
     data: Option<Value>,
+    /// When it happened, by whoever says so: kept as a label.
+    #[schema(format = DateTime)]
+    time: Option<String>,
+    /// The version of the type, if it is `urn:causeway:type:<type>:<version>`; otherwise a label.
+    #[schema(min_length = 1)]
+    dataschema: Option<String>,
     /// The event that directly caused it.
     causationid: Option<EventId>,
     /// The chain it belongs to; otherwise its cause's, or a fresh one.
