@@ -29,18 +29,7 @@ async fn a_gateway_says_that_it_serves_when_it_answers_reads_and_not_before() {
     let nats = NatsServer::start().await.unwrap();
     let setup = gateway(&nats.url()).unwrap().env("CAUSEWAY__EVENT_STORE__READ_MODEL__RING_EVENTS_MAX", "200000");
     let mut gateway = setup.env("CAUSEWAY__EVENT_STORE__READ_MODEL__RING_BYTES_MAX", "1GiB").start().await.unwrap();
-    let small = |number| Plant {
-        number,
-        event_type: "NoteTaken",
-        category: "custom",
-        aggregate_id: format!("notes-{}", number % 100),
-        source: "test",
-        correlation_id: format!("chain-{number}"),
-        cause: None,
-        labels: None,
-        data: "{}".to_owned(),
-    };
-    assert_eq!(plant(nats.port(), (0..EVENTS).map(small)).await.unwrap(), EVENTS);
+    assert_eq!(plant(nats.port(), (0..EVENTS).map(Plant::note)).await.unwrap(), EVENTS);
     gateway.kill();
     std::fs::remove_dir_all(gateway.data().join("event-store")).unwrap();
     let said = gateway.stderr().len();

@@ -39,6 +39,23 @@ pub struct Plant {
     pub data: String,
 }
 
+impl Plant {
+    /// A small one, of one of a hundred aggregates.
+    pub fn note(number: u64) -> Self {
+        Self {
+            number,
+            event_type: "NoteTaken",
+            category: "custom",
+            aggregate_id: format!("notes-{}", number % 100),
+            source: "test",
+            correlation_id: format!("chain-{number}"),
+            cause: None,
+            labels: None,
+            data: "{}".to_owned(),
+        }
+    }
+}
+
 /// The id of the event of this number: a UUIDv7 in base32, after `evt_`.
 pub fn planted_id(number: u64) -> String {
     const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";

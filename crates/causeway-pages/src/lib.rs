@@ -19,7 +19,7 @@ use rusqlite::{Connection, Error, OpenFlags, ffi};
 /// Opens a database of pages with checksums. A new one is given room for them; one that was made without them is damaged
 /// ([`is_damage`]) as soon as anything is read from it.
 ///
-/// The first connection to a database is the one that writes; others that only read come later. As long as any is open, this process opens
+/// Where other processes are to be kept out, the first connection to a database is the one that writes, and those that only read come later. As long as any is open, this process opens
 /// none of its files in another way: closing them would end the lock that keeps other processes out (POSIX), and nothing else does.
 ///
 /// # Errors

@@ -53,7 +53,7 @@ enum Holds {
     Frames(Arc<Frames>),
 }
 
-/// The write-ahead logs that are open, by their paths: whoever moves the files of a database has closed it before.
+/// The write-ahead logs that are open, by their paths. Whether a file was put in the place of an open one is for others to find out.
 static LOGS: Mutex<Vec<(CString, Weak<Frames>)>> = Mutex::new(Vec::new());
 
 /// The name of the file system, which SQLite knows from now on.

@@ -42,7 +42,7 @@ Examples:
   causeway view conversation me                   read a conversation
   causeway trace 0af7651916cd43dd8448eb211c80319c
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 conflict, 4 unreachable";
+Exit codes: 0 done, 1 failed, 2 usage, 3 conflict, 4 unreachable, 130 interrupted";
 
 /// What every command takes.
 #[derive(Clone, Debug, Args)]

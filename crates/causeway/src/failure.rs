@@ -38,7 +38,7 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const CONFLICT: u8 = 3;
 const UNREACHABLE: u8 = 4;
-/// What a shell reports for a program that SIGINT ended.
+/// What a shell reports for a program that SIGINT ended; here also if it was another signal.
 const INTERRUPTED: u8 = 130;
 
 /// Prints why, and gives the exit code.

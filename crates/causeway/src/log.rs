@@ -15,27 +15,21 @@ pub(crate) use args::{LogArgs, LogCommand};
 use std::fmt;
 use std::path::Path;
 
-use causeway_runtime::shutdown::Signals;
 use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 
 use crate::cli::Common;
-use crate::failure::Interrupted;
 use crate::output::Output;
 
-/// Runs one of them. A signal ends it in its midst: what it has begun to write is taken away.
+/// Runs one of them.
 pub(crate) async fn run(common: &Common, args: LogArgs, out: &Output) -> anyhow::Result<()> {
-    let signals = Signals::watch();
-    let work = async {
-        match args.command {
-            LogCommand::Info(args) => info::run(common, &args, out).await,
-            LogCommand::Verify(args) => verify::run(common, &args, out).await,
-            LogCommand::Export(args) => export::run(common, &args, out).await,
-            LogCommand::Import(args) => import::run(common, &args, out).await,
-            LogCommand::Backup(args) => backup::backup(common, &args, out).await,
-            LogCommand::Restore(args) => backup::restore(common, &args, out).await,
-        }
-    };
-    signals.token().run_until_cancelled(work).await.unwrap_or_else(|| Err(Interrupted.into()))
+    match args.command {
+        LogCommand::Info(args) => info::run(common, &args, out).await,
+        LogCommand::Verify(args) => verify::run(common, &args, out).await,
+        LogCommand::Export(args) => export::run(common, &args, out).await,
+        LogCommand::Import(args) => import::run(common, &args, out).await,
+        LogCommand::Backup(args) => backup::backup(common, &args, out).await,
+        LogCommand::Restore(args) => backup::restore(common, &args, out).await,
+    }
 }
 
 /// What a person watches while it takes long; nothing for a program.

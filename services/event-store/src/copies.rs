@@ -166,8 +166,10 @@ pub(crate) async fn keep(log: &Log, store: &Store, config: &CopiesConfig, stop: 
         match made {
             Ok(Some(label)) => tracing::info!(position = %label.position, "a copy of the read model was stored"),
             Ok(None) => {}
-            // The log being away is told elsewhere.
-            Err(CopyError::Log(error)) => tracing::debug!(%error, "no copy of the read model was stored"),
+            // The log being away is told elsewhere, and a check of the whole file has its turn first.
+            Err(error @ (CopyError::Log(_) | CopyError::Store(StoreError::Busy))) => {
+                tracing::debug!(%error, "no copy of the read model was stored");
+            }
             Err(error) => tracing::warn!(%error, "no copy of the read model could be stored"),
         }
         remove(&path);

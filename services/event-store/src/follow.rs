@@ -47,6 +47,8 @@ const RECORDS_MAX: usize = 512;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 2000 });
 /// Pause before a log that does not answer is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Pause before a check is tried again that the system did not allow.
+const CHECK_PAUSE: Duration = Duration::from_secs(10);
 /// Snapshots that may wait for the writer; further ones are let go.
 pub(crate) const KEEPING_MAX: usize = 64;
 
@@ -473,11 +475,12 @@ impl Progress {
     }
 }
 
-/// Checks a file that was too large to be checked when it was opened. One that was left in order serves meanwhile; any other one
-/// waits for this.
+/// Checks a file that was too large to be checked when it was opened, or of which the indexes were just made. It serves meanwhile, unless it
+/// was not left in order.
 async fn check(shared: &Shared) {
-    let epoch = shared.tail.epoch();
     let Some(permit) = shared.pool.permit(Turn::Long, Duration::MAX).await else { return };
+    // With the permit in hand the file cannot be exchanged.
+    let epoch = shared.tail.epoch();
     let begun = Instant::now();
     match shared.pool.run(shared.files.clone(), permit, |reader| reader.check()).await {
         Ok(()) => {
@@ -486,8 +489,12 @@ async fn check(shared: &Shared) {
             shared.wake();
         }
         Err(ModelError::Corrupt(reason)) => shared.give_up(epoch, &reason),
-        // Another file is made, which needs no check.
+        // Another file is made, and says so if it is to be checked.
         Err(ModelError::Interrupted) => {}
-        Err(error) => tracing::warn!(%error, "the read model could not be checked"),
+        Err(error) => {
+            tracing::warn!(%error, "the read model could not be checked, which is tried again");
+            tokio::time::sleep(CHECK_PAUSE).await;
+            shared.unchecked.notify_one();
+        }
     }
 }

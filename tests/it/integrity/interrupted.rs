@@ -13,25 +13,15 @@ const EVENTS: u64 = 100_000;
 async fn an_export_that_a_signal_ends_leaves_nothing_behind() {
     let nats = NatsServer::start().await.unwrap();
     let _gateway = gateway(&nats.url()).unwrap().start().await.unwrap();
-    let note = |number| Plant {
-        number,
-        event_type: "NoteTaken",
-        category: "custom",
-        aggregate_id: format!("notes-{}", number % 100),
-        source: "test",
-        correlation_id: format!("chain-{number}"),
-        cause: None,
-        labels: None,
-        data: "{}".to_owned(),
-    };
-    plant(nats.port(), (0..EVENTS).map(note)).await.unwrap();
+    plant(nats.port(), (0..EVENTS).map(Plant::note)).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let names = || std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
     for signal in [Signal::INT, Signal::TERM] {
         let file = folder.path().join("log.ndjson");
         let file = file.to_str().unwrap();
         let mut export = Setup::command(&["log", "export", "--nats", &nats.url(), "--file", file]).spawn().unwrap();
-        wait_until("a part of the export", Duration::from_secs(60), async || (!names().is_empty()).then_some(())).await;
+        let begun = || names().iter().any(|name| name.to_string_lossy().ends_with(".part"));
+        wait_until("a part of the export", Duration::from_secs(60), async || begun().then_some(())).await;
         export.signal(signal).unwrap();
         let status = export.wait_end().await;
         assert_eq!(status.code(), Some(130), "{}", export.stderr());

@@ -1,6 +1,5 @@
 //! What the server answers to a publish, and what that means.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use causeway_event::Position;
@@ -74,16 +73,11 @@ pub(super) fn parse(payload: &[u8]) -> Answer {
 /// How often and how long a silent server is asked again.
 pub(crate) struct Patience {
     deadline: tokio::time::Instant,
-    pauses: AtomicU32,
 }
 
 impl Patience {
-    /// The first pauses: most of what passes at all passes within a moment ...
-    const PAUSE: Duration = Duration::from_millis(50);
-    /// ... and the longest. Each batch that a full disk refuses leaves files behind on the server.
-    const PAUSE_MAX: Duration = Duration::from_millis(800);
-    /// So many are of one length; then they are twice as long.
-    const OF_ONE_LENGTH: u32 = 5;
+    /// What passes at all mostly passes within a moment.
+    pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
     pub(super) fn of(log: &Log) -> Self {
         Self::lasting(log.inner.config.append_timeout)
@@ -91,7 +85,7 @@ impl Patience {
 
     /// One that lasts so long from this moment.
     pub(crate) fn lasting(time: Duration) -> Self {
-        Self { deadline: tokio::time::Instant::now() + time, pauses: AtomicU32::new(0) }
+        Self { deadline: tokio::time::Instant::now() + time }
     }
 
     /// The answer to what was sent, or silence once it has lasted too long.
@@ -101,16 +95,17 @@ impl Patience {
 
     /// Waits a little; fails with `error` once it has lasted too long.
     pub(crate) async fn pause_or(&self, error: LogError) -> Result<(), LogError> {
-        let pause = Self::pause(self.pauses.fetch_add(1, Ordering::Relaxed));
-        if tokio::time::Instant::now() + pause > self.deadline {
-            return Err(error);
-        }
-        tokio::time::sleep(pause).await;
-        Ok(())
+        self.pause_for(Self::PAUSE, error).await
     }
 
-    fn pause(before: u32) -> Duration {
-        Self::PAUSE.saturating_mul(1 << (before / Self::OF_ONE_LENGTH).min(16)).min(Self::PAUSE_MAX)
+    /// Waits for so long, or as long as there is time for one more attempt.
+    pub(super) async fn pause_for(&self, pause: Duration, error: LogError) -> Result<(), LogError> {
+        let left = self.deadline.saturating_duration_since(tokio::time::Instant::now());
+        if left < Self::PAUSE {
+            return Err(error);
+        }
+        tokio::time::sleep(pause.min(left - Self::PAUSE).max(Self::PAUSE)).await;
+        Ok(())
     }
 }
 
@@ -118,10 +113,14 @@ impl Patience {
 mod tests {
     use super::*;
 
-    #[test]
-    fn pauses_grow_and_end_growing() {
-        let pauses = [0, 4, 5, 10, 15, 20, 25, u32::MAX].map(|before| Patience::pause(before).as_millis());
-        assert_eq!(pauses, [50, 50, 100, 200, 400, 800, 800, 800]);
+    #[tokio::test(start_paused = true)]
+    async fn a_long_pause_leaves_time_for_one_more_attempt() {
+        let (patience, begun) = (Patience::lasting(Duration::from_secs(1)), tokio::time::Instant::now());
+        let mut at = Vec::new();
+        while patience.pause_for(Duration::from_millis(400), LogError::Unknown).await.is_ok() {
+            at.push(begun.elapsed().as_millis());
+        }
+        assert_eq!(at, [400, 800, 950, 1000]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! where it can stand earliest.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use causeway_event::Position;
 use futures::{FutureExt as _, StreamExt as _, future, stream};
@@ -19,6 +20,9 @@ use crate::{Log, LogError};
 
 /// How many messages of one subject are looked through for a batch whose acknowledgement was lost.
 const SEARCH_MAX: usize = 1000;
+
+/// The longest pause before a batch is sent again that the server had not all of.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Of how many fences the log is asked at a time.
 const LOOKUPS_MAX: usize = 64;
@@ -59,7 +63,7 @@ impl Log {
         mut attempt: Attempt,
         earliest: Position,
     ) -> Result<Appended, LogError> {
-        let patience = Patience::of(self);
+        let (patience, mut pause) = (Patience::of(self), Patience::PAUSE);
         loop {
             match patience.answer(sent).await {
                 Answer::Stored { last, .. } => return Ok(done(prepared, last)),
@@ -73,9 +77,13 @@ impl Log {
                         None => Err(LogError::AlreadyAppended),
                     };
                 }
-                // Lost messages, or an answer lost: the same again; the id tells a second copy from the first.
-                Answer::Incomplete if attempt == Attempt::First => patience.pause_or(incomplete()).await?,
-                Answer::Incomplete => patience.pause_or(LogError::Unknown).await?,
+                // Lost messages, or an answer lost: the same again; the id tells a second copy from the first. Each time later: what a
+                // full disk refuses leaves files behind on the server.
+                Answer::Incomplete => {
+                    let error = if attempt == Attempt::First { incomplete() } else { LogError::Unknown };
+                    patience.pause_for(pause, error).await?;
+                    pause = (2 * pause).min(PAUSE_MAX);
+                }
                 Answer::Silence => {
                     attempt = Attempt::AfterSilence;
                     patience.pause_or(LogError::Unknown).await?;

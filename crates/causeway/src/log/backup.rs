@@ -51,9 +51,10 @@ pub(super) async fn backup(common: &Common, args: &BackupArgs, out: &Output) -> 
     let target = Target::find(common, &args.target, NoLog::Refuse, out).await?;
     let log = target.reach("opening the log", Log::open(&target.config), out).await?;
     std::fs::create_dir_all(folder).map_err(about(folder))?;
-    if std::fs::read_dir(folder).map_err(about(folder))?.next().is_some() {
-        let begun =
-            if folder.join(MANIFEST).exists() { "" } else { " (one that broke off has no manifest.json and can be deleted)" };
+    let there: Vec<_> = std::fs::read_dir(folder).and_then(Iterator::collect).map_err(about(folder))?;
+    if !there.is_empty() {
+        let broke_off = there.iter().all(|entry| Path::new(&entry.file_name()).extension().is_some_and(|end| end == "snapshot"));
+        let begun = if broke_off { ", and this is one that broke off: remove it first" } else { "" };
         bail!("{} is not empty: a backup wants a folder of its own{begun}", folder.display());
     }
     let mut streams = log.streams().await?;

@@ -3,13 +3,14 @@
 use causeway_event::Position;
 use causeway_log::Log;
 use causeway_proof::{Chain, Entry, Line};
+use causeway_runtime::shutdown::Signals;
 
 use super::args::ExportArgs;
 use super::files::Sink;
 use super::progress;
 use super::target::{NoLog, Target};
 use crate::cli::Common;
-use crate::failure::Usage;
+use crate::failure::{Interrupted, Usage};
 use crate::output::Output;
 
 pub(super) async fn run(common: &Common, args: &ExportArgs, out: &Output) -> anyhow::Result<()> {
@@ -29,15 +30,30 @@ pub(super) async fn run(common: &Common, args: &ExportArgs, out: &Output) -> any
     if after == Position::START {
         writing.begin(&mut sink)?;
     }
-    let mut walk = log.walk(Position::START, up_to);
-    loop {
-        let page = walk.page().await?;
-        let Some(end) = page.last().map(|entry| entry.position) else { break };
-        for entry in page {
-            writing.entry(entry, &mut sink)?;
+    // What a signal ends leaves no part of a file behind. Who reads what goes to standard output ends that.
+    let signals = (!to_stdout).then(Signals::watch);
+    let walked = async {
+        let mut walk = log.walk(Position::START, up_to);
+        loop {
+            let page = walk.page().await?;
+            let Some(end) = page.last().map(|entry| entry.position) else { return anyhow::Ok(()) };
+            for entry in page {
+                writing.entry(entry, &mut sink)?;
+            }
+            bar.set_position(end.get());
         }
-        bar.set_position(end.get());
-    }
+    };
+    let walked = match &signals {
+        Some(signals) => signals.token().run_until_cancelled(walked).await,
+        None => Some(walked.await),
+    };
+    let Some(walked) = walked else {
+        bar.finish_and_clear();
+        drop(sink);
+        target.leave().await?;
+        return Err(Interrupted.into());
+    };
+    walked?;
     writing.end(up_to, &mut sink)?;
     sink.finish()?;
     bar.finish_and_clear();

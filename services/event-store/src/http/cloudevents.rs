@@ -218,7 +218,9 @@ impl Attributes {
             return Err(Invalid::new("datacontenttype", "is not JSON, which the data of an event must be"));
         }
         // Kept as labels, but not whatever they are.
-        self.texts.get("time").map(|time| parse_timestamp(time)).transpose().map_err(|error| at("time", error))?;
+        if let Some(time) = self.texts.get("time") {
+            rfc3339(time).map_err(|error| at("time", error))?;
+        }
         if self.texts.get("dataschema").is_some_and(String::is_empty) {
             return Err(Invalid::new("dataschema", "must not be empty"));
         }
@@ -270,6 +272,15 @@ impl Attributes {
 }
 
 /// A header's value without the quotes that it may stand in (RFC 9110, 5.6.4), which CloudEvents has undone before all else.
+/// A time with its seconds and its distance to UTC: what is read of times elsewhere may leave more out, or name a place.
+fn rfc3339(time: &str) -> Result<(), Invalid> {
+    let is_whole = matches!(time.as_bytes(), [_, _, _, _, b'-', _, _, b'-', _, _, b'T' | b't', _, _, b':', _, _, b':', _, _, ..]);
+    match is_whole && !time.contains('[') {
+        true => parse_timestamp(time).map(drop),
+        false => Err(Invalid::new("", "is not an RFC 3339 time such as 2026-11-23T10:00:00Z")),
+    }
+}
+
 fn unquoted(value: &[u8]) -> Cow<'_, [u8]> {
     let Some(quoted) = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")) else { return value.into() };
     let mut bytes = quoted.iter();
@@ -391,6 +402,10 @@ mod tests {
             ("dataschema", json!("urn:causeway:type:Other:1")),
             ("dataschema", json!("")),
             ("time", json!("yesterday")),
+            ("time", json!("2026-11-23T10:00:00+01:00[Europe/Paris]")),
+            ("time", json!("2026-11-23T10:00Z")),
+            ("time", json!("2026-11-23 10:00:00Z")),
+            ("time", json!("2026-11-23T10:00:00")),
             ("time", json!(1)),
             ("number", json!(1_i64 << 31)),
             ("listed", json!([1])),
@@ -399,6 +414,9 @@ mod tests {
         ] {
             let problem = structured(&with(name, value)).unwrap_err();
             assert_eq!(problem.field, Some(format!("/{name}")), "{problem}");
+        }
+        for time in ["2026-11-23t10:00:00.1234567z", "1999-12-31T23:59:60Z", "2026-11-23T10:00:00-05:30"] {
+            structured(&with("time", json!(time))).unwrap();
         }
         let list = json!([event(), {"specversion": "1.0"}]).to_string();
         assert_eq!(batch(list.as_bytes()).unwrap_err().field.as_deref(), Some("/1/source"));

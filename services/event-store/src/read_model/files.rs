@@ -212,26 +212,30 @@ impl Files {
     /// Opens the database for writing, and remembers which file that is.
     fn connect(&self) -> Result<Connection, ModelError> {
         let conn = connect(&self.path, Access::Write)?;
-        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = self.there();
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = self.there()?;
         Ok(conn)
     }
 
     /// Opens the same file for reading.
     pub(crate) fn reader(&self) -> Result<Reader, ModelError> {
         let reader = Reader::open(&self.path)?;
-        match self.is_replaced() {
+        match self.is_replaced()? {
             true => Err(ModelError::corrupt("another file was put in its place")),
             false => Ok(reader),
         }
     }
 
-    fn is_replaced(&self) -> bool {
-        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) != self.there()
+    fn is_replaced(&self) -> Result<bool, ModelError> {
+        Ok(*self.opened.lock().unwrap_or_else(PoisonError::into_inner) != self.there()?)
     }
 
     /// Which file is at the path.
-    fn there(&self) -> Option<(u64, u64)> {
-        fs::metadata(&self.path).ok().map(|found| (found.dev(), found.ino()))
+    fn there(&self) -> Result<Option<(u64, u64)>, ModelError> {
+        match fs::metadata(&self.path) {
+            Ok(found) => Ok(Some((found.dev(), found.ino()))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(ModelError::File { what: "cannot look at", path: self.path.clone(), source }),
+        }
     }
 
     /// Where a copy of the database lies while it comes or goes.
@@ -251,8 +255,8 @@ impl Files {
 
     /// Says beside the database how it was left. No connection may be open for writing.
     pub(crate) fn closed(&self) -> Result<(), ModelError> {
-        if self.is_replaced() {
-            tracing::warn!(path = %self.path.display(), "another file was put in the place of the read model; it will be checked");
+        if self.is_replaced()? {
+            tracing::warn!(path = %self.path.display(), "the read model's file is gone, or another was put in its place");
             return Ok(());
         }
         let Some(seal) = self.seal() else { return Ok(()) };
@@ -440,7 +444,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn remove(path: &Path) -> Result<(), ModelError> {
+pub(super) fn remove(path: &Path) -> Result<(), ModelError> {
     ignore_missing(fs::remove_file(path)).map_err(|source| ModelError::File {
         what: "cannot remove",
         path: path.to_owned(),

@@ -69,7 +69,7 @@ impl Reader {
             source: std::io::ErrorKind::InvalidFilename.into(),
         })?;
         // What an attempt wrote that broke off: SQLite writes into no file that has something in it.
-        let _ = std::fs::remove_file(path);
+        files::remove(path)?;
         let copied = self.conn.execute("VACUUM INTO ?1", [text]).map_err(ModelError::from);
         match copied.and_then(|_| Meta::of_copy(path, self.until.as_ref())) {
             // Of the two, the one that is believed no longer should be the one that is damaged.

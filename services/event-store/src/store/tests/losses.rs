@@ -112,8 +112,9 @@ async fn a_log_that_does_not_say_where_it_ends_is_read_all_the_same() {
 
 /// From now on the log does not say where it ends, though the feed has asked it.
 async fn falls_silent(log: &MemoryLog) {
-    log.answers.send_replace(false);
+    // Counted first: after one that hangs the feed asks no more.
     let before = log.lookups.load(Ordering::SeqCst);
+    log.answers.send_replace(false);
     let hangs = async || (log.lookups.load(Ordering::SeqCst) > before).then_some(());
     wait_until("the feed to ask where the log ends", LIMIT, hangs).await;
 }
