@@ -173,27 +173,27 @@ unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
 }
 
 unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, buffer: *mut c_void, amount: c_int, offset: i64) -> c_int {
-    // SAFETY: the file is one of ours, and SQLite wants `amount` bytes in `buffer`, which are there when all of them were read.
-    let (known, code, bytes) = unsafe {
+    // SAFETY: the file is one of ours, and SQLite wants `amount` bytes in `buffer`.
+    let (known, code) = unsafe {
         let known = &*behind(file);
-        let code = known.theirs.xRead.map_or(ffi::SQLITE_IOERR_READ, |read| read(file, buffer, amount, offset));
-        let bytes = if code == ffi::SQLITE_OK { usize::try_from(amount).unwrap_or_default() } else { 0 };
-        (known, code, slice::from_raw_parts(buffer.cast::<u8>(), bytes))
+        (known, known.theirs.xRead.map_or(ffi::SQLITE_IOERR_READ, |read| read(file, buffer, amount, offset)))
     };
     if amount < LEAST || !(code == ffi::SQLITE_OK || code == ffi::SQLITE_IOERR_SHORT_READ) {
         return code;
     }
+    // SAFETY: they are there now: SQLite's own method fills with zeros what was not there to be read.
+    let bytes = unsafe { slice::from_raw_parts(buffer.cast::<u8>(), usize::try_from(amount).unwrap_or_default()) };
     let place = offset.cast_unsigned();
     let believed = match (&known.holds, bytes.len()) {
+        // What ends too early.
+        _ if code != ffi::SQLITE_OK => false,
         (Holds::Pages, PAGE) => sums::is_sealed(bytes, place),
         (Holds::Frames(frames), PAGE) => frames.is_written(bytes, place),
         (Holds::Frames(frames), FRAME) => frames.recovers(bytes, place),
-        // A page that ends too early, or of another size.
+        // Pages of another size.
         _ => false,
     };
-    // SAFETY: as above; what was not there to be read SQLite's own method has filled with zeros.
-    let is_empty = || unsafe { slice::from_raw_parts(buffer.cast::<u8>(), usize::try_from(amount).unwrap_or_default()) };
-    match believed || (is_writing(known, file) && is_empty().iter().all(|byte| *byte == 0)) {
+    match believed || (is_writing(known, file) && bytes.iter().all(|byte| *byte == 0)) {
         true => code,
         false => ffi::SQLITE_IOERR_DATA,
     }

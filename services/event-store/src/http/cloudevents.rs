@@ -177,7 +177,7 @@ impl Attributes {
             _ => {
                 return Err(Invalid::new(
                     name,
-                    "is not a string, a boolean or an integer of 32 bits, which an attribute must be",
+                    "is none of what an attribute must be: a string, a boolean, an integer of 32 bits",
                 ));
             }
         };
@@ -271,7 +271,6 @@ impl Attributes {
     }
 }
 
-/// A header's value without the quotes that it may stand in (RFC 9110, 5.6.4), which CloudEvents has undone before all else.
 /// A time with its seconds and its distance to UTC: what is read of times elsewhere may leave more out, or name a place.
 fn rfc3339(time: &str) -> Result<(), Invalid> {
     let is_whole = matches!(time.as_bytes(), [_, _, _, _, b'-', _, _, b'-', _, _, b'T' | b't', _, _, b':', _, _, b':', _, _, ..]);
@@ -281,6 +280,7 @@ fn rfc3339(time: &str) -> Result<(), Invalid> {
     }
 }
 
+/// A header's value without the quotes that it may stand in (RFC 9110, 5.6.4), which CloudEvents has undone before all else.
 fn unquoted(value: &[u8]) -> Cow<'_, [u8]> {
     let Some(quoted) = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")) else { return value.into() };
     let mut bytes = quoted.iter();
